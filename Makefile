@@ -1,0 +1,36 @@
+# Everything lives in .venv, made from Python 3.11 or 3.12. Another interpreter: make PYTHON=python3.12 …
+PYTHON ?= python3.11
+BIN := .venv/bin
+WORKERS ?= auto
+
+.PHONY: demo test test-slow lint lock clean
+
+demo: .venv/ready
+	$(BIN)/ser-batch infer tests/data/emodb -o preds.csv --restart
+	@$(BIN)/python tools/show_table.py preds.csv
+
+test: .venv/ready lint
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/pytest -n $(WORKERS) -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The environment, with exactly the versions that were tested.
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Resolve the dependencies anew (needs uv).
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --quiet --output-file requirements.txt
+
+clean:
+	rm -rf .venv preds.csv dist

@@ -1,0 +1,164 @@
+"""The front end: the frozen description of a transform from waveform to log-mel spectrogram."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ser_batch.errors import FrontEndError
+from ser_batch.files import json_fingerprint
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Every choice between an audio file and the numbers a network sees.
+
+    The steps, in order: one channel, resampled, trimmed, Wiener-filtered, cut or padded to
+    ``length_secs``, mel power spectrogram (centred Hann frames, Slaney mel filters), decibels.
+
+    Attributes:
+        rate_hz: sampling rate that everything is resampled to.
+        n_fft: frame length in samples.
+        hop_length: step between frames in samples.
+        n_mels: number of mel bands.
+        fmin_hz: lower edge of the lowest mel band.
+        fmax_hz: upper edge of the highest mel band.
+        length_secs: length of every example.
+        longer: what happens to audio longer than that: ``truncate`` keeps its beginning; ``window``
+            makes overlapping windows, the last of which ends at the end of the audio.
+        window_hop_secs: step between windows; None when truncating.
+        trim_top_db: frames quieter than the loudest by this many dB are cut from both ends; None: no trim.
+        wiener_samples: width of the Wiener filter (odd); None: no filter.
+        db_reference: 0 dB is ``max``, the loudest bin of the example, or ``one``, a power of 1.
+        db_floor: smallest power that is told from zero.
+        db_range: everything is at most this many dB under the loudest bin; None: unlimited.
+        channel: ``mean`` of all channels, or the number of the one to take, from 0.
+    """
+
+    rate_hz: int
+    n_fft: int
+    hop_length: int
+    n_mels: int
+    fmin_hz: float
+    fmax_hz: float
+    length_secs: float
+    longer: Literal["truncate", "window"]
+    window_hop_secs: float | None
+    trim_top_db: float | None
+    wiener_samples: int | None
+    db_reference: Literal["max", "one"]
+    db_floor: float
+    db_range: float | None
+    channel: Literal["mean"] | int = "mean"
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of one example, at ``rate_hz``."""
+        return round(self.length_secs * self.rate_hz)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of one example; frames are centred, so the first and the last reach half outside."""
+        return 1 + self.n_samples // self.hop_length
+
+    @property
+    def window_hop_samples(self) -> int:
+        """Samples between the starts of two windows; a whole example when truncating."""
+        return round((self.window_hop_secs or self.length_secs) * self.rate_hz)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_mels, n_frames)`` of every log-mel spectrogram."""
+        return self.n_mels, self.n_frames
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all values: equal for two front ends exactly when they compute the same."""
+        return json_fingerprint(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """All values as a JSON object."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "FrontEnd":
+        """The front end that ``to_json`` wrote.
+
+        Raises:
+            FrontEndError: a value is missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if values.keys() != names:
+            odd = ", ".join(sorted(values.keys() ^ names))
+            raise FrontEndError(f"front end: missing or unknown values: {odd}; was it written by another version?")
+        return cls(**values)
+
+
+# The published notebook recipe that this project set out from. Its values never change.
+SEED = FrontEnd(
+    rate_hz=44_100,
+    n_fft=2048,
+    hop_length=512,
+    n_mels=128,
+    fmin_hz=0.0,
+    fmax_hz=22_050.0,
+    length_secs=3.0,
+    longer="truncate",
+    window_hop_secs=None,
+    trim_top_db=60.0,
+    wiener_samples=3,
+    db_reference="max",
+    db_floor=1e-10,
+    db_range=80.0,
+)
+
+# Speech at the rate most corpora have: no band lies above what 16 kHz audio holds.
+SPEECH = FrontEnd(
+    rate_hz=16_000,
+    n_fft=512,
+    hop_length=256,
+    n_mels=64,
+    fmin_hz=50.0,
+    fmax_hz=7_600.0,
+    length_secs=3.0,
+    longer="window",
+    window_hop_secs=1.5,
+    trim_top_db=None,
+    wiener_samples=None,
+    db_reference="one",
+    db_floor=1e-6,
+    db_range=None,
+)
+
+PRESETS = {"seed": SEED, "speech": SPEECH}
+
+
+def preset(name: str, channel: Literal["mean"] | int = "mean") -> FrontEnd:
+    """The front end of that name, for one channel or the mean of all.
+
+    Raises:
+        FrontEndError: there is none.
+    """
+    try:
+        return dataclasses.replace(PRESETS[name], channel=channel)
+    except KeyError:
+        known = ", ".join(sorted(PRESETS))
+        raise FrontEndError(f"--front-end {name}: no such preset; choose one of {known}") from None
+
+
+def parse_channel(text: str) -> Literal["mean"] | int:
+    """``mean``, or the number of a channel, from 0.
+
+    Raises:
+        FrontEndError: neither.
+    """
+    if text == "mean":
+        return "mean"
+    if text.isdecimal():
+        return int(text)
+    raise FrontEndError(f"--channel {text}: give mean, or the number of a channel, from 0")
+
+
+def preset_name(front_end: FrontEnd) -> str:
+    """The preset's name, whatever its channel, or ``custom``."""
+    plain = dataclasses.replace(front_end, channel="mean")
+    return next((name for name, preset in PRESETS.items() if preset == plain), "custom")

@@ -1,0 +1,218 @@
+"""From waveform to log-mel spectrogram: the only feature path there is.
+
+NumPy, SciPy's FFT and soxr alone, because worker processes pay for every import. librosa defines what
+is computed here: the tests hold every step to its public calls.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+import soxr
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.waveforms import Float32s
+
+# librosa.effects.trim looks at frames of this length and step, whatever the rate.
+_TRIM_FRAME_SAMPLES = 2048
+_TRIM_HOP_SAMPLES = 512
+
+# Mel bands are computed in groups this wide: each group touches only its own stretch of FFT bins.
+_MELS_PER_GROUP = 16
+
+
+def log_mel(samples: Float32s, rate_hz: int, front_end: FrontEnd) -> Float32s:
+    """One example from one waveform: every step of the front end in its order.
+
+    Args:
+        samples: mono waveform, float32 ``(samples,)``, at least one sample, all finite.
+        rate_hz: its sampling rate.
+        front_end: what to compute.
+
+    Returns:
+        Decibels, float32 ``(n_mels, n_frames)``, all finite.
+    """
+    return log_mel_at_rate(resample(samples, rate_hz, front_end.rate_hz), front_end)
+
+
+def log_mel_at_rate(samples: Float32s, front_end: FrontEnd) -> Float32s:
+    """As `log_mel`, for a waveform that already has the front end's rate."""
+    return log_mel_of_trimmed(trimmed(samples, front_end), front_end)
+
+
+def trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
+    """The waveform without its quiet ends, if the front end trims."""
+    return samples if front_end.trim_top_db is None else trim(samples, front_end.trim_top_db)
+
+
+def log_mel_of_trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
+    """The steps after trimming: what is longer than the front end's length is not seen."""
+    if front_end.wiener_samples is not None:
+        samples = wiener(samples, front_end.wiener_samples)
+    power = mel_power(fix_length(samples, front_end.n_samples), front_end)
+    return power_to_db(power, front_end)
+
+
+def resample(samples: Float32s, rate_hz: int, target_hz: int) -> Float32s:
+    """``librosa.resample`` with its default quality (soxr HQ).
+
+    Returns:
+        float32 ``(ceil(samples * target_hz / rate_hz),)``.
+    """
+    if rate_hz == target_hz:
+        return samples
+    n_samples = int(np.ceil(len(samples) * (target_hz / rate_hz)))
+    return fix_length(soxr.resample(samples, rate_hz, target_hz, quality="soxr_hq"), n_samples)
+
+
+def trim(samples: Float32s, top_db: float) -> Float32s:
+    """``librosa.effects.trim``: without the frames at both ends that are ``top_db`` under the loudest.
+
+    The waveform is padded with half a frame of zeros at both ends, so frame ``i`` is made of the four
+    hops from ``i - 2`` on; the hops' energies are summed once and shared.
+    """
+    n_frames = 1 + len(samples) // _TRIM_HOP_SAMPLES
+    hops_per_frame = _TRIM_FRAME_SAMPLES // _TRIM_HOP_SAMPLES
+    padded = np.zeros((n_frames + hops_per_frame - 1) * _TRIM_HOP_SAMPLES, dtype=np.float32)
+    first = _TRIM_FRAME_SAMPLES // 2
+    fitting = samples[: len(padded) - first]
+    padded[first : first + len(fitting)] = fitting
+    hops = padded.reshape(-1, _TRIM_HOP_SAMPLES)
+    hop_energies = np.einsum("ij,ij->i", hops, hops)
+    frame_energies = np.convolve(hop_energies, np.ones(hops_per_frame), mode="valid")
+    amplitudes = np.maximum(np.sqrt(frame_energies / _TRIM_FRAME_SAMPLES), 1e-5)
+    loud = np.flatnonzero(20.0 * np.log10(amplitudes / amplitudes.max()) > -top_db)
+    return samples[loud[0] * _TRIM_HOP_SAMPLES : (loud[-1] + 1) * _TRIM_HOP_SAMPLES]
+
+
+def wiener(samples: Float32s, width_samples: int) -> Float32s:
+    """``scipy.signal.wiener``: the local mean where the local variance is under the noise, else in between.
+
+    Lim, "Two-Dimensional Signal and Image Processing", 1990, p. 548. The noise is the mean of the local
+    variances. Where SciPy divides zero by zero (a constant stretch in a noiseless signal), the sample
+    is kept.
+    """
+    signal = samples.astype(np.float64)
+    mean = _moving_sum(signal, width_samples) / width_samples
+    variance = _moving_sum(signal * signal, width_samples) / width_samples - mean * mean
+    noise = variance.mean()
+    gain = np.ones_like(variance)
+    np.divide(noise, variance, out=gain, where=variance > 0)
+    np.subtract(1.0, gain, out=gain)
+    filtered = np.where(variance < noise, mean, mean + (signal - mean) * gain)
+    if noise <= 0:
+        filtered = np.where(variance > 0, filtered, signal)
+    return filtered.astype(np.float32)
+
+
+def _moving_sum(signal: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Sum over ``width`` samples (odd) around each, with zeros outside."""
+    half = width // 2
+    padded = np.zeros(len(signal) + 2 * half)
+    padded[half : half + len(signal)] = signal
+    total = padded[: len(signal)].copy()
+    for shift in range(1, width):
+        total += padded[shift : shift + len(signal)]
+    return total
+
+
+def fix_length(samples: Float32s, n_samples: int) -> Float32s:
+    """The first ``n_samples``, with zeros at the end where there are fewer."""
+    if len(samples) >= n_samples:
+        return samples[:n_samples]
+    fixed = np.zeros(n_samples, dtype=np.float32)
+    fixed[: len(samples)] = samples
+    return fixed
+
+
+def mel_power(samples: Float32s, front_end: FrontEnd) -> Float32s:
+    """``librosa.feature.melspectrogram``: centred Hann frames, power spectrum, Slaney mel filters.
+
+    Returns:
+        float32 ``(n_mels, n_frames)``.
+    """
+    half = front_end.n_fft // 2
+    padded = np.zeros(len(samples) + 2 * half, dtype=np.float32)
+    padded[half : half + len(samples)] = samples
+    frames = sliding_window_view(padded, front_end.n_fft)[:: front_end.hop_length]
+    spectrum = scipy.fft.rfft(frames * _hann(front_end.n_fft), axis=1, overwrite_x=True)
+    power: Float32s = np.square(spectrum.real)
+    power += np.square(spectrum.imag)
+    mels: Float32s = np.empty((len(frames), front_end.n_mels), dtype=np.float32)
+    for bands, bins, weights in _mel_groups(front_end):
+        np.matmul(power[:, bins], weights, out=mels[:, bands])
+    return mels.T
+
+
+def power_to_db(power: Float32s, front_end: FrontEnd) -> Float32s:
+    """``librosa.power_to_db``: ``10 log10(power / reference)``, with a floor and a range.
+
+    Returns:
+        float32, the shape of ``power``, C-contiguous.
+    """
+    decibels = 10.0 * np.log10(np.maximum(power, np.float32(front_end.db_floor)), order="C")
+    if front_end.db_reference == "max":
+        decibels -= decibels.max()
+    if front_end.db_range is not None:
+        np.maximum(decibels, decibels.max() - np.float32(front_end.db_range), out=decibels)
+    return np.ascontiguousarray(decibels, dtype=np.float32)
+
+
+@lru_cache(maxsize=4)
+def _hann(n_fft: int) -> Float32s:
+    """The periodic Hann window, ``(n_fft,)``."""
+    return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _mel_groups(front_end: FrontEnd) -> list[tuple[slice, slice, Float32s]]:
+    """The mel filters in groups: (bands, the FFT bins they reach, weights ``(bins, bands)``)."""
+    filters = mel_filters(front_end)
+    groups = []
+    for first in range(0, front_end.n_mels, _MELS_PER_GROUP):
+        bands = slice(first, min(first + _MELS_PER_GROUP, front_end.n_mels))
+        reached = np.flatnonzero(filters[bands].any(axis=0))
+        bins = slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(0, 1)
+        groups.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
+    return groups
+
+
+def mel_filters(front_end: FrontEnd) -> Float32s:
+    """``librosa.filters.mel``: triangles on Slaney's mel scale, each of unit area in Hz.
+
+    Slaney, "Auditory Toolbox", 1998: linear up to 1 kHz (200/3 Hz a mel), logarithmic above (27 mels
+    for a factor of 6.4).
+
+    Returns:
+        float32 ``(n_mels, 1 + n_fft // 2)``.
+    """
+    edges_mel = np.linspace(_hz_to_mel(front_end.fmin_hz), _hz_to_mel(front_end.fmax_hz), front_end.n_mels + 2)
+    edges_hz = _mel_to_hz(edges_mel)
+    bins_hz = np.fft.rfftfreq(front_end.n_fft, d=1.0 / front_end.rate_hz)
+    widths_hz = np.diff(edges_hz)[:, None]
+    distances_hz = edges_hz[:, None] - bins_hz
+    rising = -distances_hz[:-2] / widths_hz[:-1]
+    falling = distances_hz[2:] / widths_hz[1:]
+    triangles = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+    areas = 2.0 / (edges_hz[2:] - edges_hz[:-2])
+    filters: Float32s = (triangles * areas[:, None]).astype(np.float32)
+    return filters
+
+
+_LINEAR_HZ_PER_MEL = 200.0 / 3.0
+_BREAK_HZ = 1000.0
+_BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+def _hz_to_mel(hz: float) -> float:
+    if hz < _BREAK_HZ:
+        return hz / _LINEAR_HZ_PER_MEL
+    return float(_BREAK_MEL + np.log(hz / _BREAK_HZ) / _LOG_STEP)
+
+
+def _mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+    logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL))
+    return np.where(mels < _BREAK_MEL, _LINEAR_HZ_PER_MEL * mels, logarithmic)

@@ -1,0 +1,285 @@
+"""The commands: each parses, calls the library once, and says what came of it."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from ser_batch import __version__
+from ser_batch.engines import LocalEngine, keep_freed_memory, usable_cpus
+from ser_batch.errors import SerBatchError
+from ser_batch.progress import progress_bar
+
+if TYPE_CHECKING:
+    from ser_batch.audio.recordings import Rejection
+    from ser_batch.models.training import Epoch
+
+SOME_FAILED = 3
+_LISTED_ERRORS = 20
+
+app = typer.Typer(
+    name="ser-batch",
+    help="Batch speech emotion recognition: audio folders to TFRecords, CRNN training, predictions to CSV.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Out = Annotated[str, typer.Option("--out", "-o", help="What to write.")]
+Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Worker processes.", show_default="usable CPUs")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Examples the network sees at once.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left in --out.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show what TensorFlow has to say.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+
+
+def _say(line: str, quiet: bool = False) -> None:
+    if not quiet:
+        print(line, file=sys.stderr)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ser-batch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _prepare_tensorflow(verbose: bool) -> None:
+    """What has to be set before TensorFlow is imported."""
+    keep_freed_memory()
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    if not verbose:
+        import warnings
+
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        warnings.filterwarnings("ignore", module="keras")
+
+
+def _list_errors(errors: "list[Rejection]", total: int, where: str) -> None:
+    for rejection in errors[:_LISTED_ERRORS]:
+        _say(f"error: {rejection.file}: {rejection.reason}")
+    if total > _LISTED_ERRORS:
+        _say(f"error: and {total - _LISTED_ERRORS} more, all in {where}")
+
+
+@app.command("build-records")
+def build_records(
+    source: Annotated[str, typer.Argument(help="A directory, a file, a CSV with a column file, @list.txt or -.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Record folder to write.")],
+    labels: Annotated[
+        str,
+        typer.Option(help="auto, folder, a corpus (emodb, ravdess, …), regex:PATTERN or a CSV with file and label."),
+    ] = "auto",
+    label_map: Annotated[Path | None, typer.Option(help="CSV with from and to: labels to rename.")] = None,
+    front_end: Annotated[str, typer.Option(help="Front-end preset: seed or speech.")] = "seed",
+    channel: Annotated[str, typer.Option(help="mean of all channels, or the number of one, from 0.")] = "mean",
+    split: Annotated[str, typer.Option(help="speakers (disjoint), random (stratified) or none.")] = "speakers",
+    fractions: Annotated[str, typer.Option(help="Shares of train, validation and test.")] = "0.8,0.1,0.1",
+    num_shards: Annotated[
+        int | None, typer.Option(min=1, help="Shards per split.", show_default="by number of recordings")
+    ] = None,
+    seed: Seed = 0,
+    workers: Workers = usable_cpus(),
+    restart: Restart = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn audio into a record folder: sharded TFRecords of log-mel spectrograms.
+
+    Example: ser-batch build-records recordings/ -o tfrecords/mine
+    """
+    from ser_batch.audio.corpora import label_recordings, read_label_map
+    from ser_batch.audio.frontend import parse_channel, preset
+    from ser_batch.audio.recordings import Rejection, list_source
+    from ser_batch.records.shards import BuildOptions, plan_build
+    from ser_batch.records.shards import build_records as build
+    from ser_batch.records.splits import SplitPlan, parse_fractions, parse_rule
+
+    began = time.perf_counter()
+    options = BuildOptions(
+        preset(front_end, parse_channel(channel)),
+        SplitPlan(parse_rule(split), parse_fractions(fractions), seed),
+        num_shards,
+    )
+    listing = list_source(source)
+    labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
+    plan = plan_build(labelled, options)
+    if listing.other_files:
+        _say(f"{listing.other_files} files in {source} are not audio by their extension and were left alone", quiet)
+    _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
+    for line in plan.warnings:
+        _say(f"warning: {line}", quiet)
+    with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
+        result = build(plan, out, engine, restart, show)
+    if result.was_finished:
+        _say(f"{out}: already finished, nothing to do", quiet)
+    for code, count in sorted(result.warnings.items()):
+        _say(f"warning: {count} recordings are {code}", quiet)
+    if result.n_errors:
+        errors = [Rejection(row["file"], row["stage"], row["reason"]) for row in result.records.errors()]
+        _list_errors(errors, result.n_errors, str(out / "errors.csv"))
+    _say(f"{out}: {result.records.summary()}, in {time.perf_counter() - began:.1f} s", quiet)
+    if result.n_errors:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def train(
+    records: Annotated[Path, typer.Argument(help="Record folder, from build-records.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.")],
+    recipe: Annotated[str, typer.Option(help="default or seed.")] = "default",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs.", show_default="the recipe's")] = None,
+    seed: Seed = 0,
+    restart: Restart = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a CRNN on a record folder, with a checkpoint after every epoch.
+
+    Example: ser-batch train tfrecords/emodb -o models/emodb
+    """
+    _prepare_tensorflow(verbose)
+    from ser_batch.models.recipes import named_recipe
+    from ser_batch.models.training import train as run
+    from ser_batch.records.layout import open_records
+
+    began = time.perf_counter()
+    shown = quiet or not sys.stderr.isatty()
+    result = run(
+        open_records(records), out, named_recipe(recipe, epochs), seed, restart, lambda e: _say(_line(e), shown)
+    )
+    for note in result.notes:
+        _say(f"warning: {note}", quiet)
+    if result.was_finished:
+        _say(f"{out}: already finished, nothing to do", quiet)
+    elif result.continued_from:
+        _say(f"{out}: continued after epoch {result.continued_from}", quiet)
+    _say(f"{out}: {result.bundle.summary()}, in {time.perf_counter() - began:.1f} s", quiet)
+
+
+def _line(epoch: "Epoch") -> str:
+    figures = "  ".join(f"{name} {value:.3f}" for name, value in epoch.metrics.items())
+    return f"epoch {epoch.number:3d}/{epoch.of}  {figures}  {epoch.secs:.1f} s"
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, from train.")],
+    records: Annotated[Path, typer.Argument(help="Record folder with the same front end.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Evaluation folder to write.")],
+    split: Annotated[str, typer.Option(help="Which split: train, validation or test.")] = "test",
+    restart: Restart = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on a split: predictions, classification report, confusion matrix, UAR and WA.
+
+    Example: ser-batch evaluate models/emodb tfrecords/emodb -o eval/emodb
+    """
+    _prepare_tensorflow(verbose)
+    from ser_batch.models.bundles import open_bundle
+    from ser_batch.records.layout import open_records
+    from ser_batch.results.evaluation import evaluate as run
+    from ser_batch.results.evaluation import report_text
+
+    scores, was_finished = run(open_bundle(bundle), open_records(records), split, out, restart)
+    if not quiet:
+        print(report_text(scores))
+    _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
+
+
+@app.command()
+def infer(
+    source: Annotated[str, typer.Argument(help="A directory, a file, a CSV with a column file, @list.txt or -.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="CSV to write; - for standard output.")],
+    model: Annotated[Path | None, typer.Option(help="Bundle folder.", show_default="the shipped model")] = None,
+    batch_size: BatchSize = 32,
+    workers: Workers = usable_cpus(),
+    restart: Restart = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict the emotion of every recording: one row each, in the order of SOURCE.
+
+    Example: ser-batch infer calls/ -o preds.csv
+    """
+    _prepare_tensorflow(verbose)
+    from ser_batch.audio.recordings import Rejection, list_source
+    from ser_batch.models.bundles import open_bundle, shipped_bundle
+    from ser_batch.results.inference import InferOptions
+    from ser_batch.results.inference import infer as run
+
+    began = time.perf_counter()
+    bundle = open_bundle(model) if model else shipped_bundle()
+    listing = list_source(source)
+    if listing.other_files:
+        _say(f"{listing.other_files} files in {source} are not audio by their extension and were left alone", quiet)
+    with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
+        result = run(listing, bundle, out, engine, InferOptions(batch_size, restart), show)
+    if result.was_finished:
+        _say(f"{out}: already finished, nothing to do", quiet)
+    _list_errors([Rejection(file, "", reason) for file, reason in result.errors], len(result.errors), out)
+    which = str(model) if model else f"the model shipped with ser-batch {__version__}"
+    _say(f"model: {which} ({bundle.short_fingerprint})", quiet)
+    secs = time.perf_counter() - began
+    _say(f"{out}: {result.n_rows} rows, {len(result.errors)} of them errors, in {secs:.1f} s", quiet)
+    if result.errors:
+        raise typer.Exit(1 if len(result.errors) == result.n_rows else SOME_FAILED)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A record folder, a bundle or a prediction table.")],
+) -> None:
+    """Say in a few lines what a record folder, a bundle or a prediction table is.
+
+    Example: ser-batch info tfrecords/emodb
+    """
+    from ser_batch.results.description import describe
+
+    print("\n".join(describe(path)))
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM arrived. No library catches it by accident."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Stopped(number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except SerBatchError as error:
+        _say(f"error: {error}")
+        return 1
+    except _Stopped as stopped:
+        word = "interrupted" if stopped.number == signal.SIGINT else "terminated"
+        _say(f"{word}; what was finished is kept: run the same command again to continue")
+        return 128 + stopped.number
+    return 0

@@ -1,0 +1,182 @@
+"""How many tasks are mapped over workers: local processes."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Any
+
+from ser_batch.tasks import STALL_SECS, Outcome, Result, Task
+
+# One task runs and one waits, so that a worker does not idle while the caller looks at a result.
+_TASKS_PER_WORKER = 2
+
+# Many one-threaded workers beat few many-threaded ones, and do not fight over the cores.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+# glibc's mallopt parameters (malloc.h).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory it frees, where the C library is glibc.
+
+    By default every array of more than a few hundred KB is mapped anew and given back, and each time the
+    system clears its pages. Training and feature extraction make the same arrays over and over.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(_M_TOP_PAD, 16 << 20)
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    tasks: deque[Any] = field(default_factory=deque)
+
+
+class LocalEngine:
+    """Processes on this machine, each with one task at a time and one numeric thread.
+
+    Workers are spawned, never forked: the parent may hold TensorFlow and its threads. They live as long
+    as the engine's ``with`` block. A worker that dies is replaced; its task's outcome says how it died.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._context = multiprocessing.get_context("spawn")
+        self._pool: list[_Worker] = []
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Outcome[Task, Result]]:
+        """See `ser_batch.tasks.Engine.map`."""
+        coming = iter(tasks)
+        again: deque[Task] = deque()
+        finished = False
+        try:
+            while True:
+                self._hand_out(function, coming, again)
+                busy = {worker.pipe: worker for worker in self._pool if worker.tasks}
+                if not busy:
+                    finished = True
+                    return
+                for pipe in wait(list(busy)):
+                    worker = busy[pipe]  # type: ignore[index]
+                    try:
+                        raised, result = worker.pipe.recv()
+                    except (EOFError, ConnectionResetError):
+                        death = self._bury(worker)
+                        task = worker.tasks.popleft()
+                        again.extend(worker.tasks)
+                        yield Outcome(task, None, death)
+                    else:
+                        if raised:
+                            raise result
+                        yield Outcome(worker.tasks.popleft(), result)
+        finally:
+            if not finished:  # left early: what still runs is of no use
+                self._end()
+
+    def _hand_out(self, function: Callable[[Task], Result], coming: Iterator[Task], again: deque[Task]) -> None:
+        for depth in range(1, _TASKS_PER_WORKER + 1):
+            for number in range(self.workers):
+                if number < len(self._pool) and len(self._pool[number].tasks) >= depth:
+                    continue
+                if again:
+                    task = again.popleft()
+                else:
+                    try:
+                        task = next(coming)
+                    except StopIteration:
+                        return
+                if number == len(self._pool):
+                    self._pool.append(self._hire())
+                worker = self._pool[number]
+                worker.tasks.append(task)
+                with contextlib.suppress(BrokenPipeError):  # it died since: reading from it will tell
+                    worker.pipe.send((function, task))
+
+    def _hire(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _bury(self, worker: _Worker) -> str:
+        self._pool.remove(worker)
+        worker.pipe.close()
+        worker.process.join()
+        return _how_it_died(worker.process.exitcode or 0)
+
+    def _end(self) -> None:
+        for worker in self._pool:
+            worker.process.kill()
+        for worker in self._pool:
+            worker.process.join()
+            worker.pipe.close()
+        self._pool.clear()
+
+
+def _how_it_died(exit_code: int) -> str:
+    if exit_code == -signal.SIGALRM:
+        return f"made its worker hang: no progress in {STALL_SECS:g} s"
+    if exit_code == -signal.SIGKILL:
+        return "got its worker killed (SIGKILL; out of memory?)"
+    if exit_code < 0:
+        return f"made its worker crash ({signal.Signals(-exit_code).name})"
+    return f"made its worker end (exit code {exit_code})"
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's life: one task after another, until the parent's end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    keep_freed_memory()
+    os.environ.update(_ONE_THREAD)  # before the first task imports NumPy
+    waiting: SimpleQueue[Any] = SimpleQueue()
+    # Tasks are taken off the pipe at once: parent and worker never both wait to write to a full one.
+    threading.Thread(target=_receive, args=(pipe, waiting), daemon=True).start()
+    while (received := waiting.get()) is not None:
+        function, task = received
+        try:
+            message = (False, function(task))
+        except Exception as error:
+            error.add_note("in a worker process:\n" + traceback.format_exc())
+            message = (True, error)
+        try:
+            pipe.send(message)
+        except BrokenPipeError:
+            return
+
+
+def _receive(pipe: Connection, waiting: "SimpleQueue[Any]") -> None:
+    try:
+        while True:
+            waiting.put(pipe.recv())
+    except (EOFError, ConnectionResetError):
+        waiting.put(None)

@@ -1,0 +1,126 @@
+"""From record folder to batches for training and evaluation, through tf.data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ser_batch.audio.waveforms import Float32s
+from ser_batch.errors import RecordsError
+from ser_batch.records.examples import parse_tensors
+from ser_batch.records.layout import RecordFolder
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_SHARDS_AT_ONCE = 16
+_SHUFFLED_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive examples of a split, in shard order.
+
+    Attributes:
+        log_mels: float32 ``(batch, n_mels, n_frames)``.
+        labels: int64 ``(batch,)``, indices into the record folder's labels.
+    """
+
+    log_mels: Float32s
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class TrainingData:
+    """The examples of one split, read once where they fit in memory, and shuffled anew for every epoch.
+
+    Args:
+        records: a finished record folder.
+        split: which of its splits.
+
+    Raises:
+        RecordsError: the split is empty.
+    """
+
+    def __init__(self, records: RecordFolder, split: str) -> None:
+        self._records = records
+        self._cached = _split_bytes(records, split) <= _physical_memory() // 4
+        self._n_examples = records.n_examples(split)
+        serialized = _serialized(records, split)
+        self._serialized = serialized.cache() if self._cached else serialized
+
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> tf.data.Dataset:
+        """The batches of one epoch: ``(log_mel (batch, n_mels, n_frames), one-hot label (batch, labels))``.
+
+        Their order is a function of ``seed`` and ``epoch``, so that a training that continues sees the same.
+        """
+        import tensorflow as tf
+
+        shape, n_labels = self._records.front_end.shape, len(self._records.labels)
+        fitting = max(_SHUFFLED_BYTES // (4 * shape[0] * shape[1]), 1)
+        buffer = self._n_examples if self._cached else fitting
+        order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+        def to_pair(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            features = parse_tensors(serialized, shape)
+            return features["log_mel"], tf.one_hot(features["label"], n_labels)
+
+        shuffled = self._serialized.shuffle(buffer, seed=order_seed, reshuffle_each_iteration=False)
+        return shuffled.batch(batch_size).map(to_pair, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def read_batches(records: RecordFolder, split: str, batch_size: int) -> Iterator[Batch]:
+    """The examples of a split in shard order, as the manifest lists them.
+
+    Raises:
+        RecordsError: the split is empty.
+    """
+    import tensorflow as tf
+
+    shape = records.front_end.shape
+    parsed = _serialized(records, split).batch(batch_size).map(lambda serialized: parse_tensors(serialized, shape))
+    for features in parsed.prefetch(tf.data.AUTOTUNE):
+        yield Batch(features["log_mel"].numpy(), features["label"].numpy())
+
+
+def band_statistics(records: RecordFolder, split: str) -> tuple[Float32s, Float32s]:
+    """Mean and variance of every mel band over a split, each float32 ``(n_mels,)``."""
+    n_values = 0
+    total = squares = np.zeros(records.front_end.n_mels)
+    for batch in read_batches(records, split, batch_size=64):
+        values = batch.log_mels.astype(np.float64)
+        n_values += values.shape[0] * values.shape[2]
+        total = total + values.sum(axis=(0, 2))
+        squares = squares + np.square(values).sum(axis=(0, 2))
+    mean = total / n_values
+    variance = np.maximum(squares / n_values - np.square(mean), 0.0)
+    return mean.astype(np.float32), variance.astype(np.float32)
+
+
+def _serialized(records: RecordFolder, split: str) -> tf.data.Dataset:
+    """Serialized Examples, shards read in parallel, in an order that is always the same."""
+    import tensorflow as tf
+
+    paths = [str(records.path / shard["name"]) for shard in records.shards(split) if shard["examples"]]
+    if not paths:
+        present = ", ".join(sorted({shard["split"] for shard in records.shards()}))
+        raise RecordsError(f"{records.path}: no examples in the split {split!r}; it has {present}")
+    # Whole shards in turn: examples come in the manifest's order, and reading ahead overlaps the next shard.
+    return tf.data.Dataset.from_tensor_slices(paths).interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=1,
+        block_length=1,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def _split_bytes(records: RecordFolder, split: str) -> int:
+    return sum(shard["bytes"] for shard in records.shards(split))
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,132 @@
+"""A record folder's files: their names, and what its metadata say.
+
+`tfrecords/README.md` documents the same for people.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ser_batch.audio.frontend import FrontEnd
+from ser_batch.errors import RecordsError
+from ser_batch.records.examples import tfds_features
+from ser_batch.records.splits import SPLITS
+
+DATASET = "recordings"
+MANIFEST = "manifest.csv"
+ERRORS = "errors.csv"
+PROVENANCE = "provenance.json"
+DATASET_INFO = "dataset_info.json"
+FEATURES_INFO = "features.json"
+LABEL_NAMES = "label.labels.txt"
+BUILDING = ".building"
+
+MANIFEST_COLUMNS = ("file", "start", "end", "label", "speaker", "split", "shard", "index", "duration", "sha256")
+ERROR_COLUMNS = ("file", "stage", "reason", "sha256")
+
+
+def shard_name(split: str, number: int, of: int) -> str:
+    """The name tensorflow-datasets expects."""
+    return f"{DATASET}-{split}.tfrecord-{number:05d}-of-{of:05d}"
+
+
+@dataclass(frozen=True)
+class RecordFolder:
+    """A finished record folder.
+
+    Attributes:
+        path: where it is.
+        provenance: the content of provenance.json.
+    """
+
+    path: Path
+    provenance: dict[str, Any]
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """What its log-mels were computed with."""
+        return FrontEnd.from_json(self.provenance["front_end"])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names; an example's label is an index into them."""
+        return tuple(self.provenance["labels"])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that is in the shards and how to read it."""
+        return str(self.provenance["fingerprint"])
+
+    def shards(self, split: str | None = None) -> list[dict[str, Any]]:
+        """The shards of one split, or all: ``name``, ``split``, ``examples``, ``bytes``, ``sha256``."""
+        return [shard for shard in self.provenance["shards"] if split in (None, shard["split"])]
+
+    def n_examples(self, split: str | None = None) -> int:
+        """Number of examples in one split, or in all."""
+        return sum(shard["examples"] for shard in self.shards(split))
+
+    def summary(self) -> str:
+        """Its size in one line, for people."""
+        splits = [f"{split} {self.n_examples(split)}" for split in SPLITS if self.shards(split)]
+        size = sum(shard["bytes"] for shard in self.shards())
+        return (
+            f"{self.n_examples()} examples ({', '.join(splits)}) in {len(self.shards())} shards, "
+            f"{size / 1e6:.1f} MB, {self.provenance['errors']} errors"
+        )
+
+    def manifest(self) -> Iterator[dict[str, str]]:
+        """The rows of manifest.csv, one per example, in shard order."""
+        with open(self.path / MANIFEST, encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+
+    def errors(self) -> Iterator[dict[str, str]]:
+        """The rows of errors.csv, one per input that could not be used."""
+        with open(self.path / ERRORS, encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+
+
+def open_records(path: Path) -> RecordFolder:
+    """Open a finished record folder.
+
+    Raises:
+        RecordsError: it is not there, not finished, or not a record folder.
+    """
+    try:
+        provenance = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (path / BUILDING).is_dir():
+            raise RecordsError(f"{path}: an unfinished record folder; run its build-records command again") from None
+        reason = "not a record folder (no provenance.json)" if path.is_dir() else "no such folder"
+        raise RecordsError(f"{path}: {reason}; make one with build-records") from None
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"{path / PROVENANCE}: cannot be read ({error}); build the folder again") from error
+    if not isinstance(provenance, dict) or provenance.get("kind") != "records":
+        raise RecordsError(f"{path}: its provenance.json is not that of a record folder; make one with build-records")
+    return RecordFolder(path, provenance)
+
+
+def tfds_files(shape: tuple[int, int], labels: Sequence[str], shards: Sequence[dict[str, Any]]) -> dict[str, object]:
+    """The content of the JSON files that tensorflow-datasets opens a folder by."""
+    splits = []
+    for split in SPLITS:
+        of_split = [shard for shard in shards if shard["split"] == split]
+        if of_split:
+            splits.append(
+                {
+                    "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                    "name": split,
+                    "numBytes": str(sum(shard["bytes"] for shard in of_split)),
+                    "shardLengths": [str(shard["examples"]) for shard in of_split],
+                }
+            )
+    info = {
+        "description": "Log-mel spectrograms of recordings with emotion labels, made by ser-batch.",
+        "fileFormat": "tfrecord",
+        "name": DATASET,
+        "splits": splits,
+        "version": "1.0.0",
+    }
+    return {DATASET_INFO: info, FEATURES_INFO: tfds_features(shape, labels)}

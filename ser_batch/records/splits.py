@@ -1,0 +1,187 @@
+"""Which recording goes to which split: speaker-disjoint wherever speakers are known."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from ser_batch.audio.recordings import Recording
+from ser_batch.errors import LabelError
+
+SPLITS = ("train", "validation", "test")
+SplitRule = Literal["speakers", "random", "none"]
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How recordings are divided.
+
+    Attributes:
+        rule: ``speakers``: no speaker in two splits; ``random``: stratified by label; ``none``: all are ``train``.
+        fractions: the share of `SPLITS`, summing to 1.
+        seed: which of the possible divisions.
+    """
+
+    rule: SplitRule = "speakers"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+
+
+def parse_rule(text: str) -> SplitRule:
+    """The rule of that name.
+
+    Raises:
+        LabelError: there is none.
+    """
+    for rule in get_args(SplitRule):
+        if text == rule:
+            return text  # type: ignore[return-value]
+    raise LabelError(f"--split {text}: choose one of {', '.join(get_args(SplitRule))}")
+
+
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """``0.8,0.1,0.1`` as numbers.
+
+    Raises:
+        LabelError: not three shares from 0 to 1 that sum to 1.
+    """
+    try:
+        train, validation, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise LabelError(f"--fractions {text}: give three numbers, as 0.8,0.1,0.1") from None
+    if min(train, validation, test) < 0 or abs(train + validation + test - 1) > 1e-6:
+        raise LabelError(f"--fractions {text}: train, validation and test must be 0 or more and sum to 1")
+    return train, validation, test
+
+
+def stable_order(seed: int, key: str) -> bytes:
+    """Sorting by this shuffles: the same way for the same seed, on every machine and in every process."""
+    return hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+
+
+def assign_splits(recordings: Sequence[Recording], plan: SplitPlan) -> list[Recording]:
+    """Every recording with its split, in the given order.
+
+    A split that a recording already has (a CSV's column) stays, and draws the rest of its group with it.
+    Groups are never divided: a speaker's recordings, or the parts of one file.
+
+    Raises:
+        LabelError: a given split is none of `SPLITS`.
+    """
+    for recording in recordings:
+        if recording.split is not None and recording.split not in SPLITS:
+            raise LabelError(f"{recording.file}: split {recording.split!r} is none of {', '.join(SPLITS)}")
+    speakers_known = any(recording.speaker for recording in recordings)
+    if plan.rule == "none":
+        return [replace(recording, split=recording.split or "train") for recording in recordings]
+    if plan.rule == "speakers" and speakers_known:
+        of_group = _speaker_splits(recordings, plan)
+        return [
+            replace(recording, split=recording.split or of_group.get(recording.speaker or "", "train"))
+            for recording in recordings
+        ]
+    of_group = _random_splits(recordings, plan)
+    return [replace(recording, split=recording.split or of_group[recording.path]) for recording in recordings]
+
+
+def _given_splits(recordings: Iterable[Recording], group: Mapping[int, str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for index, recording in enumerate(recordings):
+        if recording.split is not None and index in group:
+            given.setdefault(group[index], recording.split)
+    return given
+
+
+def _speaker_splits(recordings: Sequence[Recording], plan: SplitPlan) -> dict[str, str]:
+    """The split of each speaker: each goes where most recordings are still wanted.
+
+    Speakers much larger than the smallest wanted split are placed first, so that they go to the largest.
+    """
+    sizes = Counter(recording.speaker for recording in recordings if recording.speaker)
+    of_speaker = _given_splits(recordings, {i: r.speaker for i, r in enumerate(recordings) if r.speaker})
+    wanted = {split: share * sizes.total() for split, share in zip(SPLITS, plan.fractions, strict=True) if share > 0}
+    for speaker, split in of_speaker.items():
+        if split in wanted:
+            wanted[split] -= sizes[speaker]
+    largest_small = 2 * min((count for count in wanted.values() if count > 0), default=0)
+    free = sorted(
+        (speaker for speaker in sizes if speaker not in of_speaker),
+        key=lambda speaker: (sizes[speaker] <= largest_small, stable_order(plan.seed, speaker)),
+    )
+    empty = [split for split in ("train", "test", "validation") if split in wanted and split not in of_speaker.values()]
+    for position, speaker in enumerate(free):
+        must_fill = empty and len(free) - position <= len(empty)
+        split = empty[0] if must_fill else max(wanted, key=lambda name: wanted[name])
+        of_speaker[speaker] = split
+        wanted[split] -= sizes[speaker]
+        if split in empty:
+            empty.remove(split)
+    return of_speaker
+
+
+def _random_splits(recordings: Sequence[Recording], plan: SplitPlan) -> dict[str, str]:
+    """The split of each file (all its parts), each label divided by the fractions."""
+    of_path = _given_splits(recordings, {i: r.path for i, r in enumerate(recordings)})
+    files_of_label: defaultdict[str, list[tuple[bytes, str]]] = defaultdict(list)
+    seen = set(of_path)
+    for recording in recordings:
+        if recording.path not in seen:
+            seen.add(recording.path)
+            files_of_label[recording.label or ""].append((stable_order(plan.seed, recording.file), recording.path))
+    owed = dict.fromkeys(SPLITS, 0.0)
+    for _, files in sorted(files_of_label.items()):
+        for split, share in zip(SPLITS, plan.fractions, strict=True):
+            owed[split] += share * len(files)
+        for _, path in sorted(files):
+            split = max(SPLITS, key=lambda name: owed[name])
+            of_path[path] = split
+            owed[split] -= 1
+    return of_path
+
+
+def split_warnings(recordings: Sequence[Recording], plan: SplitPlan) -> list[str]:
+    """What a user should know of a division before trusting a score on it, a line each."""
+    speakers: defaultdict[str, set[str]] = defaultdict(set)
+    labels_of_split: defaultdict[str, set[str]] = defaultdict(set)
+    unknown = 0
+    for recording in recordings:
+        split = recording.split or ""
+        labels_of_split[split].add(recording.label or "")
+        if recording.speaker:
+            speakers[split].add(recording.speaker)
+        else:
+            unknown += 1
+    lines = []
+    if not speakers:
+        if plan.rule == "speakers":
+            lines.append(
+                "no speakers are known, so the splits are random: the same voice may stand in several, "
+                "and scores will be too good; give a speaker column to divide by speaker"
+            )
+    else:
+        if unknown and plan.rule == "speakers":
+            lines.append(f"{unknown} recordings have no speaker and went to train")
+        shared = sorted(
+            speaker
+            for speaker, count in Counter(speaker for of_split in speakers.values() for speaker in of_split).items()
+            if count > 1
+        )
+        if shared:
+            lines.append(f"{len(shared)} speakers stand in more than one split ({', '.join(shared[:5])})")
+        if plan.rule == "speakers" and 0 < len(speakers["test"]) < 4:
+            lines.append(
+                f"the test split has {len(speakers['test'])} of {len(set().union(*speakers.values()))} speakers, "
+                "so a score on it is noisy; cross-validation over all speakers tells more"
+            )
+    labels = set().union(*labels_of_split.values())
+    for split, share in zip(SPLITS, plan.fractions, strict=True):
+        if share > 0 and plan.rule != "none" and split not in labels_of_split:
+            lines.append(f"the {split} split is empty: there are too few recordings or speakers to divide")
+    if missing := labels - labels_of_split["train"]:
+        lines.append(f"no training recording of: {', '.join(sorted(missing))}")
+    for label in sorted(labels):
+        voices = {recording.speaker for recording in recordings if recording.label == label and recording.speaker}
+        if len(voices) == 1 and len(set().union(*speakers.values())) > 1:
+            lines.append(f"only one speaker ({voices.pop()}) has recordings of {label}")
+    return lines

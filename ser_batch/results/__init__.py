@@ -1,0 +1,1 @@
+"""Fourth wing: predictions, their tables, scores and pictures."""

@@ -1,0 +1,171 @@
+"""A bundle's predictions on a split of a record folder, scored: the evaluation folder."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ser_batch.audio.waveforms import Float32s
+from ser_batch.errors import FrontEndError, OutputError, RecordsError
+from ser_batch.files import differences, disk_errors_named, open_atomically, output_folder, write_json
+from ser_batch.models.bundles import Bundle
+from ser_batch.records.datasets import read_batches
+from ser_batch.records.layout import RecordFolder
+from ser_batch.results.plots import plot_confusion
+from ser_batch.results.predictions import Network, Prediction, load_predictor
+from ser_batch.results.scores import Scores, score
+from ser_batch.results.tables import clock, write_rows
+
+SCORES = "scores.json"
+PREDICTIONS = "predictions.csv"
+_FILES = {PREDICTIONS, "report.csv", SCORES, "confusion_matrix.csv", "confusion_matrix.png"}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A recording of the split, with truth and prediction.
+
+    Attributes:
+        speaker: empty where unknown.
+        label: index of the true label.
+        prediction: with the mean of its windows' probabilities.
+    """
+
+    speaker: str
+    label: int
+    prediction: Prediction
+
+
+def evaluate(
+    bundle: Bundle, records: RecordFolder, split: str, folder: Path, restart: bool = False
+) -> tuple[Scores, bool]:
+    """Score a bundle and write the evaluation folder.
+
+    Args:
+        bundle: whose network is scored.
+        records: with the bundle's front end.
+        split: which examples.
+        folder: what to write; made if absent.
+        restart: throw away an earlier evaluation in the folder.
+
+    Returns:
+        The scores, and whether the folder held them already.
+
+    Raises:
+        FrontEndError: the records were made with another front end.
+        RecordsError: they have labels the model does not know, or no such split.
+        OutputError: the folder is in use, not writable, or holds something else.
+    """
+    if records.front_end != bundle.front_end:
+        raise FrontEndError(
+            f"{records.path}: made with another front end ({records.front_end.fingerprint[:12]}) than the model "
+            f"{bundle.path} ({bundle.front_end.fingerprint[:12]}); build the records again with the model's"
+        )
+    if unknown := [label for label in records.labels if label not in bundle.labels]:
+        raise RecordsError(
+            f"{records.path}: has labels that the model does not know: {', '.join(unknown)}; it knows "
+            f"{', '.join(bundle.labels)}"
+        )
+    identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
+    with output_folder(folder), disk_errors_named(folder):
+        if _is_finished(folder, identity, restart):
+            return _read_scores(folder, bundle.labels), True
+        evaluated = list(predict_examples(load_predictor(bundle), records, split, bundle.labels))
+        scores = score(
+            [one.label for one in evaluated],
+            [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
+            bundle.labels,
+        )
+        title = f"{split}: UAR {scores.uar:.3f}, WA {scores.wa:.3f}, {len(evaluated)} recordings"
+        plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
+        _write_tables(folder, evaluated, scores, bundle.labels)
+        write_json(folder / SCORES, identity | scores.to_json())
+        return scores, False
+
+
+def predict_examples(
+    network: Network, records: RecordFolder, split: str, labels: tuple[str, ...]
+) -> Iterator[Evaluated]:
+    """The predictions on a split's recordings, in shard order; windows of one recording are averaged."""
+    rows = (row for row in records.manifest() if row["split"] == split)
+    to_model = [labels.index(label) for label in records.labels]
+    group: list[Float32s] = []
+    began: dict[str, str] = {}
+    for batch in read_batches(records, split, batch_size=32):
+        for label, probabilities in zip(batch.labels, network(batch.log_mels), strict=True):
+            row = next(rows)
+            began = began if group else row
+            group.append(probabilities)
+            # A recording's windows follow each other, and the last ends where the recording does.
+            if float(row["end"]) >= float(began["start"]) + float(row["duration"]) - 1e-5:
+                yield Evaluated(row["speaker"], to_model[label], _averaged(group, began, float(row["end"])))
+                group = []
+
+
+def _averaged(group: list[Float32s], began: dict[str, str], end_secs: float) -> Prediction:
+    mean = np.mean(group, axis=0, dtype=np.float64)
+    return Prediction(
+        began["file"],
+        float(began["start"]),
+        end_secs,
+        tuple(float(probability) for probability in mean),
+        float(began["duration"]),
+    )
+
+
+def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labels: tuple[str, ...]) -> None:
+    with open_atomically(folder / PREDICTIONS) as file:
+        shown = [f"p_{label}" for label in labels]
+        write_rows(file, [["file", "start", "end", "speaker", "label", "emotion", "confidence", *shown]])
+        for one in evaluated:
+            probabilities = one.prediction.probabilities
+            best = int(np.argmax(probabilities))
+            row = [one.prediction.file, clock(one.prediction.start_secs), clock(one.prediction.end_secs), one.speaker]
+            row += [labels[one.label], labels[best], f"{probabilities[best]:.6f}"]
+            write_rows(file, [row + [f"{probability:.6f}" for probability in probabilities]])
+    with open_atomically(folder / "report.csv") as file:
+        write_rows(file, [["label", "precision", "recall", "f1", "support"]])
+        for one_class in scores.classes:
+            figures = (one_class.precision, one_class.recall, one_class.f1)
+            write_rows(file, [[one_class.label, *(f"{figure:.6f}" for figure in figures), str(one_class.support)]])
+    with open_atomically(folder / "confusion_matrix.csv") as file:
+        write_rows(file, [["true", *labels]])
+        write_rows(file, [[label, *map(str, row)] for label, row in zip(labels, scores.confusion, strict=True)])
+
+
+def _is_finished(folder: Path, identity: dict[str, str], restart: bool) -> bool:
+    if odd := sorted(path.name for path in folder.iterdir() if path.name not in _FILES and ".partial" not in path.name):
+        raise OutputError(f"{folder}: holds files that are no evaluation ({', '.join(odd[:3])}); name another --out")
+    if restart:
+        (folder / SCORES).unlink(missing_ok=True)
+    if not (folder / SCORES).exists():
+        return False
+    if changed := differences(json.loads((folder / SCORES).read_text(encoding="utf-8")), identity, identity):
+        raise OutputError(
+            f"{folder}: holds another evaluation; what differs: {'; '.join(changed)}. "
+            "Give --restart to evaluate anew, or name another --out"
+        )
+    return True
+
+
+def _read_scores(folder: Path, labels: tuple[str, ...]) -> Scores:
+    """The scores of a finished evaluation, from its predictions."""
+    with open(folder / PREDICTIONS, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    truth = [labels.index(row["label"]) for row in rows]
+    return score(truth, [labels.index(row["emotion"]) for row in rows], labels)
+
+
+def report_text(scores: Scores) -> str:
+    """The classification report, for a terminal."""
+    width = max(len("recordings"), *(len(one.label) for one in scores.classes))
+    lines = [f"{'':{width}}  precision  recall      f1  support"]
+    lines += [
+        f"{one.label:{width}}  {one.precision:9.3f}  {one.recall:6.3f}  {one.f1:6.3f}  {one.support:7d}"
+        for one in scores.classes
+    ]
+    lines.append(f"UAR {scores.uar:.3f}   WA {scores.wa:.3f}   {int(scores.confusion.sum())} recordings")
+    return "\n".join(lines)
