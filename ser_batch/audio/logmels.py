@@ -163,7 +163,8 @@ def power_to_db(power: Float32s, front_end: FrontEnd) -> Float32s:
 @lru_cache(maxsize=4)
 def _hann(n_fft: int) -> Float32s:
     """The periodic Hann window, ``(n_fft,)``."""
-    return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+    phase: NDArray[np.float64] = 2.0 * np.pi * np.arange(n_fft) / n_fft
+    return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
