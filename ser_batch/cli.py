@@ -140,6 +140,39 @@ def build_records(
 
 
 @app.command()
+def verify(
+    records: Annotated[Path, typer.Argument(help="Record folder, from build-records.")],
+    source: Annotated[
+        str | None, typer.Option(help="What it was built from: its audio is compared too.", show_default="not compared")
+    ] = None,
+    workers: Workers = usable_cpus(),
+    quiet: Quiet = False,
+) -> None:
+    """Check every record of a record folder: CRCs, counts, checksums, values, and that the manifest is true.
+
+    Example: ser-batch verify tfrecords/emodb --source recordings/
+    """
+    from ser_batch.audio.recordings import list_source
+    from ser_batch.records.layout import open_records
+    from ser_batch.records.verification import verify_records
+
+    began = time.perf_counter()
+    folder = open_records(records)
+    listing = None if source is None else list_source(source)
+    with LocalEngine(workers) as engine, progress_bar("verifying", quiet) as show:
+        problems = verify_records(folder, engine, listing, show)
+    for problem in problems[:_LISTED_ERRORS]:
+        _say(f"error: {problem}")
+    if len(problems) > _LISTED_ERRORS:
+        _say(f"error: and {len(problems) - _LISTED_ERRORS} more")
+    secs = time.perf_counter() - began
+    if problems:
+        _say(f"{records}: not sound: {len(problems)} problems, found in {secs:.1f} s", quiet)
+        raise typer.Exit(1)
+    _say(f"{records}: sound: {folder.summary()}, checked in {secs:.1f} s", quiet)
+
+
+@app.command()
 def train(
     records: Annotated[Path, typer.Argument(help="Record folder, from build-records.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.")],

@@ -65,47 +65,51 @@ class LocalEngine:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._context = multiprocessing.get_context("spawn")
-        self._pool: list[_Worker] = []
+        self._idle: list[_Worker] = []
 
     def __enter__(self) -> "LocalEngine":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        _end(self._idle)
+        self._idle = []
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Outcome[Task, Result]]:
-        """See `ser_batch.tasks.Engine.map`."""
+        """See `ser_batch.tasks.Engine.map`. A map inside another one's loop gets workers of its own."""
         coming = iter(tasks)
         again: deque[Task] = deque()
-        finished = False
+        pool, self._idle = self._idle, []
         try:
             while True:
-                self._hand_out(function, coming, again)
-                busy = {worker.pipe: worker for worker in self._pool if worker.tasks}
+                self._hand_out(pool, function, coming, again)
+                busy = {worker.pipe: worker for worker in pool if worker.tasks}
                 if not busy:
-                    finished = True
-                    return
+                    break
                 for pipe in wait(list(busy)):
                     worker = busy[pipe]  # type: ignore[index]
                     try:
                         raised, result = worker.pipe.recv()
                     except (EOFError, ConnectionResetError):
-                        death = self._bury(worker)
+                        pool.remove(worker)
                         task = worker.tasks.popleft()
                         again.extend(worker.tasks)
-                        yield Outcome(task, None, death)
+                        yield Outcome(task, None, _bury(worker))
                     else:
                         if raised:
                             raise result
                         yield Outcome(worker.tasks.popleft(), result)
-        finally:
-            if not finished:  # left early: what still runs is of no use
-                self._end()
+        except BaseException:  # left early, too: what still runs is of no use
+            _end(pool)
+            raise
+        _end(self._idle)
+        self._idle = pool
 
-    def _hand_out(self, function: Callable[[Task], Result], coming: Iterator[Task], again: deque[Task]) -> None:
+    def _hand_out(
+        self, pool: list[_Worker], function: Callable[[Task], Result], coming: Iterator[Task], again: deque[Task]
+    ) -> None:
         for depth in range(1, _TASKS_PER_WORKER + 1):
             for number in range(self.workers):
-                if number < len(self._pool) and len(self._pool[number].tasks) >= depth:
+                if number < len(pool) and len(pool[number].tasks) >= depth:
                     continue
                 if again:
                     task = again.popleft()
@@ -114,9 +118,9 @@ class LocalEngine:
                         task = next(coming)
                     except StopIteration:
                         return
-                if number == len(self._pool):
-                    self._pool.append(self._hire())
-                worker = self._pool[number]
+                if number == len(pool):
+                    pool.append(self._hire())
+                worker = pool[number]
                 worker.tasks.append(task)
                 with contextlib.suppress(BrokenPipeError):  # it died since: reading from it will tell
                     worker.pipe.send((function, task))
@@ -128,19 +132,19 @@ class LocalEngine:
         theirs.close()
         return _Worker(process, ours)
 
-    def _bury(self, worker: _Worker) -> str:
-        self._pool.remove(worker)
-        worker.pipe.close()
-        worker.process.join()
-        return _how_it_died(worker.process.exitcode or 0)
 
-    def _end(self) -> None:
-        for worker in self._pool:
-            worker.process.kill()
-        for worker in self._pool:
-            worker.process.join()
-            worker.pipe.close()
-        self._pool.clear()
+def _bury(worker: _Worker) -> str:
+    worker.pipe.close()
+    worker.process.join()
+    return _how_it_died(worker.process.exitcode or 0)
+
+
+def _end(pool: list[_Worker]) -> None:
+    for worker in pool:
+        worker.process.kill()
+    for worker in pool:
+        worker.process.join()
+        worker.pipe.close()
 
 
 def _how_it_died(exit_code: int) -> str:

@@ -155,6 +155,8 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
         labelled = _apply(rule, recording)
         if isinstance(labelled, Recording) and label_map is not None:
             labelled = _mapped(labelled, label_map)
+        if isinstance(labelled, Recording) and len((labelled.label or "").splitlines()) != 1:
+            labelled = f"has a label of several lines: {labelled.label!r}"
         if isinstance(labelled, Recording):
             recordings.append(labelled)
         else:
@@ -267,7 +269,7 @@ def _csv_rule(path: Path) -> NamingRule:
     by_file: dict[str, tuple[str, str | None]] = {}
     for line, row in rows:
         file = printable(row["file"])
-        found = (row["label"], row.get("speaker") or None)
+        found = (printable(row["label"]), printable(row.get("speaker", "")) or None)
         if by_file.setdefault(file, found) != found:
             raise LabelError(f"{path}: line {line} labels {file} otherwise than a line before it; keep one of them")
 

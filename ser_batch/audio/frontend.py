@@ -27,7 +27,7 @@ class FrontEnd:
             makes overlapping windows, the last of which ends at the end of the audio.
         window_hop_secs: step between windows; None when truncating.
         trim_top_db: frames quieter than the loudest by this many dB are cut from both ends; None: no trim.
-        wiener_samples: width of the Wiener filter (odd); None: no filter.
+        wiener: whether noise is filtered out.
         db_reference: 0 dB is ``max``, the loudest bin of the example, or ``one``, a power of 1.
         db_floor: smallest power that is told from zero.
         db_range: everything is at most this many dB under the loudest bin; None: unlimited.
@@ -44,7 +44,7 @@ class FrontEnd:
     longer: Literal["truncate", "window"]
     window_hop_secs: float | None
     trim_top_db: float | None
-    wiener_samples: int | None
+    wiener: bool
     db_reference: Literal["max", "one"]
     db_floor: float
     db_range: float | None
@@ -105,7 +105,7 @@ SEED = FrontEnd(
     longer="truncate",
     window_hop_secs=None,
     trim_top_db=60.0,
-    wiener_samples=3,
+    wiener=True,
     db_reference="max",
     db_floor=1e-10,
     db_range=80.0,
@@ -123,7 +123,7 @@ SPEECH = FrontEnd(
     longer="window",
     window_hop_secs=1.5,
     trim_top_db=None,
-    wiener_samples=None,
+    wiener=False,
     db_reference="one",
     db_floor=1e-6,
     db_range=None,

@@ -27,7 +27,7 @@ def log_mel(samples: Float32s, rate_hz: int, front_end: FrontEnd) -> Float32s:
     """One example from one waveform: every step of the front end in its order.
 
     Args:
-        samples: mono waveform, float32 ``(samples,)``, at least one sample, all finite.
+        samples: mono waveform, float32 ``(samples,)``, at least one sample, all within 1e9.
         rate_hz: its sampling rate.
         front_end: what to compute.
 
@@ -49,8 +49,8 @@ def trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
 
 def log_mel_of_trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
     """The steps after trimming: what is longer than the front end's length is not seen."""
-    if front_end.wiener_samples is not None:
-        samples = wiener(samples, front_end.wiener_samples)
+    if front_end.wiener:
+        samples = wiener(samples)
     power = mel_power(fix_length(samples, front_end.n_samples), front_end)
     return power_to_db(power, front_end)
 
@@ -87,35 +87,33 @@ def trim(samples: Float32s, top_db: float) -> Float32s:
     return samples[loud[0] * _TRIM_HOP_SAMPLES : (loud[-1] + 1) * _TRIM_HOP_SAMPLES]
 
 
-def wiener(samples: Float32s, width_samples: int) -> Float32s:
-    """``scipy.signal.wiener``: the local mean where the local variance is under the noise, else in between.
+def wiener(samples: Float32s) -> Float32s:
+    """``scipy.signal.wiener`` with its default width of 3: the local mean where the local variance is noise.
 
-    Lim, "Two-Dimensional Signal and Image Processing", 1990, p. 548. The noise is the mean of the local
-    variances. Where SciPy divides zero by zero (a constant stretch in a noiseless signal), the sample
-    is kept.
+    Lim, "Two-Dimensional Signal and Image Processing", 1990, p. 548: ``mean + (x - mean) * max(0, 1 - noise /
+    variance)``, where the noise is the mean of all local variances. The variance of three neighbours is
+    ``2/9 (d1**2 + d2**2 + d1 d2)`` with their two differences, which float32 holds without cancellation.
     """
-    signal = samples.astype(np.float64)
-    mean = _moving_sum(signal, width_samples) / width_samples
-    variance = _moving_sum(signal * signal, width_samples) / width_samples - mean * mean
-    noise = variance.mean()
-    gain = np.ones_like(variance)
-    np.divide(noise, variance, out=gain, where=variance > 0)
-    np.subtract(1.0, gain, out=gain)
-    filtered = np.where(variance < noise, mean, mean + (signal - mean) * gain)
-    if noise <= 0:
-        filtered = np.where(variance > 0, filtered, signal)
-    return filtered.astype(np.float32)
-
-
-def _moving_sum(signal: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Sum over ``width`` samples (odd) around each, with zeros outside."""
-    half = width // 2
-    padded = np.zeros(len(signal) + 2 * half)
-    padded[half : half + len(signal)] = signal
-    total = padded[: len(signal)].copy()
-    for shift in range(1, width):
-        total += padded[shift : shift + len(signal)]
-    return total
+    padded = np.zeros(len(samples) + 2, dtype=np.float32)
+    padded[1:-1] = samples
+    steps = np.diff(padded)
+    squares = np.square(steps)
+    variance = squares[:-1] + squares[1:]
+    variance += steps[:-1] * steps[1:]
+    variance *= np.float32(2 / 9)
+    noise = np.float32(variance.mean(dtype=np.float64))
+    if noise == 0:
+        return samples
+    mean = padded[:-2] + samples
+    mean += padded[2:]
+    mean *= np.float32(1 / 3)
+    with np.errstate(divide="ignore", over="ignore"):  # no variance: all noise
+        gain: Float32s = noise / variance
+    np.subtract(1, gain, out=gain)
+    np.maximum(gain, 0, out=gain)
+    gain *= samples - mean
+    gain += mean
+    return gain
 
 
 def fix_length(samples: Float32s, n_samples: int) -> Float32s:

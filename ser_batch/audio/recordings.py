@@ -1,5 +1,6 @@
 """From a folder, a file, a list or a CSV to the table of recordings, in a fixed order."""
 
+import codecs
 import csv
 import io
 import os
@@ -118,7 +119,7 @@ def _list_directory(root: Path) -> Listing:
     for relative, problem in _walk(root):
         if problem is not None:
             rejections.append(Rejection(printable(relative), "list", problem))
-        elif relative.rpartition(".")[2].lower() in EXTENSIONS:
+        elif os.path.splitext(relative)[1][1:].lower() in EXTENSIONS:
             found.append(relative)
         else:
             other_files += 1
@@ -158,7 +159,8 @@ def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _list_paths(content: bytes, base: Path, name: str) -> Listing:
-    lines = [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n")]
+    without_mark = content.removeprefix(codecs.BOM_UTF8)
+    lines = [os.fsdecode(line.removesuffix(b"\r")) for line in without_mark.split(b"\n")]
     rows = [(number, {"file": line}) for number, line in enumerate(lines, 1) if line.strip()]
     return _list_rows(rows, base, name)
 
@@ -193,8 +195,8 @@ def _list_rows(
     first_line: dict[tuple[str, float, float | None], int] = {}
     for line, row in rows:
         file = printable(row["file"])
-        if not file:
-            rejections.append(Rejection("", "list", f"line {line} of {name} names no file"))
+        if not file or "\0" in file:
+            rejections.append(Rejection(file.replace("\0", ""), "list", f"line {line} of {name} names no file"))
             continue
         try:
             start_secs = parse_secs(row.get("start") or "0")
@@ -210,14 +212,16 @@ def _list_rows(
             continue
         first_line[key] = line
         path = os.path.join(base, row["file"])
-        label, speaker, split = (row.get(column) or None for column in ("label", "speaker", "split"))
+        label, speaker, split = (printable(row.get(column, "")) or None for column in ("label", "speaker", "split"))
         recordings.append(Recording(file, path, label, speaker, split, start_secs, end_secs))
     if not recordings and not rejections:
         raise SourceError(f"{name}: names no recording; give one path a line")
     return Listing(recordings, rejections, has_columns=columns)
 
 
-_CLOCK = re.compile(r"(?:(?P<days>\d+) days? )?(?P<hours>\d+):(?P<minutes>[0-5]?\d):(?P<secs>[0-5]?\d(?:\.\d+)?)")
+_CLOCK = re.compile(
+    r"(?:(?P<days>\d{1,9}) days? )?(?P<hours>\d{1,9}):(?P<minutes>[0-5]?\d):(?P<secs>[0-5]?\d(?:\.\d+)?)"
+)
 
 
 def parse_secs(text: str) -> float:
@@ -230,11 +234,12 @@ def parse_secs(text: str) -> float:
     if clock := _CLOCK.fullmatch(text):
         whole = int(clock["days"] or 0) * 86_400 + int(clock["hours"]) * 3600 + int(clock["minutes"]) * 60
         return whole + float(clock["secs"])
-    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
+    if not re.fullmatch(r"\d{1,12}(\.\d*)?|\.\d+", text):
         raise ValueError(f"not a time: {text!r}; write seconds (12.5) or HH:MM:SS")
     return float(text)
 
 
 def posix_stem(recording: Recording) -> str:
     """A recording's key without its extension, for schemes that read labels from names."""
-    return str(PurePosixPath(recording.file).with_suffix(""))
+    path = PurePosixPath(recording.file)
+    return str(path.with_suffix("")) if path.name else recording.file

@@ -5,6 +5,8 @@ choice is made by content. A header is a claim: blocks are read until the data e
 allocated by a length that a header names.
 """
 
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +49,17 @@ class Decoder:
     blocks: Iterator[NDArray[np.float32]]
 
 
+class _Unnamed(io.BufferedReader):
+    """An open file whose decoders see no extension: libsndfile wants to be told the rate of what is called ``.raw``."""
+
+    name = "audio"
+
+
+def _open_unnamed(path: str | Path) -> _Unnamed:
+    # A named pipe that nobody writes to would block for ever.
+    return _Unnamed(io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
+
+
 @contextmanager
 def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
     """Open an audio or video file for decoding.
@@ -59,9 +72,9 @@ def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
         AudioError: the file cannot be read, holds no audio, or claims what no recording has.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115 - closed by the with below
-    except OSError as error:
-        raise AudioError("read", f"cannot be read: {error.strerror}") from error
+        file = _open_unnamed(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise AudioError("read", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     with file:
         try:
             if not file.read(1):
@@ -115,6 +128,8 @@ def _open_ffmpeg(file: IO[bytes], start_secs: float, refusal: str) -> Iterator[D
         if not container.streams.audio:
             raise AudioError("decode", "has no audio track")
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise AudioError("decode", "has an audio track in a codec that FFmpeg does not know; it may be damaged")
         rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
         _check_claims(rate_hz, channels)
         yield Decoder(rate_hz, channels, _ffmpeg_blocks(container, stream, start_secs))
@@ -137,7 +152,7 @@ def _ffmpeg_blocks(container, stream, start_secs: float) -> Iterator[NDArray[np.
                     continue
                 yield block[to_skip:]
                 to_skip = 0
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: a packet of a track that no header named
         raise AudioError("decode", f"is damaged: {_one_line(str(error))}") from error
 
 

@@ -18,7 +18,8 @@ from ser_batch.errors import AudioError
 # A front end that truncates trims and filters a recording as a whole, so it holds all of it in memory.
 MAX_WHOLE_SECS = 3600.0
 
-QUIET_PEAK = 0.01  # full scale is 1: 40 dB under it
+MAX_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrum leaves float32
+QUIET_PEAK = 0.01  # 40 dB under full scale
 SHORT_SECS = 0.5
 CLIPPED_LEVEL = 0.999
 CLIPPED_RUN = 4  # so many samples in a row at full scale: a peak-normalised recording has one or two
@@ -154,6 +155,8 @@ class _SignalCheck:
 
     def _look_at(self, block: Float32s) -> None:
         peak = max(float(block.max()), -float(block.min()))
+        if np.isfinite(peak) and peak > MAX_SAMPLE:
+            raise AudioError("check", f"has a sample of {peak:g}, where full scale is 1: not a recording's")
         if not np.isfinite(peak):
             at_secs = self._start_secs + (self.n_samples + int(np.argmin(np.isfinite(block)))) / self._rate_hz
             raise AudioError("check", f"has a sample that is not finite, at {at_secs:.3f} s")

@@ -219,10 +219,13 @@ class _Run:
 
 
 def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:
-    """Set every random generator inside the network as a function of seed and epoch."""
-    for variable in network.variables:
-        if variable.path.endswith("seed_generator_state"):
-            variable.assign([zlib.crc32(f"{seed}/{epoch}/{variable.path}".encode()), 0])
+    """Set every random generator inside the network as a function of seed and epoch.
+
+    They are told apart by their place in the network: their names are numbered anew in every process.
+    """
+    states = [variable for variable in network.variables if variable.path.endswith("seed_generator_state")]
+    for place, state in enumerate(states):
+        state.assign([zlib.crc32(f"{seed}/{epoch}/{place}".encode()), 0])
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:

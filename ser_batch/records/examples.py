@@ -113,10 +113,19 @@ def parse(serialized: bytes, shape: tuple[int, int]) -> Example:
             raise RecordsError(f"has {len(value)} values in {feature.name}, not {wanted}")
         values[feature.name] = value[0]
         if feature.name == "log_mel":
-            values["log_mel"] = np.fromiter(value, dtype=np.float32, count=wanted).reshape(shape)
+            # As in `serialize`: the packed list ends with its raw bytes.
+            packed = stored["log_mel"].float_list.SerializeToString()
+            values["log_mel"] = np.frombuffer(packed[-4 * wanted :], "<f4").astype(np.float32).reshape(shape)
         elif feature.kind == "bytes":
-            values[feature.name] = value[0].decode()
+            values[feature.name] = _decoded(value[0], feature.name)
     return Example(**values)
+
+
+def _decoded(text: bytes, name: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise RecordsError(f"has a {name} that is not UTF-8") from error
 
 
 def parse_tensors(serialized: tf.Tensor, shape: tuple[int, int]) -> dict[str, tf.Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.errors import RecordsError
+from ser_batch.files import json_fingerprint
 from ser_batch.records.examples import tfds_features
 from ser_batch.records.splits import SPLITS
 
@@ -31,6 +32,17 @@ ERROR_COLUMNS = ("file", "stage", "reason", "sha256")
 def shard_name(split: str, number: int, of: int) -> str:
     """The name tensorflow-datasets expects."""
     return f"{DATASET}-{split}.tfrecord-{number:05d}-of-{of:05d}"
+
+
+def records_fingerprint(front_end: FrontEnd, labels: Sequence[str], shards: Sequence[dict[str, Any]]) -> str:
+    """SHA-256 over all that is in the shards and how to read it.
+
+    Args:
+        front_end: what the log-mels were computed with.
+        labels: label names in order.
+        shards: each with its ``name`` and ``sha256``, in order.
+    """
+    return json_fingerprint([front_end.to_json(), list(labels), [(shard["name"], shard["sha256"]) for shard in shards]])
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,8 @@ def open_records(path: Path) -> RecordFolder:
         raise RecordsError(f"{path}: {reason}; make one with build-records") from None
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path / PROVENANCE}: cannot be read ({error}); build the folder again") from error
-    if not isinstance(provenance, dict) or provenance.get("kind") != "records":
+    needed = {"kind", "front_end", "labels", "fingerprint", "shards", "plan", "errors", "warnings", "version"}
+    if not isinstance(provenance, dict) or not needed <= provenance.keys() or provenance["kind"] != "records":
         raise RecordsError(f"{path}: its provenance.json is not that of a record folder; make one with build-records")
     return RecordFolder(path, provenance)
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from ser_batch.records.layout import (
     PROVENANCE,
     RecordFolder,
     open_records,
+    records_fingerprint,
     shard_name,
     tfds_files,
 )
@@ -288,16 +290,17 @@ class _ShardNote:
             windows = LogMelWindows(recording, self._task.front_end)
             expect_progress()
             for window in windows:
+                start_secs, end_secs = round(window.start_secs, 6), round(window.end_secs, 6)
                 example = Example(
                     window.log_mel,
                     self._label_index[recording.label or ""],
                     recording.file,
                     recording.speaker or "",
-                    window.start_secs,
-                    window.end_secs,
+                    start_secs,
+                    end_secs,
                 )
                 write_record(file, serialize(example))
-                self._rows.append([repr(round(window.start_secs, 6)), repr(round(window.end_secs, 6))])
+                self._rows.append([repr(start_secs), repr(end_secs)])
                 expect_progress()
         except AudioError as error:
             file.seek(begin)
@@ -328,10 +331,12 @@ class _ShardNote:
 
 def _audio_sha256(path: str) -> str:
     try:
-        stat = os.stat(path)
-        return _stat_sha256(path, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise AudioError("read", f"cannot be read: {error.strerror}") from error
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe could keep the batch waiting for ever
+            raise AudioError("read", "is not a regular file")
+        return _stat_sha256(path, status.st_size, status.st_mtime_ns)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise AudioError("read", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 @lru_cache(maxsize=16)
@@ -495,9 +500,7 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     provenance = {
         "kind": "records",
         "version": __version__,
-        "fingerprint": json_fingerprint(
-            [front_end.to_json(), plan.labels, [(shard["name"], shard["sha256"]) for shard in shards]]
-        ),
+        "fingerprint": records_fingerprint(front_end, plan.labels, shards),
         "front_end": front_end.to_json(),
         "front_end_fingerprint": front_end.fingerprint,
         "labels": plan.labels,
@@ -505,6 +508,7 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
         "shards": shards,
         "warnings": warnings,
         "errors": n_errors,
+        "tables": {name: file_sha256(folder / name) for name in (MANIFEST, ERRORS)},
     }
     write_json(folder / PROVENANCE, provenance)
     shutil.rmtree(folder / BUILDING)

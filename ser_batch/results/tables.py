@@ -43,8 +43,7 @@ def table_row(prediction: Prediction, labels: Sequence[str], model: str) -> list
 
 def clock(secs: float) -> str:
     """Seconds as ``HH:MM:SS.ffffff``, which `pandas.to_timedelta` and audformat read."""
-    micros = round(secs * 1_000_000)
-    whole, micros = divmod(micros, 1_000_000)
+    whole, micros = divmod(round(round(secs, 6) * 1_000_000), 1_000_000)
     minutes, second = divmod(whole, 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours:02d}:{minute:02d}:{second:02d}.{micros:06d}"

@@ -1,0 +1,268 @@
+from collections import Counter
+
+import pytest
+
+from ser_batch.audio.corpora import CORPORA, corpus_rule, label_recordings, read_label_map
+from ser_batch.audio.recordings import Listing, Recording, Rejection, list_source
+from ser_batch.errors import LabelError
+
+EMODB_SAMPLE_LABELS = {
+    "03a01Fa.wav": ("happiness", "03"),
+    "03a01Wa.wav": ("anger", "03"),
+    "08a02La.wav": ("boredom", "08"),
+    "08b01Fd.wav": ("happiness", "08"),
+    "09a01Ea.wav": ("disgust", "09"),
+    "10a07Ad.wav": ("fear", "10"),
+    "10b02La.wav": ("boredom", "10"),
+    "11a02Tc.wav": ("sadness", "11"),
+    "12a02Ac.wav": ("fear", "12"),
+    "13a02Wa.wav": ("anger", "13"),
+    "14a05Na.wav": ("neutral", "14"),
+    "15a01Nb.wav": ("neutral", "15"),
+    "16a04Ea.wav": ("disgust", "16"),
+    "16b03Ta.wav": ("sadness", "16"),
+}
+
+
+def listing(*files, **columns):
+    recordings = [Recording(file, f"/in/{file}", **columns) for file in files]
+    return Listing(recordings, has_columns=frozenset(columns))
+
+
+def labels(labelled):
+    return {recording.file: (recording.label, recording.speaker) for recording in labelled.recordings}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "file", "label", "speaker"),
+    [
+        ("emodb", "03a01Fa.wav", "happiness", "03"),
+        ("emodb", "wav/16b10Wb.wav", "anger", "16"),
+        ("emodb", "x/12a05Lb.flac", "boredom", "12"),
+        ("ravdess", "Actor_12/03-01-06-01-02-01-12.wav", "fear", "12"),
+        ("ravdess", "03-01-01-01-01-01-01.wav", "neutral", "01"),
+        ("ravdess", "02-02-08-01-01-01-24.mp4", "surprise", "24"),
+        ("crema-d", "1001_DFA_ANG_XX.wav", "anger", "1001"),
+        ("crema-d", "AudioWAV/1091_IEO_SAD_HI.wav", "sadness", "1091"),
+        ("crema-d", "1040_ITH_SAD_X.wav", "sadness", "1040"),
+        ("tess", "OAF_angry/OAF_back_angry.wav", "anger", "OAF"),
+        ("tess", "OA_bite_neutral.wav", "neutral", "OAF"),
+        ("tess", "YAF_pleasant_surprised/YAF_home_ps.wav", "surprise", "YAF"),
+        ("savee", "DC_sa03.wav", "sadness", "DC"),
+        ("savee", "AudioData/KL/su15.wav", "surprise", "KL"),
+        ("savee", "JE/a01.wav", "anger", "JE"),
+        ("emovo", "f1/rab-f1-b1.wav", "anger", "f1"),
+        ("emovo", "gio-m3-l4.wav", "happiness", "m3"),
+    ],
+)
+def test_documented_names(corpus, file, label, speaker):
+    assert labels(label_recordings(listing(file), corpus)) == {file: (label, speaker)}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "file"),
+    [
+        ("emodb", "03a01F.wav"),
+        ("emodb", "x03a01Fa.wav"),
+        ("emodb", "03a01Fa-copy.wav"),
+        ("emodb", "03c01Fa.wav"),
+        ("ravdess", "03-01-06-01-02-01.wav"),
+        ("ravdess", "003-01-06-01-02-01-12.wav"),
+        ("crema-d", "1001_DFA_ANG.wav"),
+        ("crema-d", "2001_DFA_ANG_XX.wav"),
+        ("tess", "OAF_back.wav"),
+        ("tess", "MAF_back_angry.wav"),
+        ("savee", "ZZ_a01.wav"),
+        ("savee", "a01.wav"),
+        ("emovo", "rab-x1-b1.wav"),
+    ],
+)
+def test_names_that_do_not_match(corpus, file):
+    reason = corpus_rule(corpus)(Recording(file, file))
+    assert isinstance(reason, str)
+    assert CORPORA[corpus].title in reason
+
+
+@pytest.mark.parametrize(
+    ("corpus", "file", "code"),
+    [("emodb", "03a01Xa.wav", "X"), ("ravdess", "03-01-09-01-02-01-12.wav", "09"), ("emovo", "abc-f1-b1.wav", "abc")],
+)
+def test_a_code_that_the_corpus_does_not_use_is_named(corpus, file, code):
+    assert f"'{code}'" in corpus_rule(corpus)(Recording(file, file))
+
+
+def test_emodb_sample(emodb_sample):
+    labelled = label_recordings(list_source(str(emodb_sample)))
+    assert labels(labelled) == EMODB_SAMPLE_LABELS
+    assert labelled.rejections == []
+    assert labelled.rule == "emodb names"
+
+
+def test_the_whole_of_emodb(emodb):
+    labelled = label_recordings(list_source(str(emodb)))
+    assert Counter(recording.label for recording in labelled.recordings) == {
+        "anger": 127,
+        "boredom": 81,
+        "disgust": 46,
+        "fear": 69,
+        "happiness": 71,
+        "sadness": 62,
+        "neutral": 79,
+    }
+    assert len({recording.speaker for recording in labelled.recordings}) == 10
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_auto_finds_no_other_corpus(corpus):
+    examples = {
+        "emodb": "03a01Fa.wav",
+        "ravdess": "03-01-06-01-02-01-12.wav",
+        "crema-d": "1001_DFA_ANG_XX.wav",
+        "tess": "OAF_back_angry.wav",
+        "savee": "DC_sa03.wav",
+        "emovo": "rab-f1-b1.wav",
+    }
+    assert label_recordings(listing(examples[corpus])).rule == f"{corpus} names"
+
+
+class TestAuto:
+    def test_a_scheme_when_most_names_match_and_the_rest_are_rows(self):
+        labelled = label_recordings(listing("03a01Fa.wav", "08a01Wa.wav", "odd.wav"))
+        assert labels(labelled) == {"03a01Fa.wav": ("happiness", "03"), "08a01Wa.wav": ("anger", "08")}
+        assert [(r.file, r.stage) for r in labelled.rejections] == [("odd.wav", "label")]
+
+    def test_folders_when_half_or_fewer_match(self):
+        labelled = label_recordings(listing("happy/03a01Fa.wav", "sad/x.wav"))
+        assert labels(labelled) == {"happy/03a01Fa.wav": ("happy", None), "sad/x.wav": ("sad", None)}
+        assert labelled.rule == "folders"
+
+    def test_columns_win_over_names(self):
+        labelled = label_recordings(listing("03a01Fa.wav", label="calm"))
+        assert labels(labelled) == {"03a01Fa.wav": ("calm", None)}
+        assert labelled.rule == "columns"
+
+    def test_a_row_without_a_label_beside_rows_with_one(self):
+        mixed = Listing(
+            [Recording("a.wav", "a.wav", label="calm"), Recording("x/b.wav", "x/b.wav")],
+            has_columns=frozenset({"file", "label"}),
+        )
+        labelled = label_recordings(mixed)
+        assert labels(labelled) == {"a.wav": ("calm", None)}
+        assert [r.file for r in labelled.rejections] == ["x/b.wav"]
+
+    def test_a_flat_folder_is_told_the_three_ways(self):
+        with pytest.raises(LabelError, match=r"folder per class.*emodb.*CSV.*--labels"):
+            label_recordings(listing("a.wav", "b.wav"))
+
+
+class TestFolders:
+    def test_the_innermost_folder_is_the_class(self):
+        labelled = label_recordings(listing("train/happy/a.wav", "test/sad/b.wav"), "folder")
+        assert labels(labelled) == {"train/happy/a.wav": ("happy", None), "test/sad/b.wav": ("sad", None)}
+
+    def test_the_root_is_never_a_class(self, tmp_path):
+        root = tmp_path / "anger"
+        (root / "calm").mkdir(parents=True)
+        for name in ("a.wav", "calm/b.wav"):
+            (root / name).touch()
+        labelled = label_recordings(list_source(str(root)), "folder")
+        assert labels(labelled) == {"calm/b.wav": ("calm", None)}
+        assert [(r.file, r.stage) for r in labelled.rejections] == [("a.wav", "label")]
+
+    @pytest.mark.parametrize("rule", ["auto", "folder"])
+    def test_nothing_but_the_root_is_no_labels(self, tmp_path, rule):
+        (tmp_path / "anger").mkdir()
+        (tmp_path / "anger/a.wav").touch()
+        with pytest.raises(LabelError, match="no labels found"):
+            label_recordings(list_source(str(tmp_path / "anger")), rule)
+
+
+class TestRegex:
+    def test_label_and_speaker(self):
+        labelled = label_recordings(listing("s1_happy_2.wav"), r"regex:(?P<speaker>s\d)_(?P<label>[a-z]+)")
+        assert labels(labelled) == {"s1_happy_2.wav": ("happy", "s1")}
+
+    def test_names_that_do_not_match_are_rows(self):
+        labelled = label_recordings(listing("s1_happy.wav", "x.wav"), r"regex:_(?P<label>[a-z]+)")
+        assert [r.file for r in labelled.rejections] == ["x.wav"]
+
+    @pytest.mark.parametrize(
+        ("pattern", "says"), [("(", "not a regular expression"), ("[a-z]+", r"no group \(\?P<label>")]
+    )
+    def test_patterns_that_cannot_be_used(self, pattern, says):
+        with pytest.raises(LabelError, match=says):
+            label_recordings(listing("a.wav"), f"regex:{pattern}")
+
+
+class TestCsv:
+    def test_joined_by_file(self, tmp_path):
+        (tmp_path / "l.csv").write_text("file,label,speaker\na.wav,03,007\nx/b.wav,sad,\nunused.wav,sad,\n")
+        labelled = label_recordings(listing("a.wav", "x/b.wav", "c.wav"), str(tmp_path / "l.csv"))
+        assert labels(labelled) == {"a.wav": ("03", "007"), "x/b.wav": ("sad", None)}
+        assert [(r.file, r.reason) for r in labelled.rejections] == [("c.wav", "has no label in l.csv")]
+
+    def test_names_with_undecodable_bytes_and_backslashes(self, tmp_path):
+        (tmp_path / "l.csv").write_bytes(b"file,label\ncaf\xe9.wav,sad\na\\b.wav,happy\n")
+        labelled = label_recordings(listing(r"caf\xe9.wav", r"a\\b.wav"), str(tmp_path / "l.csv"))
+        assert labels(labelled) == {r"caf\xe9.wav": ("sad", None), r"a\\b.wav": ("happy", None)}
+
+    def test_columns_of_the_source_win(self, tmp_path):
+        (tmp_path / "l.csv").write_text("file,label,speaker\na.wav,sad,s1\n")
+        labelled = label_recordings(listing("a.wav", label="calm"), str(tmp_path / "l.csv"))
+        assert labels(labelled) == {"a.wav": ("calm", "s1")}
+
+    def test_two_labels_for_one_file(self, tmp_path):
+        (tmp_path / "l.csv").write_text("file,label\na.wav,sad\na.wav,sad\na.wav,happy\n")
+        with pytest.raises(LabelError, match=r"line 4 labels a.wav otherwise"):
+            label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
+
+    def test_missing_columns(self, tmp_path):
+        (tmp_path / "l.csv").write_text("name,emotion\na.wav,sad\n")
+        with pytest.raises(LabelError, match="needs the columns file and label; it has: name, emotion"):
+            label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
+
+
+def test_an_unknown_rule_is_told_the_known_ones():
+    with pytest.raises(LabelError, match=r"emotions: not auto, folder.*emodb.*ravdess"):
+        label_recordings(listing("a.wav"), "emotions")
+
+
+def test_no_match_at_all_names_the_first_file_and_the_three_ways():
+    with pytest.raises(LabelError, match=r"emodb names.*2 inputs, a\.wav.*three ways"):
+        label_recordings(listing("a.wav", "b.wav"), "emodb")
+
+
+def test_rejections_of_the_listing_are_kept():
+    before = Rejection("gone", "list", "is a link to a folder that contains it")
+    labelled = label_recordings(Listing([Recording("x/a.wav", "x/a.wav")], [before]), "folder")
+    assert labelled.rejections == [before]
+
+
+def test_a_listing_of_rejections_alone_has_no_labels():
+    with pytest.raises(LabelError, match="no labels found"):
+        label_recordings(Listing([], [Rejection("a.wav", "list", "line 2: not a time")]))
+
+
+class TestLabelMap:
+    def test_maps_last_and_refuses_what_it_does_not_name(self):
+        mixed = listing("03a01Fa.wav", "03a01Wa.wav", "03a01La.wav")
+        labelled = label_recordings(mixed, "emodb", {"happiness": "positive", "anger": "negative"})
+        assert labels(labelled) == {"03a01Fa.wav": ("positive", "03"), "03a01Wa.wav": ("negative", "03")}
+        assert [(r.file, r.stage) for r in labelled.rejections] == [("03a01La.wav", "label")]
+        assert "'boredom'" in labelled.rejections[0].reason
+
+    def test_applies_to_columns_too(self):
+        labelled = label_recordings(listing("a.wav", label="03"), label_map={"03": "anger"})
+        assert labels(labelled) == {"a.wav": ("anger", None)}
+
+    def test_is_read_as_text(self, tmp_path):
+        (tmp_path / "map.csv").write_text("from,to\n03,anger\n04,anger\n")
+        assert read_label_map(tmp_path / "map.csv") == {"03": "anger", "04": "anger"}
+
+    @pytest.mark.parametrize(
+        ("text", "says"), [("a,b\nx,y\n", "from and to"), ("from,to\nx,y\nx,z\n", "maps x more than once")]
+    )
+    def test_what_is_no_map(self, tmp_path, text, says):
+        (tmp_path / "map.csv").write_text(text)
+        with pytest.raises(LabelError, match=says):
+            read_label_map(tmp_path / "map.csv")

@@ -1,0 +1,323 @@
+import io
+import os
+import sys
+
+import pytest
+
+from ser_batch.audio.recordings import (
+    EXTENSIONS,
+    Recording,
+    list_source,
+    parse_secs,
+    posix_stem,
+    printable,
+    read_csv,
+)
+from ser_batch.errors import SourceError
+
+
+def make(folder, *names):
+    for name in names:
+        path = os.path.join(os.fsencode(folder), name if isinstance(name, bytes) else name.encode())
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb"):
+            pass
+    return str(folder)
+
+
+def files(listing):
+    return [recording.file for recording in listing.recordings]
+
+
+def csv_source(folder, text, name="table.csv"):
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(folder / name)
+
+
+def refusals(listing):
+    return [(rejection.file, rejection.reason) for rejection in listing.rejections]
+
+
+class TestDirectory:
+    def test_order_is_that_of_the_whole_path_as_text(self, tmp_path):
+        names = ["b.wav", "a/z.wav", "a-b/c.wav", "a.wav", "B.wav", "a/b/c.wav", "a0.wav", "é.wav", "10.wav", "9.wav"]
+        assert files(list_source(make(tmp_path, *names))) == sorted(names)
+
+    def test_hidden_entries_are_skipped_and_others_counted(self, tmp_path):
+        names = ["a.wav", ".a.wav", ".hidden/b.wav", "notes.txt", "sub/table.csv", ".DS_Store", "wav", "sub/c.FLAC"]
+        listing = list_source(make(tmp_path, *names))
+        assert files(listing) == ["a.wav", "sub/c.FLAC"]
+        assert listing.other_files == 3
+        assert listing.rejections == []
+
+    @pytest.mark.parametrize("extension", ["wav", "WAV", "Mp3", "m4a", "amr", "opus", "webm", "mp4", "wma", "3gp"])
+    def test_audio_is_known_by_extension(self, tmp_path, extension):
+        assert files(list_source(make(tmp_path, f"a.b.{extension}"))) == [f"a.b.{extension}"]
+
+    def test_extensions_are_lower_case_and_bare(self):
+        assert all(extension.islower() and "." not in extension for extension in EXTENSIONS)
+
+    def test_keys_are_relative_and_paths_open(self, tmp_path):
+        (recording,) = list_source(make(tmp_path / "in", "x/a.wav")).recordings
+        assert recording.file == "x/a.wav"
+        assert os.path.exists(recording.path)
+        assert (recording.label, recording.speaker, recording.split, recording.end_secs) == (None, None, None, None)
+
+    def test_a_trailing_slash_changes_nothing(self, tmp_path):
+        source = make(tmp_path, "x/a.wav")
+        assert files(list_source(source + "/")) == files(list_source(source))
+
+    def test_links_to_folders_are_followed_but_not_in_circles(self, tmp_path):
+        source = make(tmp_path / "in", "x/a.wav")
+        make(tmp_path / "elsewhere", "b.wav")
+        (tmp_path / "in/y").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "in/x/up").symlink_to(tmp_path / "in")
+        listing = list_source(source)
+        assert files(listing) == ["x/a.wav", "y/b.wav"]
+        assert [(rejection.file, rejection.stage) for rejection in listing.rejections] == [("x/up", "list")]
+        assert "link" in listing.rejections[0].reason
+
+    def test_a_link_to_nothing_is_listed_so_that_it_is_not_lost(self, tmp_path):
+        (tmp_path / "a.wav").symlink_to(tmp_path / "gone.wav")
+        assert files(list_source(str(tmp_path))) == ["a.wav"]
+
+    def test_a_subfolder_that_cannot_be_listed_is_a_row(self, tmp_path, monkeypatch):
+        source = make(tmp_path, "a.wav", "locked/b.wav")
+        scandir = os.scandir
+
+        def refusing(path):
+            if str(path).endswith("locked"):
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        listing = list_source(source)
+        assert files(listing) == ["a.wav"]
+        assert refusals(listing) == [("locked", "cannot be listed: Permission denied")]
+
+    def test_a_root_that_cannot_be_listed_is_an_error(self, tmp_path, monkeypatch):
+        def refusing(path):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        with pytest.raises(SourceError, match=r"cannot be listed \(Permission denied\)"):
+            list_source(str(tmp_path))
+
+    def test_an_empty_folder(self, tmp_path):
+        with pytest.raises(SourceError, match=r"no audio.*holds nothing"):
+            list_source(str(tmp_path))
+
+    def test_a_folder_without_audio(self, tmp_path):
+        with pytest.raises(SourceError, match=r"no audio.*2 other files"):
+            list_source(make(tmp_path, "a.txt", "x/b.pdf"))
+
+    def test_odd_names_stay_apart(self, tmp_path):
+        names = [
+            b"a\nb.wav",
+            b"a\\nb.wav",
+            b"caf\xe9.wav",
+            "café.wav".encode(),
+            b"caf\\xe9.wav",
+            b"a,\"'b.wav",
+            b"-.wav",
+        ]
+        recordings = list_source(make(tmp_path, *names)).recordings
+        assert {os.path.basename(os.fsencode(recording.path)) for recording in recordings} == set(names)
+        assert len({recording.file for recording in recordings}) == len(names)
+        assert {r"caf\xe9.wav", "café.wav", r"caf\\xe9.wav", r"a\\nb.wav", "a\nb.wav"} <= {r.file for r in recordings}
+        for recording in recordings:
+            recording.file.encode()
+
+
+class TestOneFile:
+    @pytest.mark.parametrize("name", ["a.wav", "a.xyz", "a", ".a"])
+    def test_any_extension_is_tried(self, tmp_path, name):
+        make(tmp_path, name)
+        (recording,) = list_source(str(tmp_path / name)).recordings
+        assert (recording.file, recording.path) == (name, str(tmp_path / name))
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(SourceError, match=r"a.wav: no such file"):
+            list_source(str(tmp_path / "a.wav"))
+
+    def test_a_text_file_is_not_taken_for_audio(self, tmp_path):
+        make(tmp_path, "list.txt")
+        with pytest.raises(SourceError, match=r"write @.*list.txt"):
+            list_source(str(tmp_path / "list.txt"))
+
+
+class TestList:
+    def test_paths_are_taken_from_the_lists_folder_in_its_order(self, tmp_path):
+        (tmp_path / "list.txt").write_text("b.wav\n\nsub/a.wav\r\n/abs/c.wav\n  \n")
+        listing = list_source(f"@{tmp_path}/list.txt")
+        assert files(listing) == ["b.wav", "sub/a.wav", "/abs/c.wav"]
+        assert [r.path for r in listing.recordings] == [f"{tmp_path}/b.wav", f"{tmp_path}/sub/a.wav", "/abs/c.wav"]
+
+    def test_names_keep_their_spaces_and_bytes(self, tmp_path):
+        (tmp_path / "list.txt").write_bytes(b" a .wav\ncaf\xe9.wav\nb\\c.wav")
+        listing = list_source(f"@{tmp_path}/list.txt")
+        assert files(listing) == [" a .wav", r"caf\xe9.wav", r"b\\c.wav"]
+        assert os.fsencode(listing.recordings[1].path).endswith(b"caf\xe9.wav")
+
+    def test_standard_input(self, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x/a.wav\nb.wav\n")))
+        listing = list_source("-")
+        assert files(listing) == ["x/a.wav", "b.wav"]
+        assert [os.path.normpath(recording.path) for recording in listing.recordings] == ["x/a.wav", "b.wav"]
+
+    def test_a_line_twice_is_one_recording_and_one_row(self, tmp_path):
+        (tmp_path / "list.txt").write_text("a.wav\nb.wav\na.wav\n")
+        listing = list_source(f"@{tmp_path}/list.txt")
+        assert files(listing) == ["a.wav", "b.wav"]
+        assert refusals(listing) == [("a.wav", "line 3 repeats line 1")]
+
+    def test_a_name_that_no_file_can_have(self, tmp_path):
+        (tmp_path / "list.txt").write_bytes(b"a.wav\nb\0.wav\n")
+        listing = list_source(f"@{tmp_path}/list.txt")
+        assert files(listing) == ["a.wav"]
+        assert "line 2" in listing.rejections[0].reason
+
+    def test_an_empty_list(self, tmp_path):
+        (tmp_path / "list.txt").write_text("\n\n")
+        with pytest.raises(SourceError, match="names no recording"):
+            list_source(f"@{tmp_path}/list.txt")
+
+    def test_a_missing_list(self, tmp_path):
+        with pytest.raises(SourceError, match="cannot be read"):
+            list_source(f"@{tmp_path}/list.txt")
+
+    def test_a_byte_order_mark_is_no_part_of_the_first_name(self, tmp_path):
+        (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.wav\nb.wav\n")
+        assert files(list_source(f"@{tmp_path}/list.txt")) == ["a.wav", "b.wav"]
+
+
+class TestCsv:
+    def test_columns_are_text(self, tmp_path):
+        text = "file,label,speaker,split,start,end,other\na.wav,03,007,test,1.5,00:00:02.25,x\nb.wav,,,,,,\n"
+        listing = list_source(csv_source(tmp_path, text))
+        assert listing.recordings == [
+            Recording("a.wav", f"{tmp_path}/a.wav", "03", "007", "test", 1.5, 2.25),
+            Recording("b.wav", f"{tmp_path}/b.wav"),
+        ]
+        assert listing.has_columns == {"file", "label", "speaker", "split", "start", "end", "other"}
+
+    def test_a_byte_order_mark(self, tmp_path):
+        assert files(list_source(csv_source(tmp_path, b"\xef\xbb\xbffile\r\na.wav\r\n"))) == ["a.wav"]
+
+    def test_names_with_commas_quotes_and_newlines(self, tmp_path):
+        text = 'file,label\n"a,b.wav",x\n"c\nd.wav",y\n"e""f.wav",z\n'
+        assert files(list_source(csv_source(tmp_path, text))) == ["a,b.wav", "c\nd.wav", 'e"f.wav']
+
+    def test_paths_are_taken_from_the_csvs_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "x").mkdir()
+        csv_source(tmp_path / "x", "file\nsub/a.wav\n/abs/b.wav\n../c.wav\n")
+        monkeypatch.chdir(tmp_path)
+        listing = list_source("x/table.csv")
+        assert [r.path for r in listing.recordings] == ["x/sub/a.wav", "/abs/b.wav", "x/../c.wav"]
+        assert files(listing) == ["sub/a.wav", "/abs/b.wav", "../c.wav"]
+
+    def test_order_is_kept(self, tmp_path):
+        assert files(list_source(csv_source(tmp_path, "file\nb\na\nc\n"))) == ["b", "a", "c"]
+
+    def test_parts_of_one_file_are_recordings_and_repeats_are_rows(self, tmp_path):
+        text = "file,start,end\na,0,1\na,1,2\na,0,00:00:01\na,0,\na,,\n"
+        listing = list_source(csv_source(tmp_path, text))
+        assert [(r.start_secs, r.end_secs) for r in listing.recordings] == [(0, 1), (1, 2), (0, None)]
+        assert refusals(listing) == [("a", "line 4 repeats line 2"), ("a", "line 6 repeats line 5")]
+
+    @pytest.mark.parametrize(
+        "times",
+        ["x,", "-1,", "nan,", "inf,", "1e3,", ",x", "2,1", "1,1", "0,0", f"{'9' * 400},", f"{'9' * 400}:00:00,"],
+    )
+    def test_bad_times_are_rows(self, tmp_path, times):
+        listing = list_source(csv_source(tmp_path, f"file,start,end\na,{times}\nb,,\n"))
+        assert files(listing) == ["b"]
+        (rejection,) = listing.rejections
+        assert (rejection.file, rejection.stage) == ("a", "list")
+        assert rejection.reason.startswith("line 2: ")
+
+    def test_a_row_without_a_name_is_a_row(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "label,file\nx,\ny,b.wav\n"))
+        assert files(listing) == ["b.wav"]
+        assert "line 2" in listing.rejections[0].reason
+
+    def test_short_and_long_rows(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "file,label,speaker\na.wav\nb.wav,x,y,z,z\n"))
+        assert [(r.file, r.label, r.speaker) for r in listing.recordings] == [
+            ("a.wav", None, None),
+            ("b.wav", "x", "y"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "has"), [("path,label\na,b\n", "path, label"), ("", "none"), ("file;x\na;b\n", "file;x")]
+    )
+    def test_no_file_column(self, tmp_path, text, has):
+        with pytest.raises(SourceError, match=f"no column 'file'.*{has}"):
+            list_source(csv_source(tmp_path, text))
+
+    def test_no_rows(self, tmp_path):
+        with pytest.raises(SourceError, match="names no recording"):
+            list_source(csv_source(tmp_path, "file,label\n"))
+
+    def test_what_is_no_csv(self, tmp_path):
+        with pytest.raises(SourceError, match="not a CSV"):
+            list_source(csv_source(tmp_path, 'file\n"' + "x" * 200_000 + '"\n'))
+
+    def test_line_numbers_count_quoted_newlines(self, tmp_path):
+        rows, columns = read_csv(tmp_path / os.path.basename(csv_source(tmp_path, 'file\n"a\nb"\nc\n')))
+        assert rows == [(3, {"file": "a\nb"}), (4, {"file": "c"})]
+        assert columns == ["file"]
+
+    def test_undecodable_names(self, tmp_path):
+        (recording,) = list_source(csv_source(tmp_path, b"file\ncaf\xe9.wav\n")).recordings
+        assert recording.file == r"caf\xe9.wav"
+        assert os.fsencode(recording.path) == os.fsencode(tmp_path) + b"/caf\xe9.wav"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"a.wav", "a.wav"),
+        ("ü.wav".encode(), "ü.wav"),
+        (b"\xe9.wav", r"\xe9.wav"),
+        (rb"\xe9.wav", r"\\xe9.wav"),
+        (rb"\\xe9.wav", r"\\\\xe9.wav"),
+        (b"\\\xe9.wav", r"\\\xe9.wav"),
+        (b"a\nb", "a\nb"),
+    ],
+)
+def test_printable(name, expected):
+    assert printable(os.fsdecode(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "secs"),
+    [
+        ("0", 0.0),
+        ("12.5", 12.5),
+        (" 3 ", 3.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("00:00:01.500000", 1.5),
+        ("01:02:03", 3723.0),
+        ("100:00:00", 360_000.0),
+        ("0 days 00:00:01.25", 1.25),
+        ("1 day 00:00:00", 86_400.0),
+        ("2 days 01:00:00.5", 176_400.5),
+    ],
+)
+def test_times(text, secs):
+    assert parse_secs(text) == secs
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "1e3", "nan", "inf", "1:30", "00:60:00", "00:00:60", "1,5", "-1 days 00:00:01", "9" * 400]
+)
+def test_what_is_no_time(text):
+    with pytest.raises(ValueError, match="not a time"):
+        parse_secs(text)
+
+
+@pytest.mark.parametrize(("file", "stem"), [("x/a.wav", "x/a"), ("a.b.wav", "a.b"), ("a", "a"), (".", "."), ("/", "/")])
+def test_stems(file, stem):
+    assert posix_stem(Recording(file, file)) == stem

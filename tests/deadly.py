@@ -1,0 +1,38 @@
+"""An engine whose workers really end themselves when they meet one file."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ser_batch.audio.recordings import Recording
+from ser_batch.engines import LocalEngine
+from ser_batch.records.shards import ShardTask
+from ser_batch.tasks import Outcome
+
+
+def touched(task: Any) -> set[str]:
+    """The files that a task of any stage will open."""
+    if isinstance(task, ShardTask):
+        return {r.file for r in task.recordings} - {r.file for r, _ in task.deadly}
+    return {item.file for part in task if isinstance(part, tuple) for item in part} | {
+        item.file for item in task if isinstance(item, Recording)
+    }
+
+
+def die_on(task: Any, function: Any, deadly: str, signum: int) -> Any:
+    if deadly in touched(task):
+        os.kill(os.getpid(), signum)
+    return function(task)
+
+
+@dataclass
+class DeadlyEngine:
+    inner: LocalEngine
+    deadly: str
+    signum: int
+    workers: int = 2
+
+    def map(self, function: Any, tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
+        return self.inner.map(partial(die_on, function=function, deadly=self.deadly, signum=self.signum), tasks)

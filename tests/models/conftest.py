@@ -1,0 +1,24 @@
+"""Small records of real speech that train in seconds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ser_batch.audio.corpora import label_recordings
+from ser_batch.audio.frontend import SPEECH
+from ser_batch.audio.recordings import list_source
+from ser_batch.engines import LocalEngine
+from ser_batch.records.layout import RecordFolder
+from ser_batch.records.shards import BuildOptions, build_records, plan_build
+from ser_batch.records.splits import SplitPlan
+
+SMALL = replace(SPEECH, hop_length=1024, n_mels=32, longer="truncate", window_hop_secs=None)
+
+
+@pytest.fixture(scope="session")
+def small_records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
+    """The sample, 32 bands x 47 frames, split by speaker."""
+    plan = plan_build(label_recordings(list_source(str(emodb_sample))), BuildOptions(SMALL, SplitPlan()))
+    with LocalEngine(2) as engine:
+        return build_records(plan, tmp_path_factory.mktemp("records") / "small", engine).records

@@ -1,0 +1,228 @@
+import csv
+import shutil
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ser_batch.audio.corpora import Labelled, label_recordings
+from ser_batch.audio.frontend import SEED, SPEECH
+from ser_batch.audio.recordings import Recording, list_source
+from ser_batch.audio.windows import LogMelWindows
+from ser_batch.engines import LocalEngine
+from ser_batch.errors import OutputError, RecordsError
+from ser_batch.records.layout import open_records
+from ser_batch.records.shards import BuildOptions, BuildResult, build_records, plan_build
+from ser_batch.records.splits import SplitPlan
+from tests.conftest import write_tone
+from tests.deadly import DeadlyEngine
+
+QUICK = replace(SPEECH, longer="truncate", window_hop_secs=None)
+OPTIONS = BuildOptions(QUICK, SplitPlan(), num_shards=3)
+
+
+def build(source: Path | str, out: Path, workers: int = 2, options: BuildOptions = OPTIONS, **keywords) -> BuildResult:
+    plan = plan_build(label_recordings(list_source(str(source))), options)
+    with LocalEngine(workers) as engine:
+        return build_records(plan, out, engine, **keywords)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def source(tmp_path: Path, emodb_sample: Path) -> Path:
+    return Path(shutil.copytree(emodb_sample, tmp_path / "emodb"))
+
+
+def test_every_recording_is_an_example(source: Path, tmp_path: Path) -> None:
+    result = build(source, tmp_path / "out")
+    rows = list(result.records.manifest())
+    assert sorted(row["file"] for row in rows) == sorted(path.name for path in source.iterdir())
+    assert not result.n_errors
+    assert result.records.labels == ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness")
+    row = next(row for row in rows if row["file"] == "03a01Wa.wav")
+    assert (row["label"], row["speaker"], row["start"], row["end"]) == ("anger", "03", "0.0", "1.877813")
+
+
+def test_bytes_do_not_depend_on_workers_or_place(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path / "one", workers=1)
+    moved = shutil.copytree(source, tmp_path / "elsewhere" / "emodb")
+    build(moved, tmp_path / "deep" / "four", workers=4)
+    assert contents(tmp_path / "one") == contents(tmp_path / "deep" / "four")
+
+
+def test_tensorflow_datasets_opens_it(source: Path, tmp_path: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    records = build(source, tmp_path / "mine", options=replace(OPTIONS, front_end=SEED)).records
+    builder = tfds.builder_from_directory(str(tmp_path / "mine"))
+    assert builder.name == "recordings"
+    assert builder.info.features["label"].names == list(records.labels)
+    seen = {}
+    for split in builder.info.splits:
+        assert builder.info.splits[split].num_examples == records.n_examples(split)
+        for example in tfds.as_numpy(builder.as_dataset(split=split)):
+            seen[example["file"].decode()] = example
+    for row in records.manifest():
+        example = seen.pop(row["file"])
+        recording = Recording(row["file"], str(source / row["file"]))
+        (window,) = LogMelWindows(recording, SEED)
+        np.testing.assert_allclose(example["log_mel"], window.log_mel, atol=1e-4)
+        assert records.labels[example["label"]] == row["label"]
+        assert example["speaker"].decode() == row["speaker"]
+        assert example["end"] == np.float32(row["end"])
+    assert not seen
+
+
+def test_unusable_files_are_listed_and_the_rest_is_built(source: Path, tmp_path: Path) -> None:
+    (source / "03b01Wa.wav").write_bytes(b"")
+    (source / "03b02Wa.wav").write_bytes(b"RIFF but no more")
+    (source / "notes.wav").write_bytes((source / "03a01Wa.wav").read_bytes())
+    write_tone(source / "03b03Wa.wav", level=0.0)
+    result = build(source, tmp_path / "out")
+    errors = {row["file"]: (row["stage"], row["reason"]) for row in result.records.errors()}
+    assert errors["03b01Wa.wav"] == ("decode", "is empty (0 bytes)")
+    assert errors["03b02Wa.wav"][0] == "decode"
+    assert errors["notes.wav"] == ("label", "is not named as EmoDB names its files")
+    assert errors["03b03Wa.wav"] == ("check", "is digital silence: every sample is zero")
+    assert len(errors) == result.n_errors == 4
+    assert result.records.n_examples() == 14
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    for name in ("03b01Wa.wav", "08b01La.wav"):
+        write_tone(tmp_path / "in" / name, level=0.0)
+    with pytest.raises(RecordsError, match="not one of 2 recordings"):
+        build(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_finished_folder_is_left_as_it_is(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert build(source, tmp_path / "out").was_finished
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_what_differs_is_said(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path / "out")
+    for options, says in [
+        (replace(OPTIONS, front_end=SEED), "front end"),
+        (replace(OPTIONS, split=SplitPlan(seed=1)), "split"),
+        (replace(OPTIONS, num_shards=1), "shards"),
+    ]:
+        with pytest.raises(OutputError, match=f"what differs: {says}.*--restart"):
+            build(source, tmp_path / "out", options=options)
+    write_tone(source / "03b03Wa.wav")
+    (source / "03a01Wa.wav").unlink()
+    with pytest.raises(OutputError, match=r"the files \(1 came, 1 went\)"):
+        build(source, tmp_path / "out")
+
+
+def test_a_changed_source_file_is_noticed(source: Path, tmp_path: Path) -> None:
+    (source / "03b01Wa.wav").write_bytes(b"broken")
+    build(source, tmp_path / "out")
+    data = bytearray((source / "03a01Wa.wav").read_bytes())
+    data[-1] ^= 1
+    (source / "03a01Wa.wav").write_bytes(data)
+    with pytest.raises(OutputError, match="1 audio files changed"):
+        build(source, tmp_path / "out")
+    shutil.copy(source / "03a01Fa.wav", source / "03b01Wa.wav")
+    with pytest.raises(OutputError, match="2 audio files changed"):
+        build(source, tmp_path / "out")
+    assert build(source, tmp_path / "out", restart=True).n_errors == 0
+
+
+def test_two_builds_into_one_folder_do_not_meet(source: Path, tmp_path: Path) -> None:
+    from ser_batch.files import output_folder
+
+    with output_folder(tmp_path / "out"), pytest.raises(OutputError, match="another run is writing here"):
+        build(source, tmp_path / "out")
+
+
+@dataclass
+class CutShortEngine:
+    """Does the first few tasks, then fails as a machine does."""
+
+    inner: LocalEngine
+    tasks_left: int
+    workers: int = 2
+
+    def map(self, function, tasks):
+        for outcome in self.inner.map(function, tasks):
+            yield outcome
+            self.tasks_left -= 1
+            if not self.tasks_left:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("tasks_done", [1, 3, 5])
+def test_a_build_cut_short_continues_to_the_same_bytes(source: Path, tmp_path: Path, tasks_done: int) -> None:
+    build(source, tmp_path / "whole")
+    plan = plan_build(label_recordings(list_source(str(source))), OPTIONS)
+    with LocalEngine(2) as engine, pytest.raises(KeyboardInterrupt):
+        build_records(plan, tmp_path / "out", CutShortEngine(engine, tasks_done))
+    with pytest.raises(RecordsError, match="unfinished record folder"):
+        open_records(tmp_path / "out")
+    noted = [tmp_path / "out" / note.stem for note in (tmp_path / "out" / ".building").glob("recordings-*.json")]
+    written = {path: path.stat().st_mtime_ns for path in noted}
+    assert len(written) >= tasks_done
+    build(source, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    for path, mtime_ns in written.items():
+        assert path.stat().st_mtime_ns == mtime_ns
+
+
+def test_an_unfinished_build_of_something_else_is_not_continued(source: Path, tmp_path: Path) -> None:
+    plan = plan_build(label_recordings(list_source(str(source))), OPTIONS)
+    with LocalEngine(2) as engine, pytest.raises(KeyboardInterrupt):
+        build_records(plan, tmp_path / "out", CutShortEngine(engine, 1))
+    with pytest.raises(OutputError, match="front end"):
+        build(source, tmp_path / "out", options=replace(OPTIONS, front_end=SEED))
+
+
+@pytest.mark.parametrize(
+    ("signum", "says"), [(signal.SIGSEGV, "crash (SIGSEGV)"), (signal.SIGKILL, "SIGKILL"), (signal.SIGALRM, "hang")]
+)
+def test_a_recording_that_ends_its_worker_is_found(source: Path, tmp_path: Path, signum: int, says: str) -> None:
+    plan = plan_build(label_recordings(list_source(str(source))), OPTIONS)
+    with LocalEngine(2) as engine:
+        result = build_records(plan, tmp_path / "out", DeadlyEngine(engine, "08a02La.wav", signum))
+    (error,) = result.records.errors()
+    assert (error["file"], error["stage"]) == ("08a02La.wav", "worker")
+    assert says in error["reason"]
+    assert result.records.n_examples() == 13
+
+
+def test_parts_of_a_file_are_examples_with_their_times(source: Path, tmp_path: Path) -> None:
+    table = source / "parts.csv"
+    with open(table, "w", newline="") as file:
+        rows = [["file", "start", "end", "label"], ["16b03Ta.wav", "0.5", "2", "a"], ["16b03Ta.wav", "2", "", "b"]]
+        csv.writer(file).writerows(rows)
+    records = build(table, tmp_path / "out", options=BuildOptions(SEED, SplitPlan("none"))).records
+    times = {(row["label"], row["start"], row["end"], row["duration"]) for row in records.manifest()}
+    assert times == {("a", "0.5", "2.0", "1.5"), ("b", "2.0", "5.975625", "3.975625")}
+
+
+def test_windows_are_examples_of_one_split(tmp_path: Path) -> None:
+    write_tone(tmp_path / "in" / "a" / "long.wav", secs=7.0)
+    write_tone(tmp_path / "in" / "b" / "short.wav", secs=1.0)
+    records = build(tmp_path / "in", tmp_path / "out", options=BuildOptions(SPEECH, SplitPlan("none"))).records
+    times = sorted((row["file"], row["start"], row["end"]) for row in records.manifest())
+    assert times == [
+        ("a/long.wav", "0.0", "3.0"),
+        ("a/long.wav", "1.5", "4.5"),
+        ("a/long.wav", "3.0", "6.0"),
+        ("a/long.wav", "4.0", "7.0"),
+        ("b/short.wav", "0.0", "1.0"),
+    ]
+
+
+def test_shards_are_never_more_than_recordings(source: Path) -> None:
+    labelled: Labelled = label_recordings(list_source(str(source)))
+    plan = plan_build(labelled, BuildOptions(SEED, SplitPlan(), num_shards=1000))
+    assert all(len(task.recordings) == 1 for task in plan.shards)
+    assert len(plan.shards) == 14

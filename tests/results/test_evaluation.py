@@ -1,0 +1,94 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ser_batch.audio.corpora import label_recordings
+from ser_batch.audio.frontend import SEED, SPEECH
+from ser_batch.audio.recordings import list_source
+from ser_batch.cli import main
+from ser_batch.engines import LocalEngine
+from ser_batch.models.bundles import shipped_bundle
+from ser_batch.records.layout import RecordFolder
+from ser_batch.records.shards import BuildOptions, build_records, plan_build
+from ser_batch.records.splits import SplitPlan
+from ser_batch.results.predictions import load_predictor, predict_recordings
+
+
+def build(source: Path, out: Path, front_end=SEED) -> RecordFolder:
+    plan = plan_build(label_recordings(list_source(str(source))), BuildOptions(front_end, SplitPlan("none")))
+    with LocalEngine(2) as engine:
+        return build_records(plan, out, engine).records
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
+    return build(emodb_sample, tmp_path_factory.mktemp("evaluation") / "records")
+
+
+def evaluate(records: RecordFolder, out: Path, *options: str) -> int:
+    bundle = shipped_bundle().path
+    return main(["evaluate", str(bundle), str(records.path), "-o", str(out), "--split", "train", *options])
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_evaluation_folder_is_whole_and_agrees_with_itself(records: RecordFolder, tmp_path: Path, capfd) -> None:
+    assert evaluate(records, tmp_path / "eval") == 0
+    names = {path.name for path in (tmp_path / "eval").iterdir()}
+    assert names == {"predictions.csv", "report.csv", "scores.json", "confusion_matrix.csv", "confusion_matrix.png"}
+    rows = read(tmp_path / "eval" / "predictions.csv")
+    correct = sum(row["label"] == row["emotion"] for row in rows)
+    scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
+    assert len(rows) == scores["recordings"] == 14
+    assert scores["wa"] == pytest.approx(correct / 14, abs=1e-6)
+    assert scores["uar"] == pytest.approx(sum(float(r["recall"]) for r in read(tmp_path / "eval" / "report.csv")) / 7)
+    matrix = read(tmp_path / "eval" / "confusion_matrix.csv")
+    assert sum(int(row[row["true"]]) for row in matrix) == correct
+    assert (tmp_path / "eval" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    said = capfd.readouterr().out
+    assert f"UAR {scores['uar']:.3f}" in said
+    assert evaluate(records, tmp_path / "eval") == 0
+    again = capfd.readouterr()
+    assert again.out == said
+    assert "already finished" in again.err
+
+
+def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, emodb_sample: Path) -> None:
+    evaluate(records, tmp_path / "eval")
+    evaluated = {row["file"]: row for row in read(tmp_path / "eval" / "predictions.csv")}
+    bundle = shipped_bundle()
+    recordings = list_source(str(emodb_sample)).recordings
+    with LocalEngine(2) as engine:
+        for one in predict_recordings(recordings, bundle.front_end, load_predictor(bundle), engine):
+            for label, probability in zip(bundle.labels, one.probabilities, strict=True):
+                assert float(evaluated[one.file][f"p_{label}"]) == pytest.approx(probability, abs=1e-5)
+
+
+def test_another_front_end_is_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    speech = build(emodb_sample, tmp_path / "speech", SPEECH)
+    assert evaluate(speech, tmp_path / "eval") == 1
+    assert "made with another front end" in capfd.readouterr().err
+    assert not (tmp_path / "eval").exists()
+
+
+def test_labels_the_model_does_not_know_are_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    for label in ("anger", "awe"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / "in" / label / "one.wav")
+    assert evaluate(build(tmp_path / "in", tmp_path / "records"), tmp_path / "eval") == 1
+    assert "labels that the model does not know: awe" in capfd.readouterr().err
+
+
+def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder, tmp_path: Path, capfd) -> None:
+    assert evaluate(records, tmp_path / "other", "--split", "test") == 1
+    assert "no examples in the split 'test'; it has train" in capfd.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "poem.txt").write_text("x")
+    assert evaluate(records, tmp_path / "mine") == 1
+    assert "poem.txt" in capfd.readouterr().err

@@ -1,0 +1,170 @@
+"""`infer` through the command line, with the shipped model."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ser_batch.audio.recordings import list_source
+from ser_batch.cli import main
+from ser_batch.engines import LocalEngine
+from ser_batch.models.bundles import shipped_bundle
+from ser_batch.results.predictions import load_predictor, predict_recordings
+from ser_batch.results.scores import score
+from tests.conftest import write_tone
+from tests.deadly import DeadlyEngine
+
+LABELS = shipped_bundle().labels
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_predictor(shipped_bundle())
+
+
+@pytest.fixture
+def source(tmp_path: Path, emodb_sample: Path) -> Path:
+    return Path(shutil.copytree(emodb_sample, tmp_path / "in"))
+
+
+def infer(source: Path | str, out: Path, *options: str) -> int:
+    return main(["infer", str(source), "-o", str(out), "-j", "2", *options])
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_has_a_row_in_order(source: Path, tmp_path: Path, capfd) -> None:
+    assert infer(source, tmp_path / "preds.csv") == 0
+    rows = table(tmp_path / "preds.csv")
+    assert [row["file"] for row in rows] == sorted(path.name for path in source.iterdir())
+    for row in rows:
+        probabilities = [float(row[f"p_{label}"]) for label in LABELS]
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
+        assert row["emotion"] == LABELS[int(np.argmax(probabilities))]
+        assert row["model"] == shipped_bundle().short_fingerprint
+    said = capfd.readouterr().err
+    assert "the model shipped with ser-batch" in said
+    assert "14 rows, 0 of them errors" in said
+
+
+def test_bad_files_are_rows_with_an_error(source: Path, tmp_path: Path, capfd) -> None:
+    (source / "broken.wav").write_bytes(b"not audio at all")
+    (source / "empty.wav").write_bytes(b"")
+    write_tone(source / "silent.wav", level=0.0)
+    (source / "notes.txt").write_text("x")
+    assert infer(source, tmp_path / "preds.csv") == 3
+    errors = {row["file"]: row["error"] for row in table(tmp_path / "preds.csv") if row["error"]}
+    assert set(errors) == {"broken.wav", "empty.wav", "silent.wav"}
+    assert errors["silent.wav"] == "is digital silence: every sample is zero"
+    said = capfd.readouterr().err
+    assert "error: empty.wav: is empty (0 bytes)" in said
+    assert "1 files in" in said
+    assert "17 rows, 3 of them errors" in said
+
+
+def test_nothing_but_errors_exits_1(tmp_path: Path) -> None:
+    write_tone(tmp_path / "in" / "silent.wav", level=0.0)
+    assert infer(tmp_path / "in", tmp_path / "preds.csv") == 1
+    assert len(table(tmp_path / "preds.csv")) == 1
+
+
+def test_batch_size_and_workers_change_nothing(emodb_sample: Path, network) -> None:
+    recordings = list_source(str(emodb_sample)).recordings
+    front_end = shipped_bundle().front_end
+    results = []
+    for workers, batch_size in [(1, 1), (2, 5), (3, 32)]:
+        with LocalEngine(workers) as engine:
+            predictions = predict_recordings(recordings, front_end, network, engine, batch_size)
+            results.append(np.array([one.probabilities for one in predictions]))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
+    np.testing.assert_allclose(results[0], results[2], atol=1e-5)
+
+
+def test_a_file_that_ends_its_worker_is_a_row(emodb_sample: Path, network) -> None:
+    recordings = list_source(str(emodb_sample)).recordings
+    with LocalEngine(2) as engine:
+        deadly = DeadlyEngine(engine, "08a02La.wav", signum=11)
+        predictions = list(predict_recordings(recordings, shipped_bundle().front_end, network, deadly))
+    assert [one.file for one in predictions] == [recording.file for recording in recordings]
+    assert [one.file for one in predictions if one.error] == ["08a02La.wav"]
+
+
+def test_the_same_command_again(source: Path, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "preds.csv"
+    infer(source, out)
+    before = out.stat().st_mtime_ns
+    assert infer(source, out) == 0
+    assert "already finished" in capfd.readouterr().err
+    assert out.stat().st_mtime_ns == before
+    (source / "03a01Fa.wav").unlink()
+    assert infer(source, out) == 1
+    assert "the files (0 came, 1 went)" in capfd.readouterr().err
+    assert infer(source, out, "--restart") == 0
+    assert len(table(out)) == 13
+
+
+def test_a_foreign_file_is_never_overwritten(source: Path, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "grades.csv"
+    out.write_text("name,grade\n")
+    for options in ([], ["--restart"]):
+        assert infer(source, out, *options) == 1
+        assert "no prediction table" in capfd.readouterr().err
+    assert out.read_text() == "name,grade\n"
+
+
+def test_standard_output_holds_rows_and_nothing_else(emodb_sample: Path, capfd) -> None:
+    assert main(["infer", str(emodb_sample / "03a01Wa.wav"), "-o", "-"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("file,start,end,emotion")
+    assert lines[1].startswith("03a01Wa.wav,00:00:00.000000,00:00:01.877813,")
+
+
+def test_audformat_reads_the_table(source: Path, tmp_path: Path) -> None:
+    import audformat
+
+    infer(source, tmp_path / "preds.csv")
+    index = audformat.utils.read_csv(str(tmp_path / "preds.csv"))
+    assert audformat.is_segmented_index(index)
+    assert len(index) == 14
+
+
+def test_odd_names_and_parts(tmp_path: Path, emodb_sample: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ["a,b.wav", "new\nline.wav", 'quo"te.wav', "back\\slash.wav", "\udcff.wav"]:
+        shutil.copy(emodb_sample / "03a01Wa.wav", folder / name)
+    assert infer(folder, tmp_path / "names.csv") == 0
+    names = pd.read_csv(tmp_path / "names.csv")["file"].tolist()
+    assert sorted(names) == sorted(["a,b.wav", "new\nline.wav", 'quo"te.wav', r"back\\slash.wav", r"\xff.wav"])
+
+    (folder / "parts.csv").write_text('file,start,end\n"a,b.wav",0,1\n"a,b.wav",1,\n')
+    assert infer(folder / "parts.csv", tmp_path / "parts_out.csv") == 0
+    rows = table(tmp_path / "parts_out.csv")
+    assert [(row["start"], row["end"]) for row in rows] == [
+        ("00:00:00.000000", "00:00:01.000000"),
+        ("00:00:01.000000", "00:00:01.877813"),
+    ]
+
+
+def test_a_missing_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd) -> None:
+    assert infer(emodb_sample, tmp_path / "p.csv", "--model", str(tmp_path)) == 1
+    assert "not a model bundle" in capfd.readouterr().err
+
+
+def test_the_shipped_model_knows_its_own_corpus(emodb: Path, network) -> None:
+    from ser_batch.audio.corpora import label_recordings
+
+    recordings = label_recordings(list_source(str(emodb))).recordings
+    with LocalEngine(2) as engine:
+        predictions = list(predict_recordings(recordings, shipped_bundle().front_end, network, engine))
+    truth = [LABELS.index(recording.label or "") for recording in recordings]
+    scores = score(truth, [int(np.argmax(one.probabilities)) for one in predictions], LABELS)
+    assert len(predictions) == 535
+    assert scores.uar > 0.8  # most of it was trained on: a broken path would not come near

@@ -1,0 +1,40 @@
+"""The README cannot rot: its commands run, and every command and option stands in it."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+
+from ser_batch.cli import app, main
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def shell_lines() -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line]
+
+
+def test_every_command_and_option_is_documented() -> None:
+    group = typer.main.get_command(app)
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for name, command in group.commands.items():
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert re.findall(r"`(--[a-z-]+)`", rows.get(name, "")) == [o for o in options if o != "--help"], name
+
+
+def test_its_commands_run(tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(emodb_sample, tmp_path / "recordings")
+    shutil.copytree(emodb_sample, tmp_path / "calls")
+    lines = shell_lines()
+    assert [line[1] for line in lines] == ["build-records", "train", "evaluate", "infer"]
+    for program, *arguments in lines:
+        assert program == "ser-batch"
+        quick = ["--front-end", "speech"] if arguments[0] == "build-records" else []
+        few = ["--epochs", "1"] if arguments[0] == "train" else []
+        assert main([*arguments, *quick, *few]) == 0
+    assert len((tmp_path / "preds.csv").read_text().splitlines()) == 15
