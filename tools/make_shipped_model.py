@@ -26,8 +26,8 @@ recording resembles most.
 - **Licence:** the weights are under Apache-2.0, as the package.
 - **Network:** the CRNN of `ser_batch.models.crnn.seed_crnn`, {parameters:,} parameters; front end `{front_end}`.
 - **Recipe:** `{recipe}`, {epochs} epochs, seed {seed}. Nothing was chosen on the test speakers: no early stopping, no
-  best epoch. The recipe's values came from earlier experiments on the same corpus, whose folds included these speakers,
-  so the figures are slightly optimistic.
+  best epoch. The recipe's values came from earlier experiments on the same corpus, whose folds included these
+  speakers, so the figures are slightly optimistic.
 - **Fingerprint:** `{fingerprint}`.
 
 ## Score

@@ -313,9 +313,12 @@ def test_a_named_pipe_does_not_block(tmp_path):
         ("a.asx", '<asx version="3.0"><entry><ref href="{path}"/></entry></asx>'),
     ],
 )
-def test_scripts_that_name_other_files_are_refused(tmp_path, name, script):
-    other = write_tone(tmp_path / "other.wav")
-    (tmp_path / name).write_text(script.format(path=other))
+@pytest.mark.parametrize("other", ["other.wav", "other.ts", "{folder}/other.ts", "file:{folder}/other.ts"])
+def test_scripts_that_name_other_files_are_refused(encoded, tmp_path, monkeypatch, name, script, other):
+    write_tone(tmp_path / "other.wav")
+    (tmp_path / "other.ts").write_bytes(encoded["mpegts-mp2"].read_bytes())
+    (tmp_path / name).write_text(script.format(path=other.format(folder=tmp_path)))
+    monkeypatch.chdir(tmp_path)
     assert refusal(tmp_path / name).stage == "decode"
 
 
