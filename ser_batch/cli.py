@@ -98,6 +98,7 @@ def build_records(
     seed: Seed = 0,
     workers: Workers = usable_cpus(),
     restart: Restart = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn audio into a record folder: sharded TFRecords of log-mel spectrograms.
@@ -107,9 +108,12 @@ def build_records(
     from ser_batch.audio.corpora import label_recordings, read_label_map
     from ser_batch.audio.frontend import parse_channel, preset
     from ser_batch.audio.recordings import Rejection, list_source
-    from ser_batch.records.shards import BuildOptions, plan_build
-    from ser_batch.records.shards import build_records as build
+    from ser_batch.records.builds import build_records as build
+    from ser_batch.records.duplicates import duplicate_warnings, find_duplicates
+    from ser_batch.records.estimates import estimate_build
+    from ser_batch.records.plans import BuildOptions, plan_build
     from ser_batch.records.splits import SplitPlan, parse_fractions, parse_rule
+    from ser_batch.results.description import describe_plan
 
     began = time.perf_counter()
     options = BuildOptions(
@@ -119,13 +123,17 @@ def build_records(
     )
     listing = list_source(source)
     labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
-    plan = plan_build(labelled, options)
     if listing.other_files:
         _say(f"{listing.other_files} files in {source} are not audio by their extension and were left alone", quiet)
-    _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
-    for line in plan.warnings:
-        _say(f"warning: {line}", quiet)
     with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
+        duplicates = find_duplicates(labelled.recordings, engine)
+        plan = plan_build(labelled, options, duplicates)
+        _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
+        for line in [*plan.warnings, *duplicate_warnings(labelled.recordings, duplicates)]:
+            _say(f"warning: {line}", quiet)
+        if dry_run:
+            print("\n".join(describe_plan(plan, estimate_build(plan, engine), engine.workers)))
+            return
         result = build(plan, out, engine, restart, show)
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)

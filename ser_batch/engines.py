@@ -160,6 +160,7 @@ def _how_it_died(exit_code: int) -> str:
 def _work(pipe: Connection) -> None:
     """A worker's life: one task after another, until the parent's end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _silence_native_code()
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy
     waiting: SimpleQueue[Any] = SimpleQueue()
@@ -176,6 +177,13 @@ def _work(pipe: Connection) -> None:
             pipe.send(message)
         except BrokenPipeError:
             return
+
+
+def _silence_native_code() -> None:
+    """Decoders print what they think of damaged files; rows and reasons are the parent's to print."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
 def _receive(pipe: Connection, waiting: "SimpleQueue[Any]") -> None:

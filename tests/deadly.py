@@ -8,7 +8,7 @@ from typing import Any
 
 from ser_batch.audio.recordings import Recording
 from ser_batch.engines import LocalEngine
-from ser_batch.records.shards import ShardTask
+from ser_batch.records.plans import ShardTask
 from ser_batch.tasks import Outcome
 
 

@@ -1,14 +1,15 @@
 """Kill builds at random moments, let them finish, and compare every byte with a build that nobody disturbed.
 
-    python tools/kill_build.py path/to/wav work/ --kills 1000 -- --num-shards 4 --front-end speech
+    python tools/kill_build.py path/to/wav work/ --kills 1000 --options="--num-shards 4 --front-end speech"
 
-What stands after ``--`` goes to ``build-records``. A build is killed (SIGKILL, parent and workers) several times in
-a row, each time by the same command again, and then left to finish. Exit code 1 if one byte differs.
+A build is killed (SIGKILL, parent and workers), begun again by the same command and killed again, a few times in a
+row, and then left to finish. Exit code 1 if one byte differs.
 """
 
 import argparse
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -167,7 +168,7 @@ def main() -> int:
     parser.add_argument("work", type=Path, help="folder for two record folders; both are deleted first")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", help="options of build-records, after --")
+    parser.add_argument("--options", type=shlex.split, default=[], help="options of build-records, in one word")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     killer = Killer.beside(arguments.source, arguments.work / "whole", *arguments.options)

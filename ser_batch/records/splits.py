@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -60,11 +60,18 @@ def stable_order(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{key}".encode()).digest()
 
 
-def assign_splits(recordings: Sequence[Recording], plan: SplitPlan) -> list[Recording]:
+def assign_splits(
+    recordings: Sequence[Recording], plan: SplitPlan, duplicates: Mapping[str, str] | None = None
+) -> list[Recording]:
     """Every recording with its split, in the given order.
 
     A split that a recording already has (a CSV's column) stays, and draws the rest of its group with it.
-    Groups are never divided: a speaker's recordings, or the parts of one file.
+    Groups are never divided: a speaker's recordings, or the parts of one file, and whoever shares a file's bytes.
+
+    Args:
+        recordings: with labels.
+        plan: how to divide.
+        duplicates: path of a file that repeats another, to the path of that one.
 
     Raises:
         LabelError: a given split is none of `SPLITS`.
@@ -72,34 +79,54 @@ def assign_splits(recordings: Sequence[Recording], plan: SplitPlan) -> list[Reco
     for recording in recordings:
         if recording.split is not None and recording.split not in SPLITS:
             raise LabelError(f"{recording.file}: split {recording.split!r} is none of {', '.join(SPLITS)}")
-    speakers_known = any(recording.speaker for recording in recordings)
     if plan.rule == "none":
         return [replace(recording, split=recording.split or "train") for recording in recordings]
-    if plan.rule == "speakers" and speakers_known:
-        of_group = _speaker_splits(recordings, plan)
-        return [
-            replace(recording, split=recording.split or of_group.get(recording.speaker or "", "train"))
-            for recording in recordings
-        ]
-    of_group = _random_splits(recordings, plan)
-    return [replace(recording, split=recording.split or of_group[recording.path]) for recording in recordings]
+    twin_of = duplicates or {}
+    if plan.rule == "speakers" and any(recording.speaker for recording in recordings):
+        groups = _speaker_groups(recordings, twin_of)
+        of_group = _speaker_splits(recordings, groups, plan)
+    else:
+        groups = [twin_of.get(recording.path, recording.path) for recording in recordings]
+        of_group = _random_splits(recordings, groups, plan)
+    return [
+        replace(recording, split=recording.split or of_group.get(group, "train"))
+        for recording, group in zip(recordings, groups, strict=True)
+    ]
 
 
-def _given_splits(recordings: Iterable[Recording], group: Mapping[int, str]) -> dict[str, str]:
+def _speaker_groups(recordings: Sequence[Recording], twin_of: Mapping[str, str]) -> list[str]:
+    """Each recording's group: its speaker, or the first of the speakers that share audio; empty if unknown."""
+    leader: dict[str, str] = {}
+
+    def lead(speaker: str) -> str:
+        while leader.get(speaker, speaker) != speaker:
+            speaker = leader[speaker]
+        return speaker
+
+    speaker_of = {recording.path: recording.speaker for recording in recordings if recording.speaker}
+    for path, twin in twin_of.items():
+        if path in speaker_of and twin in speaker_of:
+            first, second = sorted((lead(speaker_of[path]), lead(speaker_of[twin])))
+            leader[second] = first
+    known = [recording.speaker or speaker_of.get(twin_of.get(recording.path, "")) for recording in recordings]
+    return [lead(speaker) if speaker else "" for speaker in known]
+
+
+def _given_splits(recordings: Sequence[Recording], groups: Sequence[str]) -> dict[str, str]:
     given: dict[str, str] = {}
-    for index, recording in enumerate(recordings):
-        if recording.split is not None and index in group:
-            given.setdefault(group[index], recording.split)
+    for recording, group in zip(recordings, groups, strict=True):
+        if recording.split is not None and group:
+            given.setdefault(group, recording.split)
     return given
 
 
-def _speaker_splits(recordings: Sequence[Recording], plan: SplitPlan) -> dict[str, str]:
-    """The split of each speaker: each goes where most recordings are still wanted.
+def _speaker_splits(recordings: Sequence[Recording], groups: Sequence[str], plan: SplitPlan) -> dict[str, str]:
+    """The split of each group of speakers: each goes where most recordings are still wanted.
 
-    Speakers much larger than the smallest wanted split are placed first, so that they go to the largest.
+    Groups much larger than the smallest wanted split are placed first, so that they go to the largest.
     """
-    sizes = Counter(recording.speaker for recording in recordings if recording.speaker)
-    of_speaker = _given_splits(recordings, {i: r.speaker for i, r in enumerate(recordings) if r.speaker})
+    sizes = Counter(group for group in groups if group)
+    of_speaker = _given_splits(recordings, groups)
     wanted = {split: share * sizes.total() for split, share in zip(SPLITS, plan.fractions, strict=True) if share > 0}
     for speaker, split in of_speaker.items():
         if split in wanted:
@@ -120,15 +147,15 @@ def _speaker_splits(recordings: Sequence[Recording], plan: SplitPlan) -> dict[st
     return of_speaker
 
 
-def _random_splits(recordings: Sequence[Recording], plan: SplitPlan) -> dict[str, str]:
-    """The split of each file (all its parts), each label divided by the fractions."""
-    of_path = _given_splits(recordings, {i: r.path for i, r in enumerate(recordings)})
+def _random_splits(recordings: Sequence[Recording], groups: Sequence[str], plan: SplitPlan) -> dict[str, str]:
+    """The split of each file (all its parts and copies), each label divided by the fractions."""
+    of_path = _given_splits(recordings, groups)
     files_of_label: defaultdict[str, list[tuple[bytes, str]]] = defaultdict(list)
     seen = set(of_path)
-    for recording in recordings:
-        if recording.path not in seen:
-            seen.add(recording.path)
-            files_of_label[recording.label or ""].append((stable_order(plan.seed, recording.file), recording.path))
+    for recording, group in zip(recordings, groups, strict=True):
+        if group not in seen:
+            seen.add(group)
+            files_of_label[recording.label or ""].append((stable_order(plan.seed, recording.file), group))
     owed = dict.fromkeys(SPLITS, 0.0)
     for _, files in sorted(files_of_label.items()):
         for split, share in zip(SPLITS, plan.fractions, strict=True):
@@ -180,8 +207,14 @@ def split_warnings(recordings: Sequence[Recording], plan: SplitPlan) -> list[str
             lines.append(f"the {split} split is empty: there are too few recordings or speakers to divide")
     if missing := labels - labels_of_split["train"]:
         lines.append(f"no training recording of: {', '.join(sorted(missing))}")
-    for label in sorted(labels):
-        voices = {recording.speaker for recording in recordings if recording.label == label and recording.speaker}
-        if len(voices) == 1 and len(set().union(*speakers.values())) > 1:
-            lines.append(f"only one speaker ({voices.pop()}) has recordings of {label}")
+    voices: defaultdict[str, set[str]] = defaultdict(set)
+    for recording in recordings:
+        if recording.speaker:
+            voices[recording.label or ""].add(recording.speaker)
+    if len(set().union(*speakers.values())) > 1:
+        lines += [
+            f"only one speaker ({min(of_label)}) has recordings of {label}"
+            for label, of_label in sorted(voices.items())
+            if len(of_label) == 1
+        ]
     return lines

@@ -1,14 +1,20 @@
-"""What a record folder, a bundle or a prediction table is, in a few lines."""
+"""What a planned build, a record folder, a bundle or a prediction table is, in a few lines."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ser_batch.audio.frontend import FrontEnd, preset_name
 from ser_batch.errors import SourceError
 from ser_batch.models.bundles import DESCRIPTION, open_bundle
+from ser_batch.records.estimates import Estimate
 from ser_batch.records.layout import BUILDING, PROVENANCE, RecordFolder, open_records
+from ser_batch.records.plans import BuildPlan
 from ser_batch.records.splits import SPLITS
 from ser_batch.results.tables import read_summary
+
+_SHOWN_SPEAKERS = 12
 
 
 def describe(path: Path) -> list[str]:
@@ -26,26 +32,68 @@ def describe(path: Path) -> list[str]:
     raise SourceError(f"{path}: neither a record folder, nor a bundle, nor a prediction table")
 
 
+def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str]:
+    """A build that is only planned: counts, splits, shards, expected size and time."""
+    rows = [Row(one.label or "", one.speaker or "", one.split or "") for one in plan.recordings]
+    shards = Counter(task.split for task in plan.shards)
+    named = ", ".join(f"{split} {shards[split]}" for split in SPLITS if shards[split])
+    unusable = f", {estimate.unusable} of them unusable" if estimate.unusable else ""
+    return [
+        f"{len(plan.recordings)} recordings, {len(plan.rejections)} inputs that cannot be used",
+        f"front end: {_shown(plan.shards[0].front_end)}",
+        f"shards: {named}",
+        f"expected, from {estimate.measured} recordings{unusable}: {estimate.examples} examples, "
+        f"{estimate.size_bytes / 1e6:,.1f} MB, {estimate.secs / workers:,.1f} s of work for {workers} workers",
+        "",
+        *_census(rows, plan.labels),
+    ]
+
+
+class Row(NamedTuple):
+    """What is counted of an example or a recording; empty text where unknown."""
+
+    label: str
+    speaker: str
+    split: str
+
+
+def _census(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+    """Counts as a table: a line for each split and, within it, each speaker; a column for each label."""
+    splits = [split for split in SPLITS if any(row.split == split for row in rows)]
+    cells = Counter((row.split, row.speaker, row.label) for row in rows)
+    by_split = Counter((row.split, row.label) for row in rows)
+    width = max(12, *(len(row.speaker) + 2 for row in rows))
+    columns = [max(len(label), 6) + 2 for label in labels]
+
+    def line(name: str, counts: Sequence[int]) -> str:
+        shown = "".join(f"{count or '-':>{column}}" for count, column in zip(counts, columns, strict=True))
+        return f"{name:{width}}{shown}{sum(counts):9d}"
+
+    header = "".join(f"{label:>{column}}" for label, column in zip(labels, columns, strict=True))
+    lines = [f"{'':{width}}{header}{'all':>9}"]
+    for split in splits:
+        lines.append(line(split, [by_split[split, label] for label in labels]))
+        speakers = sorted({row.speaker for row in rows if row.split == split} - {""})
+        lines += [
+            line(f"  {speaker}", [cells[split, speaker, label] for label in labels])
+            for speaker in speakers[:_SHOWN_SPEAKERS]
+        ]
+        if len(speakers) > _SHOWN_SPEAKERS:
+            lines.append(f"  and {len(speakers) - _SHOWN_SPEAKERS} more speakers")
+    return lines
+
+
 def _describe_records(records: RecordFolder) -> list[str]:
     plan = records.provenance["plan"]
-    rows = list(records.manifest())
-    cells = Counter((row["label"], row["split"]) for row in rows)
-    splits = [split for split in SPLITS if records.shards(split)]
-    speakers = {split: sorted({row["speaker"] for row in rows if row["split"] == split} - {""}) for split in splits}
-    width = max(len(label) for label in [*records.labels, "speakers"])
-    lines = [
+    rows = [Row(row["label"], row["speaker"], row["split"]) for row in records.manifest()]
+    return [
         f"record folder {records.path}: {records.summary()}",
         f"front end: {_shown(records.front_end)}",
         f"labels from {plan['label_rule']}; split by {plan['split']['rule']}, seed {plan['split']['seed']}",
         f"fingerprint {records.fingerprint[:12]}, written by ser-batch {records.provenance['version']}",
         "",
-        f"{'':{width}}" + "".join(f"{split:>12}" for split in splits),
+        *_census(rows, records.labels),
     ]
-    lines += [
-        f"{label:{width}}" + "".join(f"{cells[label, split]:12d}" for split in splits) for label in records.labels
-    ]
-    lines.append(f"{'speakers':{width}}" + "".join(f"{len(speakers[split]):12d}" for split in splits))
-    return lines
 
 
 def _describe_bundle(path: Path) -> list[str]:

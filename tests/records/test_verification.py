@@ -20,9 +20,10 @@ from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
 from ser_batch.errors import RecordsError
 from ser_batch.files import file_sha256, json_fingerprint
+from ser_batch.records.builds import build_records
 from ser_batch.records.examples import Example, parse, read_records, serialize, write_record
 from ser_batch.records.layout import open_records
-from ser_batch.records.shards import BuildOptions, build_records, plan_build
+from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.records.verification import Problem, verify_records
 from ser_batch.tasks import Outcome

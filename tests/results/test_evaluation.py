@@ -11,8 +11,9 @@ from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
 from ser_batch.models.bundles import shipped_bundle
+from ser_batch.records.builds import build_records
 from ser_batch.records.layout import RecordFolder
-from ser_batch.records.shards import BuildOptions, build_records, plan_build
+from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.results.predictions import load_predictor, predict_recordings
 

@@ -13,8 +13,9 @@ from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
 from ser_batch.errors import OutputError, RecordsError
+from ser_batch.records.builds import BuildResult, build_records
 from ser_batch.records.layout import open_records
-from ser_batch.records.shards import BuildOptions, BuildResult, build_records, plan_build
+from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine

@@ -1,0 +1,287 @@
+"""From a plan to a finished record folder: write, continue, finish.
+
+The metadata are made from the shards' notes, and ``provenance.json`` last: it is what says that the
+folder is complete.
+"""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from ser_batch import __version__
+from ser_batch.errors import AudioError, OutputError, RecordsError
+from ser_batch.files import disk_errors_named, file_sha256, open_atomically, output_folder, write_json
+from ser_batch.records.layout import (
+    BUILDING,
+    DATASET,
+    DATASET_INFO,
+    ERROR_COLUMNS,
+    ERRORS,
+    FEATURES_INFO,
+    LABEL_NAMES,
+    MANIFEST,
+    MANIFEST_COLUMNS,
+    PROVENANCE,
+    RecordFolder,
+    open_records,
+    records_fingerprint,
+    tfds_files,
+)
+from ser_batch.records.plans import BuildPlan, ShardTask, planned_row
+from ser_batch.records.shards import audio_sha256, note_path, probe, read_note, write_shard
+from ser_batch.tasks import Engine, deadly_items
+
+_PLAN = "plan.json"
+_PLANNED = "planned.csv"
+_PLANNED_COLUMNS = ("file", "start", "end", "label", "speaker", "split")
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What became of a build.
+
+    Attributes:
+        records: the finished folder.
+        was_finished: it had been finished before.
+        n_errors: rows of errors.csv.
+        warnings: how many recordings have each warning code.
+    """
+
+    records: RecordFolder
+    was_finished: bool
+    n_errors: int
+    warnings: dict[str, int]
+
+
+def build_records(
+    plan: BuildPlan,
+    folder: Path,
+    engine: Engine,
+    restart: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BuildResult:
+    """Write a record folder, or continue one that the same plan began.
+
+    Args:
+        plan: from `plan_build`.
+        folder: the record folder; made if absent.
+        engine: where shards are written.
+        restart: throw away what an earlier build left in the folder.
+        on_progress: called with (recordings done, recordings in all) after each shard.
+
+    Raises:
+        OutputError: the folder cannot be written, is in use, or holds something else.
+        RecordsError: not one recording could be used.
+    """
+    folder = folder.absolute()
+    with output_folder(folder), disk_errors_named(folder):
+        if restart:
+            _throw_away(folder)
+        if (folder / PROVENANCE).exists():
+            return _already_finished(plan, folder, engine)
+        _begin(plan, folder)
+        pending = []
+        done = 0
+        for task in plan.shards:
+            task = dataclasses.replace(task, folder=str(folder))
+            if note_path(folder, task.name).exists():
+                done += len(task.recordings)
+            else:
+                pending.append(task)
+        if done:
+            _check_sources(plan, _noted_sha256s(plan, folder), folder, engine)
+        on_progress(done, len(plan.recordings))
+        for task in _write_shards(pending, engine):
+            done += len(task.recordings)
+            on_progress(done, len(plan.recordings))
+        return _finish(plan, folder)
+
+
+def _write_shards(pending: Sequence[ShardTask], engine: Engine) -> Iterator[ShardTask]:
+    """Write shards, whatever becomes of the workers; each task once it is done."""
+    dead = []
+    # The largest last shard would leave the other workers idle.
+    for outcome in engine.map(write_shard, sorted(pending, key=lambda task: -len(task.recordings))):
+        if outcome.death is None:
+            yield outcome.task
+        else:
+            dead.append(outcome.task)
+    for task in dead:
+        deadly = deadly_items(engine, partial(probe, front_end=task.front_end), task.recordings)
+        spared = dataclasses.replace(task, deadly=tuple(deadly.items()))
+        for outcome in engine.map(write_shard, [spared]):
+            if outcome.death is not None:
+                raise OutputError(f"{task.name}: its worker {outcome.death}, on no single recording; try fewer workers")
+            yield task
+
+
+def _begin(plan: BuildPlan, folder: Path) -> None:
+    """Write down the plan, or see that the folder's unfinished build has the same."""
+    building = folder / BUILDING
+    if (building / _PLAN).exists():
+        begun = json.loads((building / _PLAN).read_text(encoding="utf-8"))
+        with open(building / _PLANNED, encoding="utf-8", newline="") as file:
+            _refuse_other_plan(plan, begun, folder, list(csv.DictReader(file)))
+        for leftover in [*folder.glob(".*.partial"), *building.glob(".*.partial")]:
+            leftover.unlink(missing_ok=True)
+        return
+    if odd := _foreign_files(folder):
+        raise OutputError(
+            f"{folder}: holds {len(odd)} files that are no records ({', '.join(odd[:3])}); "
+            "name an empty folder with --out"
+        )
+    building.mkdir(exist_ok=True)
+    with open_atomically(building / _PLANNED) as file:
+        _write_rows(file, _PLANNED_COLUMNS, map(planned_row, plan.recordings))
+    write_json(building / _PLAN, plan.settings)
+
+
+def _foreign_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
+
+
+def _is_ours(name: str) -> bool:
+    known = {MANIFEST, ERRORS, PROVENANCE, DATASET_INFO, FEATURES_INFO, LABEL_NAMES, BUILDING}
+    plain = name.removeprefix(".").split(".tfrecord-")[0]
+    return name in known or plain.startswith(f"{DATASET}-") or (name.startswith(".") and name.endswith(".partial"))
+
+
+def _throw_away(folder: Path) -> None:
+    if odd := _foreign_files(folder):
+        raise OutputError(
+            f"{folder}: not restarted, because it also holds files that are no records "
+            f"({', '.join(odd[:3])}); move them, or name another --out"
+        )
+    # First what says that the rest is whole.
+    (folder / PROVENANCE).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildResult:
+    records = open_records(folder)
+    rows = list(records.manifest())
+    errors = list(records.errors())
+    _refuse_other_plan(plan, records.provenance["plan"], folder, [*rows, *errors])
+    recorded = {row["file"]: row["sha256"] for row in [*errors, *rows]}
+    _check_sources(plan, recorded, folder, engine)
+    shutil.rmtree(folder / BUILDING, ignore_errors=True)
+    return BuildResult(records, True, len(errors), records.provenance["warnings"])
+
+
+def _refuse_other_plan(plan: BuildPlan, old: dict[str, Any], folder: Path, old_rows: Sequence[dict[str, str]]) -> None:
+    """Raise an OutputError that says what differs, if anything does."""
+    changed = [
+        f"{name.replace('_', ' ')} ({_short(old.get(name))}, now {_short(plan.settings[name])})"
+        for name in ("front_end", "labels", "label_rule", "split", "shards")
+        if old.get(name) != plan.settings[name]
+    ]
+    if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
+        before = {row["file"] for row in old_rows}
+        now = {recording.file for recording in plan.recordings} | {rejection.file for rejection in plan.rejections}
+        came, went = len(now - before), len(before - now)
+        if came or went:
+            changed.append(f"the files ({came} came, {went} went)")
+        elif not changed:
+            changed.append("labels, speakers, splits or parts of the same files")
+    if changed:
+        raise OutputError(
+            f"{folder}: was made from something else; what differs: {'; '.join(changed)}. "
+            "Give --restart to build it anew, or name another --out"
+        )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return text if len(text) <= 70 else text[:67] + "…"
+
+
+def _noted_sha256s(plan: BuildPlan, folder: Path) -> dict[str, str]:
+    recorded = {}
+    for task in plan.shards:
+        if note_path(folder, task.name).exists():
+            note = read_note(folder, task.name)
+            recorded.update({row[0]: row[-1] for row in [*note["errors"], *note["rows"]]})
+    return recorded
+
+
+def _check_sources(plan: BuildPlan, recorded: dict[str, str], folder: Path, engine: Engine) -> None:
+    """Raise an OutputError if the audio that finished shards were made from is not what it was."""
+    paths = {recording.file: recording.path for recording in plan.recordings if recording.file in recorded}
+    files = sorted(paths)
+    parts = [[(paths[file], recorded[file]) for file in files[at : at + 100]] for at in range(0, len(files), 100)]
+    changed = 0
+    for outcome in engine.map(_count_changed, parts):
+        changed += outcome.result or 0
+    if changed:
+        raise OutputError(
+            f"{folder}: {changed} audio files changed since they were read; give --restart to build it anew"
+        )
+
+
+def _count_changed(sources: Sequence[tuple[str, str]]) -> int:
+    changed = 0
+    for path, sha256 in sources:
+        try:
+            changed += audio_sha256(path) != sha256
+        except AudioError:
+            changed += sha256 != ""
+    return changed
+
+
+def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
+    """Make the metadata from the notes of all shards; the provenance last."""
+    shards: list[dict[str, Any]] = []
+    warnings: Counter[str] = Counter()
+    n_errors = 0
+    with open_atomically(folder / MANIFEST) as manifest, open_atomically(folder / ERRORS) as errors:
+        _write_rows(manifest, MANIFEST_COLUMNS, [])
+        _write_rows(errors, ERROR_COLUMNS, map(dataclasses.astuple, plan.rejections))
+        n_errors += len(plan.rejections)
+        for task in plan.shards:
+            note = read_note(folder, task.name)
+            _write_rows(manifest, None, note["rows"])
+            _write_rows(errors, None, note["errors"])
+            n_errors += len(note["errors"])
+            warnings.update(note["warnings"])
+            shards.append(note["shard"])
+    n_examples = sum(shard["examples"] for shard in shards)
+    if not n_examples:
+        raise RecordsError(
+            f"{folder}: not one of {n_errors} recordings could be used; {folder / ERRORS} says why for each"
+        )
+    front_end = plan.shards[0].front_end
+    with open_atomically(folder / LABEL_NAMES) as file:
+        file.write("".join(f"{label}\n" for label in plan.labels))
+    for name, content in tfds_files(front_end.shape, plan.labels, shards).items():
+        write_json(folder / name, content)
+    provenance = {
+        "kind": "records",
+        "version": __version__,
+        "fingerprint": records_fingerprint(front_end, plan.labels, shards),
+        "front_end": front_end.to_json(),
+        "front_end_fingerprint": front_end.fingerprint,
+        "labels": plan.labels,
+        "plan": plan.settings,
+        "shards": shards,
+        "warnings": warnings,
+        "errors": n_errors,
+        "tables": {name: file_sha256(folder / name) for name in (MANIFEST, ERRORS)},
+    }
+    write_json(folder / PROVENANCE, provenance)
+    shutil.rmtree(folder / BUILDING)
+    return BuildResult(open_records(folder), False, n_errors, dict(warnings))
+
+
+def _write_rows(file: IO[str], columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    if columns is not None:
+        writer.writerow(columns)
+    writer.writerows(rows)

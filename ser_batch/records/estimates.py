@@ -1,0 +1,68 @@
+"""How large a planned record folder will be, and how long building it takes: measured on a few recordings."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.recordings import Recording
+from ser_batch.audio.windows import LogMelWindows
+from ser_batch.errors import AudioError
+from ser_batch.records.plans import BuildPlan
+from ser_batch.tasks import Engine, expect_progress
+
+_MEASURED = 32
+_BYTES_BESIDE_LOG_MEL = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a build is expected to cost.
+
+    Attributes:
+        examples: how many there will be.
+        size_bytes: of all shards.
+        secs: of work, over all workers.
+        measured: from how many recordings this was told.
+        unusable: how many of those cannot be used.
+    """
+
+    examples: int
+    size_bytes: int
+    secs: float
+    measured: int
+    unusable: int
+
+
+def estimate_build(plan: BuildPlan, engine: Engine) -> Estimate:
+    """Compute the log-mels of recordings spread over the plan, and take the rest to be alike."""
+    recordings = plan.recordings[:: max(len(plan.recordings) // _MEASURED, 1)][:_MEASURED]
+    front_end = plan.shards[0].front_end
+    windows = unusable = 0
+    secs = 0.0
+    for outcome in engine.map(partial(_measure, front_end=front_end), [recordings]):
+        windows, unusable, secs = outcome.result or (0, len(recordings), 0.0)
+    scale = len(plan.recordings) / len(recordings)
+    examples = round(windows * scale)
+    example_bytes = 4 * front_end.n_mels * front_end.n_frames + _BYTES_BESIDE_LOG_MEL
+    return Estimate(examples, examples * example_bytes, secs * scale, len(recordings), unusable)
+
+
+def _measure(recordings: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int, float]:
+    """Windows, unusable recordings, and seconds; the first recording, which warms up, counts no seconds."""
+    windows = unusable = 0
+    began = time.perf_counter()
+    for number, recording in enumerate(recordings):
+        try:
+            for _ in LogMelWindows(recording, front_end):
+                windows += 1
+                expect_progress()
+        except AudioError:
+            unusable += 1
+        finally:
+            expect_progress(0)
+        if number == 0:
+            began = time.perf_counter()
+    timed = max(len(recordings) - 1, 1)
+    return windows, unusable, (time.perf_counter() - began) * len(recordings) / timed

@@ -1,0 +1,130 @@
+"""From labelled recordings to the plan of a record folder: which recording goes to which shard.
+
+The plan is fixed before work starts and is a function of the input alone.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ser_batch.audio.corpora import Labelled
+from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.recordings import Recording, Rejection
+from ser_batch.files import json_fingerprint
+from ser_batch.records.layout import shard_name
+from ser_batch.records.splits import SPLITS, SplitPlan, assign_splits, split_warnings, stable_order
+
+# A few recordings a shard waste open files; many waste work when a build is cut short.
+_MIN_PER_SHARD = 32
+_MAX_PER_SHARD = 1000
+_WANTED_SHARDS = 64
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What is asked of a build, beside the recordings.
+
+    Attributes:
+        front_end: how waveforms become log-mels.
+        split: how recordings are divided.
+        num_shards: shards per split; None: by the number of recordings.
+    """
+
+    front_end: FrontEnd
+    split: SplitPlan
+    num_shards: int | None = None
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to write: all a worker needs to know.
+
+    Attributes:
+        folder: the record folder.
+        name: the shard's file name.
+        split: the split it belongs to.
+        front_end: how waveforms become log-mels.
+        labels: label names in order.
+        recordings: what goes into it, in order.
+        deadly: recordings not to touch, as they end the worker, and how.
+    """
+
+    folder: str
+    name: str
+    split: str
+    front_end: FrontEnd
+    labels: tuple[str, ...]
+    recordings: tuple[Recording, ...]
+    deadly: tuple[tuple[Recording, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """Everything that decides what a finished folder holds.
+
+    Attributes:
+        labels: label names, sorted.
+        recordings: in SOURCE's order, each with label and split.
+        rejections: inputs that cannot be used, known before any audio is read.
+        shards: the tasks, for a folder yet to be named.
+        settings: what must be equal for a build to be continued, as JSON.
+        warnings: what a user should know of the splits.
+    """
+
+    labels: tuple[str, ...]
+    recordings: list[Recording]
+    rejections: list[Rejection]
+    shards: list[ShardTask]
+    settings: dict[str, Any]
+    warnings: list[str]
+
+
+def plan_build(labelled: Labelled, options: BuildOptions, duplicates: Mapping[str, str] | None = None) -> BuildPlan:
+    """Fix which recording goes to which shard.
+
+    Args:
+        labelled: the recordings.
+        options: what is asked for.
+        duplicates: from `ser_batch.records.duplicates.find_duplicates`.
+
+    Raises:
+        LabelError: a recording's given split is unknown.
+    """
+    recordings = assign_splits(labelled.recordings, options.split, duplicates)
+    labels = tuple(sorted({recording.label or "" for recording in recordings}))
+    shards = []
+    for split in SPLITS:
+        of_split = [recording for recording in recordings if recording.split == split]
+        # Shuffled once, so that shards, read in order, hold labels and speakers mixed.
+        of_split.sort(key=lambda r: stable_order(options.split.seed, f"{r.file}\0{r.start_secs}\0{r.end_secs}"))
+        number = min(options.num_shards or _shards_for(len(of_split)), len(of_split))
+        for index in range(number):
+            part = of_split[index * len(of_split) // number : (index + 1) * len(of_split) // number]
+            name = shard_name(split, index, number)
+            shards.append(ShardTask("", name, split, options.front_end, labels, tuple(part)))
+    settings = {
+        "front_end": options.front_end.to_json(),
+        "labels": list(labels),
+        "label_rule": labelled.rule,
+        "split": dataclasses.asdict(options.split) | {"fractions": list(options.split.fractions)},
+        "shards": Counter(task.split for task in shards),
+        "recordings": json_fingerprint([planned_row(recording) for recording in recordings]),
+        "rejections": json_fingerprint([dataclasses.astuple(rejection) for rejection in labelled.rejections]),
+    }
+    return BuildPlan(
+        labels, recordings, labelled.rejections, shards, settings, split_warnings(recordings, options.split)
+    )
+
+
+def _shards_for(n_recordings: int) -> int:
+    per_shard = min(max(n_recordings // _WANTED_SHARDS, _MIN_PER_SHARD), _MAX_PER_SHARD)
+    return -(-n_recordings // per_shard)
+
+
+def planned_row(recording: Recording) -> tuple[str, ...]:
+    """All that a plan decides of a recording: file, start, end, label, speaker, split."""
+    end = "" if recording.end_secs is None else repr(recording.end_secs)
+    start = repr(recording.start_secs)
+    return recording.file, start, end, recording.label or "", recording.speaker or "", recording.split or ""
