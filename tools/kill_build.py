@@ -3,7 +3,7 @@
     python tools/kill_build.py path/to/wav work/ --kills 1000 --options="--num-shards 4 --front-end speech"
 
 A build is killed (SIGKILL, parent and workers), begun again by the same command and killed again, a few times in a
-row, and then left to finish. Exit code 1 if one byte differs.
+row, and then left to finish. What has its final name at a kill must be whole already. Exit code 1 if one byte differs.
 """
 
 import argparse
@@ -143,22 +143,26 @@ class Killer:
         """Begin a build anew, kill it up to ``kills`` times in a row, let it finish, compare."""
         shutil.rmtree(out, ignore_errors=True)
         command = build_command(self.source, out, *self.options)
-        met = []
+        met: list[str] = []
         try:
             for _ in range(kills):
                 if not kill_after(command, dice.uniform(0, self.secs)):
                     break
                 met.append(stage_of(out))
+                visible = {name: digest for name, digest in digests(out).items() if not name.startswith(".")}
+                if half := _differing({name: self.whole.get(name, "") for name in visible}, visible):
+                    tally.wrong.append(f"killed at {met}: half-written: {half}")
             finish(command)
+            if differ := _differing(self.whole, digests(out)):
+                tally.wrong.append(f"killed at {met}: differ: {differ}")
         except BuildFailed as failed:
             tally.wrong.append(f"killed at {met}: {failed}")
-        else:
-            now = digests(out)
-            differ = sorted(name for name in self.whole.keys() | now.keys() if self.whole.get(name) != now.get(name))
-            if differ:
-                tally.wrong.append(f"killed at {met}: differ: {', '.join(differ)}")
         tally.stages.update(met)
         tally.builds += 1
+
+
+def _differing(one: dict[str, str], other: dict[str, str]) -> str:
+    return ", ".join(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))
 
 
 def main() -> int:

@@ -33,8 +33,8 @@ recording resembles most.
 ## Score
 
 On the three speakers it never heard ({test_speakers}; {n_test} recordings; the split of `--fractions 0.7,0,0.3
---seed 0`), one training run: **UAR {uar:.3f}, WA {wa:.3f}**. Three speakers make a noisy figure; other seeds and the seed recipe
-beside it stand in the README.
+--seed 0`), one training run: **UAR {uar:.3f}, WA {wa:.3f}**. Three speakers make a noisy figure; other seeds and
+the seed recipe beside it stand in the README.
 
 | emotion | precision | recall | F1 | recordings |
 | --- | --- | --- | --- | --- |

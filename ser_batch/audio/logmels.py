@@ -27,7 +27,7 @@ def log_mel(samples: Float32s, rate_hz: int, front_end: FrontEnd) -> Float32s:
     """One example from one waveform: every step of the front end in its order.
 
     Args:
-        samples: mono waveform, float32 ``(samples,)``, at least one sample, all within 1e12.
+        samples: mono waveform, float32 ``(samples,)``, at least one sample, all within 2**40.
         rate_hz: its sampling rate.
         front_end: what to compute.
 

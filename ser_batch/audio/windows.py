@@ -18,7 +18,7 @@ from ser_batch.errors import AudioError
 # A front end that truncates trims and filters a recording as a whole, so it holds all of it in memory.
 MAX_WHOLE_SECS = 3600.0
 
-MAX_SAMPLE = 1e12  # full scale is 1; beyond this the power spectrum leaves float32
+MAX_SAMPLE = 2.0**40  # full scale is 1; beyond this the power spectrum leaves float32
 QUIET_PEAK = 0.01  # 40 dB under full scale
 SHORT_SECS = 0.5
 CLIPPED_LEVEL = 0.999
