@@ -23,9 +23,12 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, rate="")
+        before: int | None = None  # what an earlier run had finished says nothing of this one's rate
 
         def show(done: int, total: int) -> None:
-            speed = bar.tasks[task].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+            nonlocal before
+            before = done if before is None else before
+            rate = (done - before) / (bar.tasks[task].elapsed or 1.0)
+            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
 
         yield show

@@ -10,11 +10,13 @@ from ser_batch.audio.frontend import SEED, SPEECH
 from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
-from ser_batch.models.bundles import shipped_bundle
+from ser_batch.models.bundles import save_bundle, shipped_bundle
+from ser_batch.models.crnn import CrnnOptions, seed_crnn
 from ser_batch.records.builds import build_records
 from ser_batch.records.layout import RecordFolder
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
+from ser_batch.results.evaluation import predict_examples
 from ser_batch.results.predictions import load_predictor, predict_recordings
 
 
@@ -93,3 +95,22 @@ def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder
     (tmp_path / "mine" / "poem.txt").write_text("x")
     assert evaluate(records, tmp_path / "mine") == 1
     assert "poem.txt" in capfd.readouterr().err
+
+
+def test_windows_of_a_recording_are_one_prediction_in_both(tmp_path: Path, emodb_sample: Path) -> None:
+    network = seed_crnn(SPEECH.shape, 7, CrnnOptions(dropout=0.0, norm_momentum=0.9))
+    training = {"recipe": {"name": "none", "epochs": 0}}
+    (tmp_path / "bundle").mkdir()
+    bundle = save_bundle(tmp_path / "bundle", network, shipped_bundle().labels, SPEECH, training)
+    records = build(emodb_sample, tmp_path / "records", SPEECH)
+    assert records.n_examples() > 14
+    predictor = load_predictor(bundle)
+    evaluated = {
+        one.prediction.file: one.prediction for one in predict_examples(predictor, records, "train", bundle.labels)
+    }
+    with LocalEngine(2) as engine:
+        for one in predict_recordings(list_source(str(emodb_sample)).recordings, SPEECH, predictor, engine):
+            assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-5)
+            assert evaluated[one.file].end_secs == pytest.approx(one.end_secs, abs=1e-5)
+            assert one.end_secs == pytest.approx(one.duration_secs)
+    assert len(evaluated) == 14
