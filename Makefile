@@ -1,5 +1,5 @@
-# Everything lives in .venv, made from Python 3.11 or 3.12. Another interpreter: make PYTHON=python3.12 …
-PYTHON ?= python3.11
+# Everything lives in .venv, made from Python 3.11 or 3.12. To name the interpreter: make PYTHON=/path/to/python …
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 WORKERS ?= auto
 

@@ -16,8 +16,9 @@ from ser_batch.errors import SerBatchError
 from ser_batch.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ser_batch.audio.recordings import Rejection
+    from ser_batch.audio.recordings import Listing, Rejection
     from ser_batch.models.training import Epoch
+    from ser_batch.records.builds import BuildResult
 
 SOME_FAILED = 3
 _LISTED_ERRORS = 20
@@ -43,7 +44,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 
 def _say(line: str, quiet: bool = False) -> None:
     if not quiet:
-        print(line, file=sys.stderr)
+        print(line.replace("\r", "\\r").replace("\n", "\\n"), file=sys.stderr)  # a name may hold a line break
 
 
 def _show_version(wanted: bool) -> None:
@@ -70,6 +71,11 @@ def _prepare_tensorflow(verbose: bool) -> None:
 
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         warnings.filterwarnings("ignore", module="keras")
+
+
+def _say_left_alone(listing: "Listing", source: str, quiet: bool) -> None:
+    if listing.other_files:
+        _say(f"{listing.other_files} files in {source} are not audio by their extension and were left alone", quiet)
 
 
 def _list_errors(errors: "list[Rejection]", total: int, where: str) -> None:
@@ -107,34 +113,35 @@ def build_records(
     """
     from ser_batch.audio.corpora import label_recordings, read_label_map
     from ser_batch.audio.frontend import parse_channel, preset
-    from ser_batch.audio.recordings import Rejection, list_source
+    from ser_batch.audio.recordings import list_source
     from ser_batch.records.builds import build_records as build
-    from ser_batch.records.duplicates import duplicate_warnings, find_duplicates
+    from ser_batch.records.duplicates import find_duplicates
     from ser_batch.records.estimates import estimate_build
     from ser_batch.records.plans import BuildOptions, plan_build
     from ser_batch.records.splits import SplitPlan, parse_fractions, parse_rule
     from ser_batch.results.description import describe_plan
 
     began = time.perf_counter()
-    options = BuildOptions(
-        preset(front_end, parse_channel(channel)),
-        SplitPlan(parse_rule(split), parse_fractions(fractions), seed),
-        num_shards,
-    )
+    parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
+    options = BuildOptions(preset(front_end, parse_channel(channel)), parts, num_shards)
     listing = list_source(source)
+    _say_left_alone(listing, source, quiet)
     labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
-    if listing.other_files:
-        _say(f"{listing.other_files} files in {source} are not audio by their extension and were left alone", quiet)
     with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
-        duplicates = find_duplicates(labelled.recordings, engine)
-        plan = plan_build(labelled, options, duplicates)
+        plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
         _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
-        for line in [*plan.warnings, *duplicate_warnings(labelled.recordings, duplicates)]:
+        for line in plan.warnings:
             _say(f"warning: {line}", quiet)
         if dry_run:
             print("\n".join(describe_plan(plan, estimate_build(plan, engine), engine.workers)))
             return
         result = build(plan, out, engine, restart, show)
+    _report_build(result, out, time.perf_counter() - began, quiet)
+
+
+def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) -> None:
+    from ser_batch.audio.recordings import Rejection
+
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     for code, count in sorted(result.warnings.items()):
@@ -142,7 +149,7 @@ def build_records(
     if result.n_errors:
         errors = [Rejection(row["file"], row["stage"], row["reason"]) for row in result.records.errors()]
         _list_errors(errors, result.n_errors, str(out / "errors.csv"))
-    _say(f"{out}: {result.records.summary()}, in {time.perf_counter() - began:.1f} s", quiet)
+    _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
     if result.n_errors:
         raise typer.Exit(SOME_FAILED)
 
@@ -269,8 +276,7 @@ def infer(
     began = time.perf_counter()
     bundle = open_bundle(model) if model else shipped_bundle()
     listing = list_source(source)
-    if listing.other_files:
-        _say(f"{listing.other_files} files in {source} are not audio by their extension and were left alone", quiet)
+    _say_left_alone(listing, source, quiet)
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
         result = run(listing, bundle, out, engine, InferOptions(batch_size, restart), show)
     if result.was_finished:

@@ -5,12 +5,15 @@ import csv
 import io
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from ser_batch.errors import SourceError
+from ser_batch.errors import AudioError, SourceError
+from ser_batch.files import file_sha256
 
 EXTENSIONS = frozenset(
     "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
@@ -237,6 +240,27 @@ def parse_secs(text: str) -> float:
     if not re.fullmatch(r"\d{1,12}(\.\d*)?|\.\d+", text):
         raise ValueError(f"not a time: {text!r}; write seconds (12.5) or HH:MM:SS")
     return float(text)
+
+
+def audio_sha256(path: str) -> str:
+    """The SHA-256 of an audio file, in hex.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe could keep the batch waiting for ever
+            raise AudioError("read", "is not a regular file")
+        return _stat_sha256(path, status.st_size, status.st_mtime_ns)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise AudioError("read", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+@lru_cache(maxsize=16)
+def _stat_sha256(path: str, size: int, mtime_ns: int) -> str:
+    """Cached, because a CSV may name many parts of one long file."""
+    return file_sha256(path)
 
 
 def posix_stem(recording: Recording) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ser_batch import __version__
+from ser_batch.audio.recordings import audio_sha256
 from ser_batch.errors import AudioError, OutputError, RecordsError
 from ser_batch.files import disk_errors_named, file_sha256, open_atomically, output_folder, write_json
 from ser_batch.records.layout import (
@@ -35,7 +36,7 @@ from ser_batch.records.layout import (
     tfds_files,
 )
 from ser_batch.records.plans import BuildPlan, ShardTask, planned_row
-from ser_batch.records.shards import audio_sha256, note_path, probe, read_note, write_shard
+from ser_batch.records.shards import note_path, probe, read_note, write_shard
 from ser_batch.tasks import Engine, deadly_items
 
 _PLAN = "plan.json"

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 
-from ser_batch.audio.recordings import Recording
+from ser_batch.audio.recordings import Recording, audio_sha256
 from ser_batch.errors import AudioError
-from ser_batch.records.shards import audio_sha256
 from ser_batch.tasks import Engine
 
 _HEAD_BYTES = 1 << 16

@@ -13,6 +13,7 @@ from ser_batch.audio.corpora import Labelled
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.recordings import Recording, Rejection
 from ser_batch.files import json_fingerprint
+from ser_batch.records.duplicates import duplicate_warnings
 from ser_batch.records.layout import shard_name
 from ser_batch.records.splits import SPLITS, SplitPlan, assign_splits, split_warnings, stable_order
 
@@ -70,7 +71,7 @@ class BuildPlan:
         rejections: inputs that cannot be used, known before any audio is read.
         shards: the tasks, for a folder yet to be named.
         settings: what must be equal for a build to be continued, as JSON.
-        warnings: what a user should know of the splits.
+        warnings: what a user should know of splits and duplicates.
     """
 
     labels: tuple[str, ...]
@@ -92,7 +93,8 @@ def plan_build(labelled: Labelled, options: BuildOptions, duplicates: Mapping[st
     Raises:
         LabelError: a recording's given split is unknown.
     """
-    recordings = assign_splits(labelled.recordings, options.split, duplicates)
+    twins = duplicates or {}
+    recordings = assign_splits(labelled.recordings, options.split, twins)
     labels = tuple(sorted({recording.label or "" for recording in recordings}))
     shards = []
     for split in SPLITS:
@@ -114,7 +116,12 @@ def plan_build(labelled: Labelled, options: BuildOptions, duplicates: Mapping[st
         "rejections": json_fingerprint([dataclasses.astuple(rejection) for rejection in labelled.rejections]),
     }
     return BuildPlan(
-        labels, recordings, labelled.rejections, shards, settings, split_warnings(recordings, options.split)
+        labels,
+        recordings,
+        labelled.rejections,
+        shards,
+        settings,
+        [*split_warnings(recordings, options.split), *duplicate_warnings(recordings, twins)],
     )
 
 

@@ -5,16 +5,13 @@ Whatever becomes of a recording, it stands in the note: as rows, or as an error.
 """
 
 import json
-import os
-import stat
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import Recording
+from ser_batch.audio.recordings import Recording, audio_sha256
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError
 from ser_batch.files import disk_errors_named, file_sha256, open_atomically, write_json
@@ -106,27 +103,6 @@ class _ShardNote:
             "sha256": file_sha256(path),
         }
         return {"shard": shard, "rows": self._rows, "errors": self._errors, "warnings": self._warnings}
-
-
-def audio_sha256(path: str) -> str:
-    """The SHA-256 of an audio file, in hex.
-
-    Raises:
-        AudioError: it cannot be read.
-    """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe could keep the batch waiting for ever
-            raise AudioError("read", "is not a regular file")
-        return _stat_sha256(path, status.st_size, status.st_mtime_ns)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise AudioError("read", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-@lru_cache(maxsize=16)
-def _stat_sha256(path: str, size: int, mtime_ns: int) -> str:
-    """Cached, because a CSV may name many parts of one long file."""
-    return file_sha256(path)
 
 
 def note_path(folder: Path, name: str) -> Path:

@@ -1,0 +1,86 @@
+import shutil
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from ser_batch.audio.corpora import label_recordings
+from ser_batch.audio.recordings import Recording, list_source
+from ser_batch.cli import main
+from ser_batch.engines import LocalEngine
+from ser_batch.records.duplicates import duplicate_warnings, find_duplicates
+from ser_batch.records.splits import SplitPlan, assign_splits
+
+
+def duplicates_of(recordings: list[Recording]) -> dict[str, str]:
+    with LocalEngine(2) as engine:
+        return {Path(path).name: Path(first).name for path, first in find_duplicates(recordings, engine).items()}
+
+
+def listed(folder: Path) -> list[Recording]:
+    return list_source(str(folder)).recordings
+
+
+def test_the_sample_holds_none(emodb_sample: Path) -> None:
+    assert not duplicates_of(listed(emodb_sample))
+
+
+def test_the_same_bytes_under_other_names_are_found(tmp_path: Path, emodb_sample: Path) -> None:
+    shutil.copy(emodb_sample / "16b03Ta.wav", tmp_path / "a.wav")
+    shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
+    (tmp_path / "c.wav").hardlink_to(tmp_path / "a.wav")
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "same size and head.wav").write_bytes(data)
+    (tmp_path / "empty1.wav").touch()
+    (tmp_path / "empty2.wav").touch()
+    assert duplicates_of(listed(tmp_path)) == {"b.wav": "a.wav", "c.wav": "a.wav"}
+
+
+def test_parts_of_one_file_are_not_duplicates(tmp_path: Path, emodb_sample: Path) -> None:
+    path = str(emodb_sample / "16b03Ta.wav")
+    assert not duplicates_of([Recording("x", path, "a", end_secs=1.0), Recording("x", path, "a", start_secs=1.0)])
+
+
+def test_twins_stay_in_one_split_for_any_seed(emodb_sample: Path) -> None:
+    recordings = [
+        Recording(f"{speaker}{number}.wav", f"/{speaker}{number}.wav", "anger", f"s{speaker}")
+        for speaker in range(10)
+        for number in range(10)
+    ]
+    twins = {"/30.wav": "/20.wav", "/40.wav": "/20.wav", "/80.wav": "/70.wav"}
+    anonymous = [replace(recording, speaker=None) for recording in recordings]
+    for seed in range(20):
+        for everyone in (recordings, anonymous):
+            split_of = {r.path: r.split for r in assign_splits(everyone, SplitPlan(seed=seed), twins)}
+            assert all(split_of[path] == split_of[first] for path, first in twins.items())
+        splits = defaultdict(set)
+        for recording in assign_splits(recordings, SplitPlan(seed=seed), twins):
+            splits[recording.speaker].add(recording.split)
+        assert all(len(of_speaker) == 1 for of_speaker in splits.values())
+
+
+def test_twins_with_another_label_are_said(emodb_sample: Path) -> None:
+    labelled = label_recordings(list_source(str(emodb_sample))).recordings
+    first, other = labelled[0], labelled[1]
+    (_, line) = duplicate_warnings(labelled, {other.path: first.path})
+    assert line == ("1 of them have another label than their twin (03a01Wa.wav: anger, 03a01Fa.wav: happiness)")
+
+
+def test_the_command_reports_them(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    shutil.copytree(emodb_sample, tmp_path / "in")
+    shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / "in" / "08a01Wa.wav")
+    assert main(["build-records", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--front-end", "speech"]) == 0
+    assert "1 files hold the same bytes as another (08a01Wa.wav as 03a01Wa.wav)" in capfd.readouterr().err
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert "14 recordings, 0 inputs that cannot be used" in said
+    assert "expected, from 14 recordings: 14 examples, 1.9 MB" in said
+    assert not (tmp_path / "out").exists()
+    assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out")]) == 0
+    capfd.readouterr()
+    assert main(["info", str(tmp_path / "out")]) == 0
+    table = said[said.index("anger") :]
+    assert capfd.readouterr().out.endswith(table)
