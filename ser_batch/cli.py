@@ -12,7 +12,7 @@ import typer
 
 from ser_batch import __version__
 from ser_batch.engines import LocalEngine, keep_freed_memory, usable_cpus
-from ser_batch.errors import SerBatchError
+from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _LISTED_ERRORS = 20
 app = typer.Typer(
     name="ser-batch",
     help="Batch speech emotion recognition: audio folders to TFRecords, CRNN training, predictions to CSV.",
+    epilog="Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 finished but some inputs failed, 130/143 stopped.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,10 +34,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-Out = Annotated[str, typer.Option("--out", "-o", help="What to write.")]
-Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Worker processes.", show_default="usable CPUs")]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Examples the network sees at once.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Workers = Annotated[
+    int, typer.Option("--workers", "-j", min=1, metavar="N", help="Worker processes.", show_default="usable CPUs")
+]
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="Directory, file, CSV with a column file, @list.txt, or -.")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Examples the network sees at once.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left in --out.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show what TensorFlow has to say.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
@@ -44,7 +51,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 
 def _say(line: str, quiet: bool = False) -> None:
     if not quiet:
-        print(line.replace("\r", "\\r").replace("\n", "\\n"), file=sys.stderr)  # a name may hold a line break
+        # A name may hold a line break, or what a terminal obeys.
+        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
 
 
 def _show_version(wanted: bool) -> None:
@@ -87,19 +95,32 @@ def _list_errors(errors: "list[Rejection]", total: int, where: str) -> None:
 
 @app.command("build-records")
 def build_records(
-    source: Annotated[str, typer.Argument(help="A directory, a file, a CSV with a column file, @list.txt or -.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Record folder to write.")],
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Record folder to write.")],
     labels: Annotated[
         str,
-        typer.Option(help="auto, folder, a corpus (emodb, ravdess, …), regex:PATTERN or a CSV with file and label."),
+        typer.Option(
+            metavar="HOW",
+            help="auto, folder, emodb, ravdess, crema-d, tess, savee, emovo, regex:PATTERN, or CSV of file and label.",
+        ),
     ] = "auto",
-    label_map: Annotated[Path | None, typer.Option(help="CSV with from and to: labels to rename.")] = None,
-    front_end: Annotated[str, typer.Option(help="Front-end preset: seed or speech.")] = "seed",
-    channel: Annotated[str, typer.Option(help="mean of all channels, or the number of one, from 0.")] = "mean",
-    split: Annotated[str, typer.Option(help="speakers (disjoint), random (stratified) or none.")] = "speakers",
-    fractions: Annotated[str, typer.Option(help="Shares of train, validation and test.")] = "0.8,0.1,0.1",
+    label_map: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to.")
+    ] = None,
+    front_end: Annotated[
+        str, typer.Option(metavar="NAME", help="How audio becomes log-mels: seed or speech.")
+    ] = "seed",
+    channel: Annotated[
+        str, typer.Option(metavar="mean|N", help="The mean of all channels, or one, counted from 0.")
+    ] = "mean",
+    split: Annotated[
+        str, typer.Option(metavar="HOW", help="speakers (disjoint), random (stratified) or none.")
+    ] = "speakers",
+    fractions: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Shares of train, validation, test; they sum to 1.")
+    ] = "0.8,0.1,0.1",
     num_shards: Annotated[
-        int | None, typer.Option(min=1, help="Shards per split.", show_default="by number of recordings")
+        int | None, typer.Option(min=1, metavar="N", help="Shards per split.", show_default="by number of recordings")
     ] = None,
     seed: Seed = 0,
     workers: Workers = usable_cpus(),
@@ -107,7 +128,7 @@ def build_records(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn audio into a record folder: sharded TFRecords of log-mel spectrograms.
+    """Turn audio into sharded TFRecords of log-mels.
 
     Example: ser-batch build-records recordings/ -o tfrecords/mine
     """
@@ -156,14 +177,17 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
 
 @app.command()
 def verify(
-    records: Annotated[Path, typer.Argument(help="Record folder, from build-records.")],
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder, from build-records.")],
     source: Annotated[
-        str | None, typer.Option(help="What it was built from: its audio is compared too.", show_default="not compared")
+        str | None,
+        typer.Option(metavar="SOURCE", help="What it was built from: compare the audio, too.", show_default="no"),
     ] = None,
     workers: Workers = usable_cpus(),
     quiet: Quiet = False,
 ) -> None:
-    """Check every record of a record folder: CRCs, counts, checksums, values, and that the manifest is true.
+    """Check a record folder.
+
+    Every CRC, count, checksum and value, and that the manifest is true.
 
     Example: ser-batch verify tfrecords/emodb --source recordings/
     """
@@ -189,16 +213,18 @@ def verify(
 
 @app.command()
 def train(
-    records: Annotated[Path, typer.Argument(help="Record folder, from build-records.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.")],
-    recipe: Annotated[str, typer.Option(help="default or seed.")] = "default",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs.", show_default="the recipe's")] = None,
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder, from build-records.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="Bundle folder to write.")],
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="default or seed.")] = "default",
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs.", show_default="the recipe's")] = None,
     seed: Seed = 0,
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a CRNN on a record folder, with a checkpoint after every epoch.
+    """Train a CRNN on a record folder.
+
+    It writes a checkpoint after every epoch, and continues from the last one.
 
     Example: ser-batch train tfrecords/emodb -o models/emodb
     """
@@ -228,15 +254,17 @@ def _line(epoch: "Epoch") -> str:
 
 @app.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder, from train.")],
-    records: Annotated[Path, typer.Argument(help="Record folder with the same front end.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Evaluation folder to write.")],
-    split: Annotated[str, typer.Option(help="Which split: train, validation or test.")] = "test",
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, from train.")],
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder with the same front end.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Evaluation folder to write.")],
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="train, validation or test.")] = "test",
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on a split: predictions, classification report, confusion matrix, UAR and WA.
+    """Score a model on a split of a record folder.
+
+    Predictions, classification report, confusion matrix, UAR and WA.
 
     Example: ser-batch evaluate models/emodb tfrecords/emodb -o eval/emodb
     """
@@ -254,16 +282,20 @@ def evaluate(
 
 @app.command()
 def infer(
-    source: Annotated[str, typer.Argument(help="A directory, a file, a CSV with a column file, @list.txt or -.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="CSV to write; - for standard output.")],
-    model: Annotated[Path | None, typer.Option(help="Bundle folder.", show_default="the shipped model")] = None,
+    source: Source,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="CSV", help="Table to write; - for standard output.")],
+    model: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="Bundle folder.", show_default="the shipped model")
+    ] = None,
     batch_size: BatchSize = 32,
     workers: Workers = usable_cpus(),
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict the emotion of every recording: one row each, in the order of SOURCE.
+    """Predict the emotion of every recording.
+
+    One row each, in the order of SOURCE; a file that cannot be used has a row with the reason.
 
     Example: ser-batch infer calls/ -o preds.csv
     """
@@ -277,6 +309,8 @@ def infer(
     bundle = open_bundle(model) if model else shipped_bundle()
     listing = list_source(source)
     _say_left_alone(listing, source, quiet)
+    if out == "-":
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
         result = run(listing, bundle, out, engine, InferOptions(batch_size, restart), show)
     if result.was_finished:
@@ -292,9 +326,9 @@ def infer(
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A record folder, a bundle or a prediction table.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A record folder, a bundle or a prediction table.")],
 ) -> None:
-    """Say in a few lines what a record folder, a bundle or a prediction table is.
+    """Say what a folder or a table is.
 
     Example: ser-batch info tfrecords/emodb
     """
@@ -304,29 +338,45 @@ def info(
 
 
 class _Stopped(BaseException):
-    """SIGINT or SIGTERM arrived. No library catches it by accident."""
+    """SIGINT or SIGTERM arrived."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+
+# The signal that stopped this run. Libraries may turn what a handler raises into errors of their own.
+_stopped_by: list[int] = []
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Stopped(number)
+    _stopped_by.append(number)
+    raise _Stopped
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    _stopped_by.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    try:
+        code = _run(arguments)
+    except BaseException:
+        if not _stopped_by:
+            raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # too late to stop anything but the interpreter's own end
+            signal.signal(number, lambda number, frame: None)
+    if _stopped_by:
+        word = "interrupted" if _stopped_by[0] == signal.SIGINT else "terminated"
+        _say(f"{word}; to go on, run the same command again, without --restart")
+        return 128 + _stopped_by[0]
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         app(arguments)
     except SystemExit as end:
         return int(end.code or 0)
     except SerBatchError as error:
-        _say(f"error: {error}")
-        return 1
-    except _Stopped as stopped:
-        word = "interrupted" if stopped.number == signal.SIGINT else "terminated"
-        _say(f"{word}; what was finished is kept: run the same command again to continue")
-        return 128 + stopped.number
+        if not _stopped_by:
+            _say(f"error: {error}")
+        return 2 if isinstance(error, UsageError) else 1
     return 0

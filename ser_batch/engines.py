@@ -4,12 +4,14 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
@@ -23,6 +25,9 @@ _TASKS_PER_WORKER = 2
 # Many one-threaded workers beat few many-threaded ones, and do not fight over the cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+
+# More than any recording needs; less than what a damaged header may claim.
+_WORKER_BYTES = 4 << 30
 
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -128,7 +133,13 @@ class LocalEngine:
     def _hire(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs,), daemon=True)
-        process.start()
+        resource_tracker.ensure_running()  # here, because starting it unblocks signals
+        # Ctrl-C reaches the whole group: a worker must not see it before it ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return _Worker(process, ours)
 
@@ -158,16 +169,17 @@ def _how_it_died(exit_code: int) -> str:
 
 
 def _work(pipe: Connection) -> None:
-    """A worker's life: one task after another, until the parent's end of the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """A worker's life: one task after another, as long as its parent lives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (_WORKER_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     _silence_native_code()
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy
     waiting: SimpleQueue[Any] = SimpleQueue()
     # Tasks are taken off the pipe at once: parent and worker never both wait to write to a full one.
     threading.Thread(target=_receive, args=(pipe, waiting), daemon=True).start()
-    while (received := waiting.get()) is not None:
-        function, task = received
+    while True:
+        function, task = waiting.get()
         try:
             message = (False, function(task))
         except Exception as error:
@@ -191,4 +203,4 @@ def _receive(pipe: Connection, waiting: "SimpleQueue[Any]") -> None:
         while True:
             waiting.put(pipe.recv())
     except (EOFError, ConnectionResetError):
-        waiting.put(None)
+        os._exit(1)  # the parent is gone, and with it the lock on what this worker writes

@@ -5,6 +5,10 @@ class SerBatchError(Exception):
     """Something the user can mend. The message says what, where, what was received and what to do."""
 
 
+class UsageError(SerBatchError):
+    """An option has a value that it cannot have."""
+
+
 class SourceError(SerBatchError):
     """SOURCE cannot be listed: it is missing, empty, or not in a form that is understood."""
 

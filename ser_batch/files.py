@@ -1,11 +1,15 @@
 """How a file gets on disk: whole or not at all, and by one run at a time."""
 
+import csv
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +47,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_rows(file: IO[str], rows: Iterable[Sequence[str]]) -> None:
+    r"""Append rows as CSV, each ended by ``\n``."""
+    # The writer quotes a carriage return only where it ends lines with one.
+    csv.writer(_PlainLineEnds(file), lineterminator="\r\n").writerows(rows)
+
+
+class _PlainLineEnds:
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 def write_json(path: Path, content: object) -> None:
     """Write ``content`` atomically as JSON with sorted keys, so that equal content gives equal bytes."""
     with open_atomically(path) as file:
@@ -65,30 +83,125 @@ def file_sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """Create a folder if it is absent and hold it for this process until the block ends.
+# What `open_atomically` and the savers of other formats leave behind when their process is killed.
+_PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
 
-    The lock is on the folder itself, so it leaves no file behind and ends with its process.
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder that one command makes, and nobody else's files are in.
+
+    Attributes:
+        path: where it is.
+        what: what it holds, for messages: ``records``, ``a model bundle``, ``an evaluation``.
+        complete: the file that is written last; without it the rest is nobody's.
+        is_ours: whether the command makes an entry of this name.
+    """
+
+    path: Path
+    what: str
+    complete: str
+    is_ours: Callable[[str], bool]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder if it is absent and keep other runs out of it until the block ends.
+
+        The lock is on the folder itself, so it leaves no file behind and ends with its process.
+
+        Raises:
+            OutputError: it cannot be made or written, or another run holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot make this folder ({error.strerror}); name another with --out"
+            ) from error
+        try:
+            _lock(descriptor, self.path)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise OutputError(f"{self.path}: not writable by this user; change its rights, or name another --out")
+            yield
+        finally:
+            os.close(descriptor)
+
+    def refuse_foreign(self) -> None:
+        """See that nothing else is in the folder.
+
+        Raises:
+            OutputError: there is.
+        """
+        names = sorted(entry.name for entry in self.path.iterdir())
+        if odd := [name for name in names if not self.is_ours(name) and not _PARTIAL.fullmatch(name)]:
+            raise OutputError(
+                f"{self.path}: holds files that are not part of {self.what} ({', '.join(odd[:3])}); "
+                "nothing was changed: move them, or name another --out"
+            )
+
+    def clear(self) -> None:
+        """Throw away what earlier runs left, finished or not.
+
+        Raises:
+            OutputError: something else is in the folder too; then nothing is thrown away.
+        """
+        self.refuse_foreign()
+        (self.path / self.complete).unlink(missing_ok=True)  # first what says that the rest is whole
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def begin(self, scratch: str) -> Path:
+        """Make the folder of unfinished work, where none of its plan was written down yet.
+
+        Raises:
+            OutputError: something else is in the folder, or parts of an output that nobody can tell the plan of.
+        """
+        self.refuse_foreign()
+        self.drop_partials()
+        if left := sorted(entry.name for entry in self.path.iterdir() if entry.name != scratch):
+            raise OutputError(
+                f"{self.path}: holds parts of {self.what} without their {self.complete} ({', '.join(left[:3])}); "
+                "give --restart to throw them away, or name another --out"
+            )
+        shutil.rmtree(self.path / scratch, ignore_errors=True)
+        (self.path / scratch).mkdir()
+        return self.path / scratch
+
+    def drop_partials(self) -> None:
+        """Remove what a killed run was in the middle of writing."""
+        for entry in self.path.rglob(".*"):
+            if _PARTIAL.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(f"{path}: another run is writing here; wait for it, or name another --out") from error
+
+
+@contextmanager
+def open_exclusively(path: Path) -> Iterator[IO[str]]:
+    """As `open_atomically`, for one run at a time: what a killed run left is written over.
 
     Raises:
-        OutputError: the folder cannot be made or written, or another run holds it.
+        OutputError: another run is writing this file.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot make this folder ({error.strerror}); name another with --out") from error
-    try:
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "a", encoding="utf-8", newline="\n") as file:
+        _lock(file.fileno(), path)
+        file.truncate(0)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{folder}: another run is writing here; wait for it, or name another --out") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"{folder}: not writable by this user; change its rights, or name another --out")
-        yield
-    finally:
-        os.close(descriptor)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -110,7 +223,7 @@ def disk_errors_named(where: Path) -> Iterator[None]:
 def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> list[str]:
     """The settings among ``names`` whose values differ, each as ``name was OLD, now NEW``."""
     return [
-        f"{name} was {_shown(old.get(name))}, now {_shown(new.get(name))}"
+        f"{name.replace('_', ' ')} was {_shown(old.get(name))}, now {_shown(new.get(name))}"
         for name in names
         if old.get(name) != new.get(name)
     ]
@@ -118,4 +231,4 @@ def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) 
 
 def _shown(value: object) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 70 else text[:67] + "…"

@@ -21,14 +21,20 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, rate="")
-        before: int | None = None  # what an earlier run had finished says nothing of this one's rate
+    # Redirected, what is printed meanwhile would not reach where the user sent it.
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+    task = bar.add_task(title, total=None, rate="")
+    before: int | None = None  # what an earlier run had finished says nothing of this one's rate
 
-        def show(done: int, total: int) -> None:
-            nonlocal before
-            before = done if before is None else before
-            rate = (done - before) / (bar.tasks[task].elapsed or 1.0)
-            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
+    def show(done: int, total: int) -> None:
+        nonlocal before
+        if before is None:
+            before = done
+            bar.start()  # not earlier: lines may be printed until then
+        rate = (done - before) / (bar.tasks[task].elapsed or 1.0)
+        bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
 
+    try:
         yield show
+    finally:
+        bar.stop()

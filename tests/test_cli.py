@@ -93,13 +93,14 @@ def test_an_output_with_other_files_is_left_alone(tmp_path: Path, emodb_sample: 
         (["--front-end", "nope"], "choose one of seed, speech"),
         (["--fractions", "1,2"], "as 0.8,0.1,0.1"),
         (["--fractions", "0.5,0.1,0.1"], "sum to 1"),
+        (["--fractions", "nan,0.5,0.5"], "sum to 1"),
         (["--split", "nope"], "choose one of speakers, random, none"),
         (["--labels", "nope"], "a known corpus"),
         (["--channel", "left"], "the number of a channel"),
     ],
 )
 def test_bad_option_values_say_what_would_do(tmp_path: Path, emodb_sample: Path, capfd, arguments, says: str) -> None:
-    assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out"), *arguments]) == 1
+    assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out"), *arguments]) == 2
     assert says in capfd.readouterr().err
 
 

@@ -1,6 +1,6 @@
 """Kill builds at random moments, let them finish, and compare every byte with a build that nobody disturbed.
 
-    python tools/kill_build.py path/to/wav work/ --kills 1000 --options="--num-shards 4 --front-end speech"
+    python tools/kill_build.py path/to/wav work/ --kills 1000 --options="--num-shards 2 --front-end speech"
 
 A build is killed (SIGKILL, parent and workers), begun again by the same command and killed again, a few times in a
 row, and then left to finish. What has its final name at a kill must be whole already. Exit code 1 if one byte differs.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,21 +64,19 @@ def stage_order(stage: str) -> int:
     return fixed[stage] if stage in fixed else int(stage.split()[0])
 
 
-def finish(command: list[str]) -> float:
-    """Run a build to its end; how many seconds it took.
+def finish(command: list[str]) -> None:
+    """Run a build to its end.
 
     Raises:
         BuildFailed: it ended with another exit code than 0 or 3.
     """
-    began = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode not in _DONE:
         raise BuildFailed(f"exit code {ended.returncode}: {ended.stderr.strip()}")
-    return time.perf_counter() - began
 
 
-def kill_after(command: list[str], secs: float) -> bool:
-    """Start a build and kill its whole process group after some seconds; False if it had finished before.
+def kill_when(command: list[str], is_time: Callable[[], bool]) -> bool:
+    """Start a build and kill its whole process group at some moment; False if it had finished before.
 
     Raises:
         BuildFailed: it failed before it could be killed.
@@ -85,15 +84,35 @@ def kill_after(command: list[str], secs: float) -> bool:
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    try:
-        _, said = process.communicate(timeout=secs)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()  # ends when the last process that holds the pipe has ended
+    while process.poll() is None:
+        if is_time():
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    _, said = process.communicate()  # ends when the last process that holds the pipe has ended
+    if process.returncode == -signal.SIGKILL:
         return True
     if process.returncode not in _DONE:
         raise BuildFailed(f"exit code {process.returncode}: {said.strip()}")
     return False
+
+
+def after(secs: float) -> Callable[[], bool]:
+    """A moment by the clock."""
+    ends = time.perf_counter() + secs
+    return lambda: time.perf_counter() >= ends
+
+
+def after_files(number: int, folder: Path) -> Callable[[], bool]:
+    """The moment when so many new names of shards, finished or not, were seen in a record folder."""
+    before = {*folder.glob(f"*{DATASET}-*")}
+    seen: set[Path] = set()
+
+    def is_time() -> bool:
+        seen.update(folder.glob(f"*{DATASET}-*"))
+        return len(seen - before) >= number
+
+    return is_time
 
 
 @dataclass
@@ -136,8 +155,16 @@ class Killer:
     def beside(cls, source: Path, work: Path, *options: str) -> "Killer":
         """Make the undisturbed build in ``work``."""
         shutil.rmtree(work, ignore_errors=True)
-        secs = finish(build_command(source, work, *options))
-        return cls(source, options, digests(work), secs)
+        began = time.perf_counter()
+        finish(build_command(source, work, *options))
+        return cls(source, options, digests(work), time.perf_counter() - began)
+
+    def _moment(self, out: Path, dice: random.Random) -> Callable[[], bool]:
+        """Any moment, or, every other time, one at which a shard is being written."""
+        if dice.random() < 0.5:
+            return after(dice.uniform(0, self.secs))
+        shards = sum(name.startswith(DATASET) for name in self.whole)
+        return after_files(dice.randint(1, shards), out)
 
     def kill_one_build(self, out: Path, kills: int, dice: random.Random, tally: Tally) -> None:
         """Begin a build anew, kill it up to ``kills`` times in a row, let it finish, compare."""
@@ -146,7 +173,7 @@ class Killer:
         met: list[str] = []
         try:
             for _ in range(kills):
-                if not kill_after(command, dice.uniform(0, self.secs)):
+                if not kill_when(command, self._moment(out, dice)):
                     break
                 met.append(stage_of(out))
                 visible = {name: digest for name, digest in digests(out).items() if not name.startswith(".")}

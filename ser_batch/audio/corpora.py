@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ser_batch.audio.recordings import Listing, Recording, Rejection, posix_stem, printable, read_csv
-from ser_batch.errors import LabelError
+from ser_batch.errors import LabelError, UsageError
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
         label_map: label as found to label as wanted, applied last; a label that is not in it is refused.
 
     Raises:
-        LabelError: there are no labels this way, or ``labels`` is not one of the above.
+        LabelError: there are no labels this way, or only one class.
+        UsageError: ``labels`` is not one of the above.
     """
     name, rule = _naming_rule(listing, labels)
     recordings: list[Recording] = []
@@ -155,8 +156,8 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
         labelled = _apply(rule, recording)
         if isinstance(labelled, Recording) and label_map is not None:
             labelled = _mapped(labelled, label_map)
-        if isinstance(labelled, Recording) and len((labelled.label or "").splitlines()) != 1:
-            labelled = f"has a label of several lines: {labelled.label!r}"
+        if isinstance(labelled, Recording) and not (labelled.label and labelled.label.isprintable()):
+            labelled = f"has a label that is no plain text: {labelled.label!r}"
         if isinstance(labelled, Recording):
             recordings.append(labelled)
         else:
@@ -166,6 +167,8 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
             f"no labels found ({name}): the first of {len(rejections)} inputs, {rejections[0].file}, "
             f"{rejections[0].reason}. {_THREE_WAYS}"
         )
+    if rule is _folder_rule and len({recording.label for recording in recordings}) == 1:
+        raise LabelError(f"only one class's folder, {recordings[0].label}, holds recordings. {_THREE_WAYS}")
     return Labelled(recordings, rejections, name)
 
 
@@ -204,7 +207,7 @@ def _naming_rule(listing: Listing, labels: str) -> tuple[str, NamingRule]:
     if labels.lower().endswith(".csv"):
         return f"CSV {Path(labels).name}", _csv_rule(Path(labels))
     known = ", ".join(CORPORA)
-    raise LabelError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
+    raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
 
 
 def _auto_rule(listing: Listing) -> tuple[str, NamingRule]:
@@ -242,16 +245,16 @@ def corpus_rule(name: str) -> NamingRule:
 
 def _folder_rule(recording: Recording) -> tuple[str, str | None] | str:
     folder = PurePosixPath(recording.file).parent.name
-    return (folder, None) if folder else "lies in no class's folder"
+    return (folder, None) if folder not in {"", ".."} else "lies in no class's folder"
 
 
 def _regex_rule(text: str) -> NamingRule:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise LabelError(f"--labels regex:{text}: not a regular expression ({error})") from error
+        raise UsageError(f"--labels regex:{text}: not a regular expression ({error})") from error
     if "label" not in pattern.groupindex:
-        raise LabelError(f"--labels regex:{text}: no group (?P<label>…) in it")
+        raise UsageError(f"--labels regex:{text}: no group (?P<label>…) in it")
 
     def rule(recording: Recording) -> tuple[str, str | None] | str:
         match = pattern.search(recording.file)
@@ -269,7 +272,7 @@ def _csv_rule(path: Path) -> NamingRule:
     by_file: dict[str, tuple[str, str | None]] = {}
     for line, row in rows:
         file = printable(row["file"])
-        found = (printable(row["label"]), printable(row.get("speaker", "")) or None)
+        found = (printable(row["label"].strip()), printable(row.get("speaker", "").strip()) or None)
         if by_file.setdefault(file, found) != found:
             raise LabelError(f"{path}: line {line} labels {file} otherwise than a line before it; keep one of them")
 
@@ -292,4 +295,7 @@ def read_label_map(path: Path) -> dict[str, str]:
     doubled = [label for label, count in Counter(row["from"] for _, row in rows).items() if count > 1]
     if doubled:
         raise LabelError(f"{path}: maps {', '.join(doubled)} more than once; keep one line for each")
-    return {row["from"]: row["to"] for _, row in rows}
+    label_map = {printable(row["from"].strip()): printable(row["to"].strip()) for _, row in rows}
+    if "" in label_map.values():
+        raise LabelError(f"{path}: maps a label to nothing; leave its line out, and its recordings are refused")
+    return label_map

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ser_batch.errors import FrontEndError
+from ser_batch.errors import FrontEndError, UsageError
 from ser_batch.files import json_fingerprint
 
 
@@ -136,26 +136,26 @@ def preset(name: str, channel: Literal["mean"] | int = "mean") -> FrontEnd:
     """The front end of that name, for one channel or the mean of all.
 
     Raises:
-        FrontEndError: there is none.
+        UsageError: there is none.
     """
     try:
         return dataclasses.replace(PRESETS[name], channel=channel)
     except KeyError:
         known = ", ".join(sorted(PRESETS))
-        raise FrontEndError(f"--front-end {name}: no such preset; choose one of {known}") from None
+        raise UsageError(f"--front-end {name}: no such preset; choose one of {known}") from None
 
 
 def parse_channel(text: str) -> Literal["mean"] | int:
     """``mean``, or the number of a channel, from 0.
 
     Raises:
-        FrontEndError: neither.
+        UsageError: neither.
     """
     if text == "mean":
         return "mean"
     if text.isdecimal():
         return int(text)
-    raise FrontEndError(f"--channel {text}: give mean, or the number of a channel, from 0")
+    raise UsageError(f"--channel {text}: give mean, or the number of a channel, from 0")
 
 
 def preset_name(front_end: FrontEnd) -> str:

@@ -19,6 +19,9 @@ from ser_batch.audio.waveforms import Float32s
 _TRIM_FRAME_SAMPLES = 2048
 _TRIM_HOP_SAMPLES = 512
 
+# The noise of a long signal is summed in parts of this length, so that memory stays bounded.
+_WIENER_CHUNK_SAMPLES = 1 << 20
+
 # Mel bands are computed in groups this wide: each group touches only its own stretch of FFT bins.
 _MELS_PER_GROUP = 16
 
@@ -50,7 +53,7 @@ def trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
 def log_mel_of_trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
     """The steps after trimming: what is longer than the front end's length is not seen."""
     if front_end.wiener:
-        samples = wiener(samples)
+        samples = wiener(samples, front_end.n_samples)
     power = mel_power(fix_length(samples, front_end.n_samples), front_end)
     return power_to_db(power, front_end)
 
@@ -87,33 +90,51 @@ def trim(samples: Float32s, top_db: float) -> Float32s:
     return samples[loud[0] * _TRIM_HOP_SAMPLES : (loud[-1] + 1) * _TRIM_HOP_SAMPLES]
 
 
-def wiener(samples: Float32s) -> Float32s:
-    """``scipy.signal.wiener`` with its default width of 3: the local mean where the local variance is noise.
+def wiener(samples: Float32s, n_samples: int) -> Float32s:
+    """The first ``n_samples`` of ``scipy.signal.wiener`` with its default width of 3.
 
     Lim, "Two-Dimensional Signal and Image Processing", 1990, p. 548: ``mean + (x - mean) * max(0, 1 - noise /
-    variance)``, where the noise is the mean of all local variances. The variance of three neighbours is
-    ``2/9 (d1**2 + d2**2 + d1 d2)`` with their two differences, which float32 holds without cancellation.
+    variance)``, where the noise is the mean of the local variances of the whole signal.
     """
-    padded = np.zeros(len(samples) + 2, dtype=np.float32)
-    padded[1:-1] = samples
-    steps = np.diff(padded)
-    squares = np.square(steps)
-    variance = squares[:-1] + squares[1:]
-    variance += steps[:-1] * steps[1:]
-    variance *= np.float32(2 / 9)
-    noise = np.float32(variance.mean(dtype=np.float64))
+    total = 0.0
+    for begin in range(0, len(samples), _WIENER_CHUNK_SAMPLES):
+        part = _with_neighbours(samples, begin, min(begin + _WIENER_CHUNK_SAMPLES, len(samples)))
+        total += float(_local_variance(part).sum(dtype=np.float64))
+    noise = np.float32(total / len(samples))
     if noise == 0:
-        return samples
-    mean = padded[:-2] + samples
+        return samples[:n_samples]
+    padded = _with_neighbours(samples, 0, min(n_samples, len(samples)))
+    mean = padded[:-2] + padded[1:-1]
     mean += padded[2:]
     mean *= np.float32(1 / 3)
     with np.errstate(divide="ignore", over="ignore"):  # no variance: all noise
-        gain: Float32s = noise / variance
+        gain: Float32s = noise / _local_variance(padded)
     np.subtract(1, gain, out=gain)
     np.maximum(gain, 0, out=gain)
-    gain *= samples - mean
+    gain *= padded[1:-1] - mean
     gain += mean
     return gain
+
+
+def _with_neighbours(samples: Float32s, begin: int, end: int) -> Float32s:
+    """The samples from ``begin`` to ``end`` and the one before and after them, zeros outside the signal."""
+    padded = np.zeros(end - begin + 2, dtype=np.float32)
+    first, last = max(begin - 1, 0), min(end + 1, len(samples))
+    padded[first - begin + 1 : last - begin + 1] = samples[first:last]
+    return padded
+
+
+def _local_variance(padded: Float32s) -> Float32s:
+    """The variance of three neighbours from their two differences: float32 holds these without cancellation.
+
+    ``2/9 (d1**2 + d2**2 + d1 d2)``
+    """
+    steps = np.diff(padded)
+    squares = np.square(steps)
+    variance: Float32s = squares[:-1] + squares[1:]
+    variance += steps[:-1] * steps[1:]
+    variance *= np.float32(2 / 9)
+    return variance
 
 
 def fix_length(samples: Float32s, n_samples: int) -> Float32s:

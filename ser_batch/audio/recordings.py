@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ser_batch.errors import AudioError, SourceError
 from ser_batch.files import file_sha256
@@ -151,7 +151,7 @@ def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
                     if entry.name.startswith("."):
                         continue
                     relative = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir():
+                    if _leads_to_folder(entry):
                         pending.append((relative, above | {here}))
                     else:
                         yield relative, None
@@ -159,6 +159,13 @@ def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
             if not folder:
                 raise SourceError(f"{root}: cannot be listed ({error.strerror})") from error
             yield folder, f"cannot be listed: {error.strerror}"
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: then a file that cannot be read, which gets its row
+        return False
 
 
 def _list_paths(content: bytes, base: Path, name: str) -> Listing:
@@ -215,7 +222,8 @@ def _list_rows(
             continue
         first_line[key] = line
         path = os.path.join(base, row["file"])
-        label, speaker, split = (printable(row.get(column, "")) or None for column in ("label", "speaker", "split"))
+        known = (printable(row.get(column, "").strip()) for column in ("label", "speaker", "split"))
+        label, speaker, split = (text or None for text in known)
         recordings.append(Recording(file, path, label, speaker, split, start_secs, end_secs))
     if not recordings and not rejections:
         raise SourceError(f"{name}: names no recording; give one path a line")
@@ -265,5 +273,4 @@ def _stat_sha256(path: str, size: int, mtime_ns: int) -> str:
 
 def posix_stem(recording: Recording) -> str:
     """A recording's key without its extension, for schemes that read labels from names."""
-    path = PurePosixPath(recording.file)
-    return str(path.with_suffix("")) if path.name else recording.file
+    return os.path.splitext(recording.file)[0]

@@ -5,6 +5,7 @@ choice is made by content. A header is a claim: blocks are read until the data e
 allocated by a length that a header names.
 """
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -91,6 +92,8 @@ def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
                     _check_claims(sound.samplerate, sound.channels)
                     yield Decoder(sound.samplerate, sound.channels, _soundfile_blocks(sound, start_secs))
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise AudioError("decode", "is damaged: it points outside itself") from error
             raise AudioError("read", f"cannot be read: {error.strerror or error}") from error
 
 
@@ -139,14 +142,17 @@ def _ffmpeg_blocks(container, stream, start_secs: float) -> Iterator[NDArray[np.
     import av
 
     rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-    to_float = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate_hz)
-    to_skip = round(start_secs * rate_hz)
+    to_skip = round(start_secs * rate_hz)  # not sought: not every container says where its frames lie
+    # PyAV looks for more than 8 planes behind the end of their list; packed samples are one plane.
+    sample_format = "fltp" if channels <= 8 else "flt"
+    to_float = av.AudioResampler(format=sample_format, layout=stream.codec_context.layout, rate=rate_hz)
     try:
         for frame in container.decode(stream):
             for converted in to_float.resample(frame):
-                block = converted.to_ndarray().T.astype(np.float32, copy=False)
-                if block.shape[1] != channels:
-                    raise AudioError("decode", f"changes from {channels} to {block.shape[1]} channels midway")
+                if converted.layout.nb_channels != channels or converted.sample_rate != rate_hz:
+                    raise AudioError("decode", "changes its rate or its number of channels midway")
+                samples = converted.to_ndarray().astype(np.float32, copy=False)
+                block = samples.T if converted.format.is_planar else samples.reshape(-1, channels)
                 if to_skip >= len(block):
                     to_skip -= len(block)
                     continue

@@ -62,11 +62,14 @@ class LogMelWindows:
             AudioError: the recording cannot be decoded, or is refused: no samples, a sample that is not
                 finite, nothing but zeros.
         """
-        with open_audio(self.recording.path, self.recording.start_secs) as decoder:
-            check = _SignalCheck(decoder.rate_hz, self.recording.start_secs)
-            blocks = check.checked(self._part(decoder))
-            make = self._truncated if self.front_end.longer == "truncate" else self._windowed
-            yield from make(blocks, decoder.rate_hz, check)
+        try:
+            with open_audio(self.recording.path, self.recording.start_secs) as decoder:
+                check = _SignalCheck(decoder.rate_hz, self.recording.start_secs)
+                blocks = check.checked(self._part(decoder))
+                make = self._truncated if self.front_end.longer == "truncate" else self._windowed
+                yield from make(blocks, decoder.rate_hz, check)
+        except MemoryError as error:
+            raise AudioError("decode", "needs more memory than one worker may use; is its header damaged?") from error
 
     def _part(self, decoder: Decoder) -> Iterator[Float32s]:
         """The blocks up to the recording's end."""

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ser_batch.errors import TrainingError
+from ser_batch.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def named_recipe(name: str, epochs: int | None = None) -> Recipe:
         epochs: instead of the recipe's own.
 
     Raises:
-        TrainingError: there is none.
+        UsageError: there is none.
     """
     try:
         recipe = RECIPES[name]
     except KeyError:
-        raise TrainingError(f"--recipe {name}: no such recipe; choose one of {', '.join(sorted(RECIPES))}") from None
+        raise UsageError(f"--recipe {name}: no such recipe; choose one of {', '.join(sorted(RECIPES))}") from None
     return recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)

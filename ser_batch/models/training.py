@@ -7,7 +7,6 @@ same weights as one that was not.
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import time
@@ -19,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch import __version__
 from ser_batch.errors import BundleError, OutputError, TrainingError
-from ser_batch.files import differences, disk_errors_named, open_atomically, output_folder, write_json
+from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.bundles import DESCRIPTION, MODEL, Bundle, load_keras, open_bundle, save_bundle, save_keras
 from ser_batch.models.crnn import CrnnOptions, InputScale, seed_crnn
 from ser_batch.models.recipes import Recipe
-from ser_batch.records.datasets import TrainingData, band_statistics
+from ser_batch.records.datasets import TrainingData, band_statistics, damage_named
 from ser_batch.records.layout import RecordFolder
 
 if TYPE_CHECKING:
@@ -97,14 +96,16 @@ def train(
     if len(records.labels) < 2:
         raise TrainingError(f"{records.path}: only one label, {records.labels[0]}; a classifier needs two or more")
     identity = {"records": records.fingerprint, "recipe": recipe.to_json(), "seed": seed}
-    with output_folder(folder), disk_errors_named(folder):
+    output = OutputFolder(folder, "a model bundle", DESCRIPTION, _is_ours)
+    with output.held(), disk_errors_named(folder):
         if restart:
-            _throw_away(folder)
+            output.clear()
         if (folder / DESCRIPTION).exists():
             bundle = open_bundle(folder)
             _refuse_other_run(folder, bundle.training, identity)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             return TrainingResult(bundle, True, recipe.epochs)
-        _begin(folder, identity)
+        _begin(output, identity)
         run = _Run(records, folder, recipe, seed)
         notes = run.resume()
         continued_from = len(run.history)
@@ -167,7 +168,8 @@ class _Run:
         began = time.perf_counter()
         number = len(self.history) + 1
         _seed_dropout(self._network, self._seed, number)
-        fitted = self._network.fit(self._data.epoch(self._recipe.batch_size, self._seed, number), verbose=0)
+        with damage_named(self._records):
+            fitted = self._network.fit(self._data.epoch(self._recipe.batch_size, self._seed, number), verbose=0)
         metrics = {name: float(values[-1]) for name, values in fitted.history.items()}
         if self._validation is not None:
             batches = self._validation.epoch(self._recipe.batch_size, self._seed, 0)
@@ -230,22 +232,18 @@ def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
     with open_atomically(path) as file:
-        writer = csv.DictWriter(file, ["epoch", *history[0]], lineterminator="\n")
-        writer.writeheader()
-        for number, metrics in enumerate(history, 1):
-            writer.writerow({"epoch": number} | metrics)
+        names = list(history[0])
+        write_rows(file, [["epoch", *names]])
+        write_rows(file, [[str(n), *(repr(epoch[name]) for name in names)] for n, epoch in enumerate(history, 1)])
 
 
-def _begin(folder: Path, identity: dict[str, Any]) -> None:
-    run = folder / CHECKPOINTS / _RUN
+def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
+    run = output.path / CHECKPOINTS / _RUN
     if run.exists():
-        _refuse_other_run(folder, json.loads(run.read_text(encoding="utf-8")), identity)
+        _refuse_other_run(output.path, json.loads(run.read_text(encoding="utf-8")), identity)
+        output.drop_partials()
         return
-    if odd := _foreign_files(folder):
-        raise OutputError(
-            f"{folder}: holds files that are no model bundle ({', '.join(odd[:3])}); name an empty folder with --out"
-        )
-    run.parent.mkdir(exist_ok=True)
+    output.begin(CHECKPOINTS)
     write_json(run, identity)
 
 
@@ -257,17 +255,5 @@ def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) ->
         )
 
 
-def _foreign_files(folder: Path) -> list[str]:
-    ours = {MODEL, DESCRIPTION, HISTORY, CHECKPOINTS, LOGS}
-    return sorted(path.name for path in folder.iterdir() if path.name not in ours and ".partial" not in path.name)
-
-
-def _throw_away(folder: Path) -> None:
-    if odd := _foreign_files(folder):
-        raise OutputError(
-            f"{folder}: not restarted, because it also holds files that are no model bundle "
-            f"({', '.join(odd[:3])}); move them, or name another --out"
-        )
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _is_ours(name: str) -> bool:
+    return name in {MODEL, DESCRIPTION, HISTORY, CHECKPOINTS, LOGS}

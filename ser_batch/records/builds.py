@@ -12,13 +12,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ser_batch import __version__
 from ser_batch.audio.recordings import audio_sha256
 from ser_batch.errors import AudioError, OutputError, RecordsError
-from ser_batch.files import disk_errors_named, file_sha256, open_atomically, output_folder, write_json
+from ser_batch.files import (
+    OutputFolder,
+    differences,
+    disk_errors_named,
+    file_sha256,
+    open_atomically,
+    write_json,
+    write_rows,
+)
 from ser_batch.records.layout import (
     BUILDING,
     DATASET,
@@ -82,12 +91,13 @@ def build_records(
         RecordsError: not one recording could be used.
     """
     folder = folder.absolute()
-    with output_folder(folder), disk_errors_named(folder):
+    output = OutputFolder(folder, "records", PROVENANCE, _is_ours)
+    with output.held(), disk_errors_named(folder):
         if restart:
-            _throw_away(folder)
+            output.clear()
         if (folder / PROVENANCE).exists():
             return _already_finished(plan, folder, engine)
-        _begin(plan, folder)
+        _begin(plan, output)
         pending = []
         done = 0
         for task in plan.shards:
@@ -123,67 +133,38 @@ def _write_shards(pending: Sequence[ShardTask], engine: Engine) -> Iterator[Shar
             yield task
 
 
-def _begin(plan: BuildPlan, folder: Path) -> None:
+def _begin(plan: BuildPlan, output: OutputFolder) -> None:
     """Write down the plan, or see that the folder's unfinished build has the same."""
-    building = folder / BUILDING
+    building = output.path / BUILDING
     if (building / _PLAN).exists():
         begun = json.loads((building / _PLAN).read_text(encoding="utf-8"))
         with open(building / _PLANNED, encoding="utf-8", newline="") as file:
-            _refuse_other_plan(plan, begun, folder, list(csv.DictReader(file)))
-        for leftover in [*folder.glob(".*.partial"), *building.glob(".*.partial")]:
-            leftover.unlink(missing_ok=True)
+            _refuse_other_plan(plan, begun, output.path, csv.DictReader(file))
+        output.drop_partials()
         return
-    if odd := _foreign_files(folder):
-        raise OutputError(
-            f"{folder}: holds {len(odd)} files that are no records ({', '.join(odd[:3])}); "
-            "name an empty folder with --out"
-        )
-    building.mkdir(exist_ok=True)
+    output.begin(BUILDING)
     with open_atomically(building / _PLANNED) as file:
-        _write_rows(file, _PLANNED_COLUMNS, map(planned_row, plan.recordings))
+        write_rows(file, [_PLANNED_COLUMNS, *map(planned_row, plan.recordings)])
     write_json(building / _PLAN, plan.settings)
-
-
-def _foreign_files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
 
 
 def _is_ours(name: str) -> bool:
     known = {MANIFEST, ERRORS, PROVENANCE, DATASET_INFO, FEATURES_INFO, LABEL_NAMES, BUILDING}
-    plain = name.removeprefix(".").split(".tfrecord-")[0]
-    return name in known or plain.startswith(f"{DATASET}-") or (name.startswith(".") and name.endswith(".partial"))
-
-
-def _throw_away(folder: Path) -> None:
-    if odd := _foreign_files(folder):
-        raise OutputError(
-            f"{folder}: not restarted, because it also holds files that are no records "
-            f"({', '.join(odd[:3])}); move them, or name another --out"
-        )
-    # First what says that the rest is whole.
-    (folder / PROVENANCE).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return name in known or (name.startswith(f"{DATASET}-") and ".tfrecord-" in name)
 
 
 def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildResult:
     records = open_records(folder)
-    rows = list(records.manifest())
-    errors = list(records.errors())
-    _refuse_other_plan(plan, records.provenance["plan"], folder, [*rows, *errors])
-    recorded = {row["file"]: row["sha256"] for row in [*errors, *rows]}
+    _refuse_other_plan(plan, records.provenance["plan"], folder, chain(records.manifest(), records.errors()))
+    recorded = {row["file"]: row["sha256"] for row in chain(records.errors(), records.manifest())}
     _check_sources(plan, recorded, folder, engine)
     shutil.rmtree(folder / BUILDING, ignore_errors=True)
-    return BuildResult(records, True, len(errors), records.provenance["warnings"])
+    return BuildResult(records, True, records.provenance["errors"], records.provenance["warnings"])
 
 
-def _refuse_other_plan(plan: BuildPlan, old: dict[str, Any], folder: Path, old_rows: Sequence[dict[str, str]]) -> None:
+def _refuse_other_plan(plan: BuildPlan, old: dict[str, Any], folder: Path, old_rows: Iterable[dict[str, str]]) -> None:
     """Raise an OutputError that says what differs, if anything does."""
-    changed = [
-        f"{name.replace('_', ' ')} ({_short(old.get(name))}, now {_short(plan.settings[name])})"
-        for name in ("front_end", "labels", "label_rule", "split", "shards")
-        if old.get(name) != plan.settings[name]
-    ]
+    changed = differences(old, plan.settings, ("front_end", "labels", "label_rule", "split", "shards"))
     if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
         before = {row["file"] for row in old_rows}
         now = {recording.file for recording in plan.recordings} | {rejection.file for rejection in plan.rejections}
@@ -197,11 +178,6 @@ def _refuse_other_plan(plan: BuildPlan, old: dict[str, Any], folder: Path, old_r
             f"{folder}: was made from something else; what differs: {'; '.join(changed)}. "
             "Give --restart to build it anew, or name another --out"
         )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return text if len(text) <= 70 else text[:67] + "…"
 
 
 def _noted_sha256s(plan: BuildPlan, folder: Path) -> dict[str, str]:
@@ -243,13 +219,13 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     warnings: Counter[str] = Counter()
     n_errors = 0
     with open_atomically(folder / MANIFEST) as manifest, open_atomically(folder / ERRORS) as errors:
-        _write_rows(manifest, MANIFEST_COLUMNS, [])
-        _write_rows(errors, ERROR_COLUMNS, map(dataclasses.astuple, plan.rejections))
+        write_rows(manifest, [MANIFEST_COLUMNS])
+        write_rows(errors, [ERROR_COLUMNS, *map(dataclasses.astuple, plan.rejections)])
         n_errors += len(plan.rejections)
         for task in plan.shards:
             note = read_note(folder, task.name)
-            _write_rows(manifest, None, note["rows"])
-            _write_rows(errors, None, note["errors"])
+            write_rows(manifest, note["rows"])
+            write_rows(errors, note["errors"])
             n_errors += len(note["errors"])
             warnings.update(note["warnings"])
             shards.append(note["shard"])
@@ -279,10 +255,3 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     write_json(folder / PROVENANCE, provenance)
     shutil.rmtree(folder / BUILDING)
     return BuildResult(open_records(folder), False, n_errors, dict(warnings))
-
-
-def _write_rows(file: IO[str], columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    if columns is not None:
-        writer.writerow(columns)
-    writer.writerows(rows)

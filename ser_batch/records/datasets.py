@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,10 +49,10 @@ class TrainingData:
 
     def __init__(self, records: RecordFolder, split: str) -> None:
         self._records = records
-        self._cached = _split_bytes(records, split) <= _physical_memory() // 4
         self._n_examples = records.n_examples(split)
         serialized = _serialized(records, split)
-        self._serialized = serialized.cache() if self._cached else serialized
+        fits = sum(shard["bytes"] for shard in records.shards(split)) <= _usable_memory() // 4
+        self._serialized = serialized.cache() if fits else serialized
 
     def epoch(self, batch_size: int, seed: int, epoch: int) -> tf.data.Dataset:
         """The batches of one epoch: ``(log_mel (batch, n_mels, n_frames), one-hot label (batch, labels))``.
@@ -60,8 +62,7 @@ class TrainingData:
         import tensorflow as tf
 
         shape, n_labels = self._records.front_end.shape, len(self._records.labels)
-        fitting = max(_SHUFFLED_BYTES // (4 * shape[0] * shape[1]), 1)
-        buffer = self._n_examples if self._cached else fitting
+        buffer = min(self._n_examples, max(_SHUFFLED_BYTES // (4 * shape[0] * shape[1]), 1))
         order_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
         def to_pair(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -76,14 +77,31 @@ def read_batches(records: RecordFolder, split: str, batch_size: int) -> Iterator
     """The examples of a split in shard order, as the manifest lists them.
 
     Raises:
-        RecordsError: the split is empty.
+        RecordsError: the split is empty, or damaged.
     """
     import tensorflow as tf
 
     shape = records.front_end.shape
     parsed = _serialized(records, split).batch(batch_size).map(lambda serialized: parse_tensors(serialized, shape))
-    for features in parsed.prefetch(tf.data.AUTOTUNE):
-        yield Batch(features["log_mel"].numpy(), features["label"].numpy())
+    with damage_named(records):
+        for features in parsed.prefetch(tf.data.AUTOTUNE):
+            yield Batch(features["log_mel"].numpy(), features["label"].numpy())
+
+
+@contextmanager
+def damage_named(records: RecordFolder) -> Iterator[None]:
+    """Turn what TensorFlow raises for a damaged shard into one line.
+
+    Raises:
+        RecordsError: a record cannot be read or parsed.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        detail = " ".join(str(error.message).split())[:200]
+        raise RecordsError(f"{records.path}: is damaged ({detail}); ser-batch verify says where") from error
 
 
 def band_statistics(records: RecordFolder, split: str) -> tuple[Float32s, Float32s]:
@@ -104,7 +122,11 @@ def _serialized(records: RecordFolder, split: str) -> tf.data.Dataset:
     """Serialized Examples, shards read in parallel, in an order that is always the same."""
     import tensorflow as tf
 
-    paths = [str(records.path / shard["name"]) for shard in records.shards(split) if shard["examples"]]
+    shards = [shard for shard in records.shards(split) if shard["examples"]]
+    paths = [str(records.path / shard["name"]) for shard in shards]
+    for path, shard in zip(paths, shards, strict=True):
+        if not os.path.exists(path) or os.path.getsize(path) != shard["bytes"]:
+            raise RecordsError(f"{path}: is not the shard of {shard['bytes']} bytes that was written; run verify")
     if not paths:
         present = ", ".join(sorted({shard["split"] for shard in records.shards()}))
         raise RecordsError(f"{records.path}: no examples in the split {split!r}; it has {present}")
@@ -118,9 +140,10 @@ def _serialized(records: RecordFolder, split: str) -> tf.data.Dataset:
     )
 
 
-def _split_bytes(records: RecordFolder, split: str) -> int:
-    return sum(shard["bytes"] for shard in records.shards(split))
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _usable_memory() -> int:
+    """Bytes that this process may use: of the machine, or of its control group."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such group, or "max"
+        return machine

@@ -60,9 +60,9 @@ class _ShardNote:
         sha256 = ""
         begin, n_rows = file.tell(), len(self._rows)
         try:
+            sha256 = audio_sha256(recording.path)
             if recording in self._deadly:
                 raise AudioError("worker", self._deadly[recording])
-            sha256 = audio_sha256(recording.path)
             windows = LogMelWindows(recording, self._task.front_end)
             expect_progress()
             for window in windows:

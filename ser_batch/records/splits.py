@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ser_batch.audio.recordings import Recording
-from ser_batch.errors import LabelError
+from ser_batch.errors import LabelError, UsageError
 
 SPLITS = ("train", "validation", "test")
 SplitRule = Literal["speakers", "random", "none"]
@@ -32,26 +32,26 @@ def parse_rule(text: str) -> SplitRule:
     """The rule of that name.
 
     Raises:
-        LabelError: there is none.
+        UsageError: there is none.
     """
     for rule in get_args(SplitRule):
         if text == rule:
             return text  # type: ignore[return-value]
-    raise LabelError(f"--split {text}: choose one of {', '.join(get_args(SplitRule))}")
+    raise UsageError(f"--split {text}: choose one of {', '.join(get_args(SplitRule))}")
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:
     """``0.8,0.1,0.1`` as numbers.
 
     Raises:
-        LabelError: not three shares from 0 to 1 that sum to 1.
+        UsageError: not three shares from 0 to 1 that sum to 1.
     """
     try:
         train, validation, test = (float(part) for part in text.split(","))
     except ValueError:
-        raise LabelError(f"--fractions {text}: give three numbers, as 0.8,0.1,0.1") from None
-    if min(train, validation, test) < 0 or abs(train + validation + test - 1) > 1e-6:
-        raise LabelError(f"--fractions {text}: train, validation and test must be 0 or more and sum to 1")
+        raise UsageError(f"--fractions {text}: give three numbers, as 0.8,0.1,0.1") from None
+    if not (min(train, validation, test) >= 0 and abs(train + validation + test - 1) <= 1e-6):  # NaN, too
+        raise UsageError(f"--fractions {text}: train, validation and test must be 0 or more and sum to 1")
     return train, validation, test
 
 
@@ -95,21 +95,23 @@ def assign_splits(
 
 
 def _speaker_groups(recordings: Sequence[Recording], twin_of: Mapping[str, str]) -> list[str]:
-    """Each recording's group: its speaker, or the first of the speakers that share audio; empty if unknown."""
-    leader: dict[str, str] = {}
+    """Each recording's group: all that a chain of shared speakers and shared audio joins; empty without a speaker."""
+    leader: dict[tuple[str, str], tuple[str, str]] = {}
 
-    def lead(speaker: str) -> str:
-        while leader.get(speaker, speaker) != speaker:
-            speaker = leader[speaker]
-        return speaker
+    def lead(node: tuple[str, str]) -> tuple[str, str]:
+        while (above := leader.setdefault(node, node)) != node:
+            leader[node] = leader[above]
+            node = leader[node]
+        return node
 
-    speaker_of = {recording.path: recording.speaker for recording in recordings if recording.speaker}
-    for path, twin in twin_of.items():
-        if path in speaker_of and twin in speaker_of:
-            first, second = sorted((lead(speaker_of[path]), lead(speaker_of[twin])))
-            leader[second] = first
-    known = [recording.speaker or speaker_of.get(twin_of.get(recording.path, "")) for recording in recordings]
-    return [lead(speaker) if speaker else "" for speaker in known]
+    audio = [("audio", twin_of.get(recording.path, recording.path)) for recording in recordings]
+    for recording, node in zip(recordings, audio, strict=True):
+        if recording.speaker:
+            # "speaker" sorts after "audio", and leads: a group is called by its last speaker.
+            first, second = sorted((lead(node), lead(("speaker", recording.speaker))))
+            leader[first] = second
+    leaders = [lead(node) for node in audio]
+    return [name if kind == "speaker" else "" for kind, name in leaders]
 
 
 def _given_splits(recordings: Sequence[Recording], groups: Sequence[str]) -> dict[str, str]:
@@ -199,9 +201,11 @@ def split_warnings(recordings: Sequence[Recording], plan: SplitPlan) -> list[str
         if plan.rule == "speakers" and 0 < len(speakers["test"]) < 4:
             lines.append(
                 f"the test split has {len(speakers['test'])} of {len(set().union(*speakers.values()))} speakers, "
-                "so a score on it is noisy; cross-validation over all speakers tells more"
+                "so a score on it is noisy: build with several seeds and take the mean"
             )
     labels = set().union(*labels_of_split.values())
+    if len(labels) == 1:
+        lines.append(f"all recordings have one label, {min(labels)}: nothing can be trained on them")
     for split, share in zip(SPLITS, plan.fractions, strict=True):
         if share > 0 and plan.rule != "none" and split not in labels_of_split:
             lines.append(f"the {split} split is empty: there are too few recordings or speakers to divide")

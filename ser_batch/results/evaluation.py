@@ -10,14 +10,14 @@ import numpy as np
 
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
-from ser_batch.files import differences, disk_errors_named, open_atomically, output_folder, write_json
+from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.bundles import Bundle
 from ser_batch.records.datasets import read_batches
 from ser_batch.records.layout import RecordFolder
 from ser_batch.results.plots import plot_confusion
 from ser_batch.results.predictions import Network, Prediction, load_predictor
 from ser_batch.results.scores import Scores, score
-from ser_batch.results.tables import clock, write_rows
+from ser_batch.results.tables import clock
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.csv"
@@ -70,9 +70,13 @@ def evaluate(
             f"{', '.join(bundle.labels)}"
         )
     identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
-    with output_folder(folder), disk_errors_named(folder):
-        if _is_finished(folder, identity, restart):
+    output = OutputFolder(folder, "an evaluation", SCORES, _FILES.__contains__)
+    with output.held(), disk_errors_named(folder):
+        if restart:
+            output.clear()
+        if _is_finished(folder, identity):
             return _read_scores(folder, bundle.labels), True
+        output.clear()
         evaluated = list(predict_examples(load_predictor(bundle), records, split, bundle.labels))
         scores = score(
             [one.label for one in evaluated],
@@ -96,7 +100,9 @@ def predict_examples(
     began: dict[str, str] = {}
     for batch in read_batches(records, split, batch_size=32):
         for label, probabilities in zip(batch.labels, network(batch.log_mels), strict=True):
-            row = next(rows)
+            row = next(rows, None)
+            if row is None:
+                raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
             began = began if group else row
             group.append(probabilities)
             # A recording's windows follow each other, and the last ends where the recording does.
@@ -136,11 +142,7 @@ def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labe
         write_rows(file, [[label, *map(str, row)] for label, row in zip(labels, scores.confusion, strict=True)])
 
 
-def _is_finished(folder: Path, identity: dict[str, str], restart: bool) -> bool:
-    if odd := sorted(path.name for path in folder.iterdir() if path.name not in _FILES and ".partial" not in path.name):
-        raise OutputError(f"{folder}: holds files that are no evaluation ({', '.join(odd[:3])}); name another --out")
-    if restart:
-        (folder / SCORES).unlink(missing_ok=True)
+def _is_finished(folder: Path, identity: dict[str, str]) -> bool:
     if not (folder / SCORES).exists():
         return False
     if changed := differences(json.loads((folder / SCORES).read_text(encoding="utf-8")), identity, identity):

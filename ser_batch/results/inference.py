@@ -1,5 +1,6 @@
 """From a listing to a finished prediction table."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,10 +8,10 @@ from pathlib import Path
 
 from ser_batch.audio.recordings import Listing
 from ser_batch.errors import OutputError
-from ser_batch.files import disk_errors_named
+from ser_batch.files import write_rows
 from ser_batch.models.bundles import Bundle
 from ser_batch.results.predictions import Prediction, load_predictor, predict_recordings
-from ser_batch.results.tables import open_table, read_summary, table_columns, table_row, write_rows
+from ser_batch.results.tables import clock, open_table, read_summary, table_columns, table_row
 from ser_batch.tasks import Engine
 
 
@@ -76,7 +77,7 @@ def infer(
         for rejection in listing.rejections:
             yield Prediction(rejection.file, error=rejection.reason)
 
-    with disk_errors_named(Path(out)), open_table(out, sys.stdout) as table:
+    with open_table(out, sys.stdout) as table:
         write_rows(table, [table_columns(bundle.labels)])
         for prediction in predictions():
             write_rows(table, [table_row(prediction, bundle.labels, bundle.short_fingerprint)])
@@ -105,12 +106,26 @@ def _finished(listing: Listing, bundle: Bundle, out: str, options: InferOptions)
     changed = []
     if table.models != {bundle.short_fingerprint} or table.labels != bundle.labels:
         changed.append(f"the model ({', '.join(sorted(table.models))}, now {bundle.short_fingerprint})")
+    parts = [clock(recording.start_secs) for recording in listing.recordings]
     if table.files != wanted:
         came, went = len(set(wanted) - set(table.files)), len(set(table.files) - set(wanted))
         changed.append(f"the files ({came} came, {went} went)" if came or went else "the files' order")
+    elif any(start not in {"", part} for start, part in zip(table.starts, parts, strict=False)):
+        changed.append("the parts of the files")
+    table_ns = path.stat().st_mtime_ns
+    newer = sum(_mtime_ns(recording.path) > table_ns for recording in listing.recordings)
+    if newer:
+        changed.append(f"the audio ({newer} files are newer than the table)")
     if changed:
         raise OutputError(
             f"{path}: was made from something else; what differs: {'; '.join(changed)}. "
             "Give --restart to make it anew, or name another --out"
         )
     return InferResult(len(wanted), table.errors, True)
+
+
+def _mtime_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except (OSError, ValueError):
+        return 0

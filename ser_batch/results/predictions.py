@@ -18,6 +18,7 @@ from ser_batch.tasks import Engine, expect_progress
 
 # A task is small, so that a folder of a dozen files keeps all workers busy; a batch gathers several.
 _RECORDINGS_PER_TASK = 8
+_RECORDINGS_PER_ROUND = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,12 @@ def _predicted(block: Sequence[_Features], network: Network, batch_size: int) ->
 
 
 def _features_in_order(recordings: Sequence[Recording], front_end: FrontEnd, engine: Engine) -> Iterator[_Features]:
+    # In rounds, because what comes after a slow recording waits for it in memory.
+    for first in range(0, len(recordings), _RECORDINGS_PER_ROUND):
+        yield from _round_in_order(recordings[first : first + _RECORDINGS_PER_ROUND], front_end, engine)
+
+
+def _round_in_order(recordings: Sequence[Recording], front_end: FrontEnd, engine: Engine) -> Iterator[_Features]:
     size = _RECORDINGS_PER_TASK
     tasks = [(at, tuple(recordings[at : at + size])) for at in range(0, len(recordings), size)]
     ready: dict[int, list[_Features]] = {}

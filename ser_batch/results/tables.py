@@ -2,14 +2,15 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from ser_batch.errors import OutputError
-from ser_batch.files import open_atomically
+from ser_batch.files import disk_errors_named, open_exclusively
 from ser_batch.results.predictions import Prediction
 
 _BEFORE = ("file", "start", "end", "emotion", "confidence")
@@ -51,17 +52,21 @@ def clock(secs: float) -> str:
 
 @contextmanager
 def open_table(out: str, stdout: IO[str]) -> Iterator[IO[str]]:
-    """A file to write rows into: it appears whole, at the end; ``-`` is standard output, as rows come."""
-    if out == "-":
-        yield stdout
-    else:
-        with open_atomically(Path(out)) as file:
+    """A file to write rows into: it appears whole, at the end; ``-`` is standard output, as rows come.
+
+    Raises:
+        OutputError: it cannot be written, or another run is writing it.
+    """
+    if out != "-":
+        with disk_errors_named(Path(out)), open_exclusively(Path(out)) as file:
             yield file
-
-
-def write_rows(file: IO[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write rows as CSV."""
-    csv.writer(file, lineterminator="\n").writerows(rows)
+        return
+    try:
+        yield stdout
+        stdout.flush()
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # or the interpreter's last flush fails, too
+        raise OutputError("standard output was closed before all rows were written") from error
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,14 @@ class TableSummary:
     Attributes:
         labels: of the model, in its order.
         models: the short fingerprints in the column ``model``.
-        files: the column ``file``, in order.
+        files, starts: those columns, in order.
         errors: (file, reason) of each row without a prediction.
     """
 
     labels: tuple[str, ...]
     models: frozenset[str]
     files: tuple[str, ...]
+    starts: tuple[str, ...]
     errors: list[tuple[str, str]]
 
 
@@ -101,5 +107,6 @@ def read_summary(path: Path) -> TableSummary:
         labels,
         frozenset(row[-3] for row in rows),
         tuple(row[0] for row in rows),
+        tuple(row[1] for row in rows),
         [(row[0], row[-1]) for row in rows if row[-1]],
     )

@@ -4,7 +4,7 @@ import pytest
 
 from ser_batch.audio.corpora import CORPORA, corpus_rule, label_recordings, read_label_map
 from ser_batch.audio.recordings import Listing, Recording, Rejection, list_source
-from ser_batch.errors import LabelError
+from ser_batch.errors import LabelError, UsageError
 
 EMODB_SAMPLE_LABELS = {
     "03a01Fa.wav": ("happiness", "03"),
@@ -163,10 +163,11 @@ class TestFolders:
     def test_the_root_is_never_a_class(self, tmp_path):
         root = tmp_path / "anger"
         (root / "calm").mkdir(parents=True)
-        for name in ("a.wav", "calm/b.wav"):
+        (root / "fear").mkdir()
+        for name in ("a.wav", "calm/b.wav", "fear/c.wav"):
             (root / name).touch()
         labelled = label_recordings(list_source(str(root)), "folder")
-        assert labels(labelled) == {"calm/b.wav": ("calm", None)}
+        assert labels(labelled) == {"calm/b.wav": ("calm", None), "fear/c.wav": ("fear", None)}
         assert [(r.file, r.stage) for r in labelled.rejections] == [("a.wav", "label")]
 
     @pytest.mark.parametrize("rule", ["auto", "folder"])
@@ -190,7 +191,7 @@ class TestRegex:
         ("pattern", "says"), [("(", "not a regular expression"), ("[a-z]+", r"no group \(\?P<label>")]
     )
     def test_patterns_that_cannot_be_used(self, pattern, says):
-        with pytest.raises(LabelError, match=says):
+        with pytest.raises(UsageError, match=says):
             label_recordings(listing("a.wav"), f"regex:{pattern}")
 
 
@@ -223,7 +224,7 @@ class TestCsv:
 
 
 def test_an_unknown_rule_is_told_the_known_ones():
-    with pytest.raises(LabelError, match=r"emotions: not auto, folder.*emodb.*ravdess"):
+    with pytest.raises(UsageError, match=r"emotions: not auto, folder.*emodb.*ravdess"):
         label_recordings(listing("a.wav"), "emotions")
 
 
@@ -232,9 +233,24 @@ def test_no_match_at_all_names_the_first_file_and_the_three_ways():
         label_recordings(listing("a.wav", "b.wav"), "emodb")
 
 
+@pytest.mark.parametrize("rule", ["auto", "folder"])
+def test_one_class_alone_is_refused(rule):
+    recordings = [Recording(file, file) for file in ("l/a.wav", "l/b.wav")]
+    with pytest.raises(LabelError, match="only one class's folder, l, holds recordings"):
+        label_recordings(Listing(recordings), rule)
+
+
+@pytest.mark.parametrize("label", ["joy\n", "\x1b[31m", "two\nlines"])
+def test_labels_that_are_no_plain_text_are_refused(label):
+    recordings = [Recording("a.wav", "a.wav", label), Recording("b.wav", "b.wav", "fear")]
+    labelled = label_recordings(Listing(recordings))
+    assert [(r.file, r.stage) for r in labelled.rejections] == [("a.wav", "label")]
+
+
 def test_rejections_of_the_listing_are_kept():
     before = Rejection("gone", "list", "is a link to a folder that contains it")
-    labelled = label_recordings(Listing([Recording("x/a.wav", "x/a.wav")], [before]), "folder")
+    recordings = [Recording(file, file) for file in ("x/a.wav", "y/a.wav")]
+    labelled = label_recordings(Listing(recordings, [before]), "folder")
     assert labelled.rejections == [before]
 
 

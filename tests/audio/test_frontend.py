@@ -4,7 +4,7 @@ import json
 import pytest
 
 from ser_batch.audio.frontend import PRESETS, SEED, SPEECH, FrontEnd, parse_channel, preset, preset_name
-from ser_batch.errors import FrontEndError
+from ser_batch.errors import FrontEndError, UsageError
 
 
 def test_shapes_of_the_presets():
@@ -58,7 +58,7 @@ def test_json_of_another_version_is_refused():
 
 
 def test_an_unknown_preset_is_refused_and_the_known_ones_named():
-    with pytest.raises(FrontEndError, match=r"loud.*seed.*speech"):
+    with pytest.raises(UsageError, match=r"loud.*seed.*speech"):
         preset("loud")
 
 
@@ -75,5 +75,5 @@ def test_channels():
 
 @pytest.mark.parametrize("text", ["-1", "left", "", "1.0"])
 def test_odd_channels_are_refused(text):
-    with pytest.raises(FrontEndError, match="channel"):
+    with pytest.raises(UsageError, match="channel"):
         parse_channel(text)

@@ -168,7 +168,7 @@ def test_trim_cuts_quiet_ends_where_librosa_does(before, after):
 @pytest.mark.parametrize("n_samples", [1, 2, 3, 10, 50_000])
 def test_wiener_is_scipys(n_samples):
     samples = noise(n_samples)
-    np.testing.assert_allclose(wiener(samples), scipy.signal.wiener(samples), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(wiener(samples, len(samples)), scipy.signal.wiener(samples), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("front_end", PRESETS)

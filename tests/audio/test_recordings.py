@@ -321,3 +321,13 @@ def test_what_is_no_time(text):
 @pytest.mark.parametrize(("file", "stem"), [("x/a.wav", "x/a"), ("a.b.wav", "a.b"), ("a", "a"), (".", "."), ("/", "/")])
 def test_stems(file, stem):
     assert posix_stem(Recording(file, file)) == stem
+
+
+def test_a_link_to_itself_is_an_input_like_any_other(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    for name in ("a.wav", "z.wav"):
+        (tmp_path / name).touch()
+    listing = list_source(str(tmp_path))
+    assert [recording.file for recording in listing.recordings] == ["a.wav", "loop.wav", "z.wav"]
+    assert (listing.other_files, listing.rejections) == (1, [])

@@ -4,6 +4,7 @@ import struct
 import tracemalloc
 from contextlib import suppress
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -352,3 +353,19 @@ def test_a_track_in_an_unknown_codec(encoded, tmp_path):
     damaged = encoded["mov-pcm"].read_bytes().replace(b"sowt", b"zzzz")
     (tmp_path / "a.mov").write_bytes(damaged)
     assert "codec" in refusal(tmp_path / "a.mov").reason
+
+
+def test_many_channels_through_ffmpeg(tmp_path):
+    path = tmp_path / "many.mov"
+    ramp = np.arange(1, 17, dtype=np.float32)[:, None] / 32
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="hexadecagonal")
+        frame = av.AudioFrame.from_ndarray(
+            (np.repeat(ramp, 4000, axis=1).T.reshape(1, -1) * 32_768).astype(np.int16), "s16", "hexadecagonal"
+        )
+        frame.sample_rate = 16_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    with open_audio(path) as decoder:
+        block = np.concatenate(list(decoder.blocks))
+    assert (decoder.rate_hz, decoder.channels, block.shape) == (16_000, 16, (4000, 16))
+    np.testing.assert_allclose(block, np.broadcast_to(ramp.T, (4000, 16)), atol=1e-4)

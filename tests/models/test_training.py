@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from ser_batch.cli import main
-from ser_batch.errors import OutputError, TrainingError
+from ser_batch.errors import OutputError, RecordsError, TrainingError
 from ser_batch.models.bundles import open_bundle, weights_sha256
 from ser_batch.models.recipes import RECIPES, named_recipe
 from ser_batch.models.training import train
-from ser_batch.records.layout import RecordFolder
+from ser_batch.records.layout import RecordFolder, open_records
 
 
 def start(records: Path, out: Path, epochs: int = 4) -> subprocess.Popen[bytes]:
@@ -108,6 +109,30 @@ def test_a_damaged_checkpoint_is_skipped(small_records: RecordFolder, tmp_path: 
     result = train(small_records, out, named_recipe("default", 4))
     assert "checkpoint skipped" in result.notes[0]
     assert weights_sha256(result.bundle.load_network()) == weights_sha256(open_bundle(whole).load_network())
+
+
+def test_checkpoints_of_an_unknown_recipe_are_not_taken_up(
+    small_records: RecordFolder, tmp_path: Path, whole: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(small_records.path, out)
+    wait_for(out / "checkpoints" / "epoch-0001.json", process)
+    process.kill()
+    process.wait()
+    (out / "checkpoints" / "run.json").unlink()
+    shutil.rmtree(out / "logs", ignore_errors=True)
+    assert train(small_records, out, named_recipe("seed", 1)).continued_from == 0
+
+
+def test_damaged_records_are_one_line(small_records: RecordFolder, tmp_path: Path) -> None:
+    for damage in ("cut", "flip"):
+        copy = shutil.copytree(small_records.path, tmp_path / damage)
+        shard = next(iter(sorted(copy.glob("recordings-train*"))))
+        data = bytearray(shard.read_bytes())
+        data[100] ^= 1
+        shard.write_bytes(data[:-5] if damage == "cut" else data)
+        with pytest.raises(RecordsError, match="verify"):
+            train(open_records(copy), tmp_path / f"{damage}-out", named_recipe("seed", 1))
 
 
 def test_one_label_cannot_be_learnt(small_records: RecordFolder, tmp_path: Path) -> None:

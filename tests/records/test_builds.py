@@ -13,6 +13,7 @@ from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
 from ser_batch.errors import OutputError, RecordsError
+from ser_batch.files import OutputFolder
 from ser_batch.records.builds import BuildResult, build_records
 from ser_batch.records.layout import open_records
 from ser_batch.records.plans import BuildOptions, plan_build
@@ -137,10 +138,31 @@ def test_a_changed_source_file_is_noticed(source: Path, tmp_path: Path) -> None:
     assert build(source, tmp_path / "out", restart=True).n_errors == 0
 
 
-def test_two_builds_into_one_folder_do_not_meet(source: Path, tmp_path: Path) -> None:
-    from ser_batch.files import output_folder
+def test_what_a_restart_left_is_never_taken_for_a_build(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path / "out")
+    (tmp_path / "out" / "provenance.json").unlink()
+    with pytest.raises(OutputError, match=r"parts of records without their provenance\.json.*--restart"):
+        build(source, tmp_path / "out", options=replace(OPTIONS, num_shards=1))
+    assert (
+        build(source, tmp_path / "out", options=replace(OPTIONS, num_shards=1), restart=True).records.n_examples() == 14
+    )
 
-    with output_folder(tmp_path / "out"), pytest.raises(OutputError, match="another run is writing here"):
+
+def test_notes_without_a_plan_are_not_trusted(source: Path, tmp_path: Path) -> None:
+    plan = plan_build(label_recordings(list_source(str(source))), OPTIONS)
+    with LocalEngine(2) as engine, pytest.raises(KeyboardInterrupt):
+        build_records(plan, tmp_path / "out", CutShortEngine(engine, 2))
+    for shard in (tmp_path / "out").glob("recordings-*"):
+        shard.unlink()
+    (tmp_path / "out" / ".building" / "plan.json").unlink()
+    build(source, tmp_path / "whole")
+    build(source, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_two_builds_into_one_folder_do_not_meet(source: Path, tmp_path: Path) -> None:
+    other = OutputFolder(tmp_path / "out", "records", "provenance.json", lambda name: True)
+    with other.held(), pytest.raises(OutputError, match="another run is writing here"):
         build(source, tmp_path / "out")
 
 
@@ -196,6 +218,7 @@ def test_a_recording_that_ends_its_worker_is_found(source: Path, tmp_path: Path,
     assert (error["file"], error["stage"]) == ("08a02La.wav", "worker")
     assert says in error["reason"]
     assert result.records.n_examples() == 13
+    assert build(source, tmp_path / "out").was_finished
 
 
 def test_parts_of_a_file_are_examples_with_their_times(source: Path, tmp_path: Path) -> None:

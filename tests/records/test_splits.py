@@ -5,7 +5,7 @@ import pytest
 
 from ser_batch.audio.corpora import label_recordings
 from ser_batch.audio.recordings import Recording, list_source
-from ser_batch.errors import LabelError
+from ser_batch.errors import LabelError, UsageError
 from ser_batch.records.splits import SplitPlan, assign_splits, parse_fractions, split_warnings
 
 
@@ -87,6 +87,22 @@ def test_parts_of_one_file_stay_together() -> None:
     assert all(len(of_file) == 1 for of_file in splits.values())
 
 
+def test_speakers_who_share_a_file_share_a_split() -> None:
+    calls = [
+        Recording(f"{call}.wav", f"/{call}.wav", "anger", speaker, None, start, start + 1)
+        for call in range(20)
+        for start, speaker in enumerate([f"agent{call % 10}", f"customer{call}", None])
+    ]
+    for seed in range(10):
+        splits = defaultdict(set)
+        for recording in assign_splits(calls, SplitPlan(seed=seed)):
+            splits[recording.path].add(recording.split)
+            if recording.speaker:
+                splits[recording.speaker].add(recording.split)
+        assert all(len(of_one) == 1 for of_one in splits.values())
+        assert set().union(*splits.values()) == {"train", "validation", "test"}
+
+
 def test_a_given_split_stays_and_draws_its_speaker_with_it() -> None:
     everyone = recordings({"a": 10, "b": 10, "c": 10})
     everyone[0] = Recording("a/0.wav", "/a/0.wav", "anger", "a", "test")
@@ -110,7 +126,7 @@ def test_what_makes_a_score_doubtful_is_said() -> None:
     assert any("only one speaker (s0) has recordings of rare" in line for line in lines)
 
 
-@pytest.mark.parametrize("text", ["", "1", "a,b,c", "0.5,0.5,0.5", "-0.1,0.1,1"])
+@pytest.mark.parametrize("text", ["", "1", "a,b,c", "0.5,0.5,0.5", "-0.1,0.1,1", "nan,0.5,0.5"])
 def test_bad_fractions_are_refused(text: str) -> None:
-    with pytest.raises(LabelError, match="--fractions"):
+    with pytest.raises(UsageError, match="--fractions"):
         parse_fractions(text)

@@ -1,7 +1,11 @@
 """`infer` through the command line, with the shipped model."""
 
 import csv
+import os
+import pty
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
+from ser_batch.files import open_exclusively
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.results.predictions import load_predictor, predict_recordings
 from ser_batch.results.scores import score
@@ -168,3 +173,33 @@ def test_the_shipped_model_knows_its_own_corpus(emodb: Path, network) -> None:
     scores = score(truth, [int(np.argmax(one.probabilities)) for one in predictions], LABELS)
     assert len(predictions) == 535
     assert scores.uar > 0.8  # most of it was trained on: a broken path would not come near
+
+
+def test_a_terminal_on_stderr_takes_nothing_from_stdout(emodb_sample: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "ser_batch", "infer", str(emodb_sample), "-o", "-", "-j", "2"]
+    with open(tmp_path / "out.csv", "wb") as out:
+        assert subprocess.run(command, stdout=out, stderr=theirs).returncode == 0
+    os.close(theirs)
+    os.close(ours)
+    assert len(table(tmp_path / "out.csv")) == 14
+
+
+def test_a_closed_pipe_is_one_line(emodb_sample: Path) -> None:
+    command = f"{sys.executable} -m ser_batch infer {emodb_sample} -o - -j 2 | head -c 10"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert result.stderr.count("\n") <= 1
+    assert "Traceback" not in result.stderr
+
+
+def test_changed_audio_is_not_taken_for_finished(source: Path, tmp_path: Path, capfd) -> None:
+    infer(source, tmp_path / "preds.csv")
+    shutil.copy(source / "03a01Fa.wav", source / "03a01Wa.wav")
+    assert infer(source, tmp_path / "preds.csv") == 1
+    assert "1 files are newer than the table" in capfd.readouterr().err
+
+
+def test_two_runs_do_not_write_one_table(source: Path, tmp_path: Path, capfd) -> None:
+    with open_exclusively(tmp_path / "preds.csv"):
+        assert infer(source, tmp_path / "preds.csv") == 1
+        assert "another run is writing here" in capfd.readouterr().err

@@ -4,11 +4,19 @@ import pandas as pd
 import pytest
 
 from ser_batch.errors import OutputError
+from ser_batch.files import write_rows
 from ser_batch.results.predictions import Prediction
-from ser_batch.results.tables import clock, read_summary, table_columns, table_row, write_rows
+from ser_batch.results.tables import clock, read_summary, table_columns, table_row
 
 LABELS = ("anger", "fear")
-ODD_NAMES = ["plain.wav", 'comma, quote" and\nnewline.wav', r"not \xff utf-8.wav", "=1+1.wav", "Ärger.wav"]
+ODD_NAMES = [
+    "plain.wav",
+    'comma, quote" and\nnewline.wav',
+    r"not \xff utf-8.wav",
+    "=1+1.wav",
+    "carriage\rreturn.wav",
+    "Ärger.wav",
+]
 
 
 @pytest.fixture
