@@ -1,5 +1,6 @@
 """The README cannot rot: its commands run, and every command and option stands in it."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import pytest
 import typer
 
 from ser_batch.cli import app, main
+from ser_batch.models.bundles import shipped_bundle
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -38,3 +40,22 @@ def test_its_commands_run(tmp_path: Path, emodb_sample: Path, monkeypatch: pytes
         few = ["--epochs", "1"] if arguments[0] == "train" else []
         assert main([*arguments, *quick, *few]) == 0
     assert len((tmp_path / "preds.csv").read_text().splitlines()) == 15
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"[A-Z]+_TABLE|TODO|TBD", README.read_text(encoding="utf-8"))
+
+
+def test_the_functions_it_names_exist() -> None:
+    names = re.findall(r"`(ser_batch(?:\.\w+)+)`", README.read_text(encoding="utf-8"))
+    assert len(names) >= 6
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_card_is_of_the_shipped_model() -> None:
+    bundle = shipped_bundle()
+    card = (bundle.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"`{bundle.short_fingerprint}`" in card
+    assert all(f"| {label} |" in card for label in bundle.labels)

@@ -286,6 +286,8 @@ def main() -> None:
     options = parser.parse_args()
     corpus = options.corpus.absolute()
     print_machine(options.front_end, options.repeats)
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         work = Path(folder).absolute()
         if options.flat is not None:

@@ -71,6 +71,8 @@ def test_bad_files_are_rows_with_an_error(source: Path, tmp_path: Path, capfd) -
     assert "error: empty.wav: is empty (0 bytes)" in said
     assert "1 files in" in said
     assert "17 rows, 3 of them errors" in said
+    assert infer(source, tmp_path / "preds.csv") == 0
+    assert "already finished" in capfd.readouterr().err
 
 
 def test_nothing_but_errors_exits_1(tmp_path: Path) -> None:
