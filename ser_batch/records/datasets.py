@@ -50,7 +50,7 @@ class TrainingData:
     def __init__(self, records: RecordFolder, split: str) -> None:
         self._records = records
         self._n_examples = records.n_examples(split)
-        serialized = _serialized(records, split)
+        serialized = _serialized(records, split, _SHARDS_AT_ONCE)
         fits = sum(shard["bytes"] for shard in records.shards(split)) <= _usable_memory() // 4
         self._serialized = serialized.cache() if fits else serialized
 
@@ -82,7 +82,11 @@ def read_batches(records: RecordFolder, split: str, batch_size: int) -> Iterator
     import tensorflow as tf
 
     shape = records.front_end.shape
-    parsed = _serialized(records, split).batch(batch_size).map(lambda serialized: parse_tensors(serialized, shape))
+    parsed = (
+        _serialized(records, split, shards_at_once=1)
+        .batch(batch_size)
+        .map(lambda serialized: parse_tensors(serialized, shape))
+    )
     with damage_named(records):
         for features in parsed.prefetch(tf.data.AUTOTUNE):
             yield Batch(features["log_mel"].numpy(), features["label"].numpy())
@@ -118,8 +122,8 @@ def band_statistics(records: RecordFolder, split: str) -> tuple[Float32s, Float3
     return mean.astype(np.float32), variance.astype(np.float32)
 
 
-def _serialized(records: RecordFolder, split: str) -> tf.data.Dataset:
-    """Serialized Examples, shards read in parallel, in an order that is always the same."""
+def _serialized(records: RecordFolder, split: str, shards_at_once: int) -> tf.data.Dataset:
+    """Serialized Examples in an order that is always the same; with one shard at once, the manifest's."""
     import tensorflow as tf
 
     shards = [shard for shard in records.shards(split) if shard["examples"]]
@@ -130,11 +134,9 @@ def _serialized(records: RecordFolder, split: str) -> tf.data.Dataset:
     if not paths:
         present = ", ".join(sorted({shard["split"] for shard in records.shards()}))
         raise RecordsError(f"{records.path}: no examples in the split {split!r}; it has {present}")
-    # Whole shards in turn: examples come in the manifest's order, and reading ahead overlaps the next shard.
     return tf.data.Dataset.from_tensor_slices(paths).interleave(
         tf.data.TFRecordDataset,
-        cycle_length=1,
-        block_length=1,
+        cycle_length=shards_at_once,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
