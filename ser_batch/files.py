@@ -26,16 +26,22 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    with open(partial, mode, **text) as file, _landing(file, partial, path):
+        yield file
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _landing(file: IO[Any], partial: Path, path: Path) -> Iterator[None]:
+    """Give a file its final name once it was written whole and reached the disk; else remove it."""
     try:
-        with open(partial, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield
+        file.flush()
+        os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -193,14 +199,8 @@ def open_exclusively(path: Path) -> Iterator[IO[str]]:
     with open(partial, "a", encoding="utf-8", newline="\n") as file:
         _lock(file.fileno(), path)
         file.truncate(0)
-        try:
+        with _landing(file, partial, path):
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
     sync_folder(path.parent)
 
 
