@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.files import open_atomically
+from ser_batch.results.scores import Reliability
 
 
 def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
@@ -50,5 +51,35 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
     axes.set(xlabel="predicted emotion", ylabel="true emotion", title=title)
     axes.tick_params(axis="x", rotation=45)
     axes.tick_params(axis="y", rotation=0)
+    with open_atomically(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+
+
+def plot_reliability(before: Reliability, after: Reliability, title: str, path: Path) -> None:
+    """Draw a reliability diagram as a PNG: accuracy over confidence, and below how many predictions there are.
+
+    Args:
+        before, after: calibration.
+        title: above the picture.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 6.6), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as sure as right")
+    edges = np.linspace(0, 1, before.n_bins + 1)
+    for one, name, colour in ((before, "before", "#d08020"), (after, "after", "#1f5fa8")):
+        held = one.counts > 0
+        shares = one.counts[held] / one.counts.sum()
+        named = f"{name} calibration, ECE {one.error:.3f}"
+        axes.plot(one.confidence[held], one.accuracy[held], color=colour, linewidth=1.2, alpha=0.7)
+        axes.scatter(
+            one.confidence[held], one.accuracy[held], s=12 + 400 * shares, color=colour, alpha=0.8, label=named
+        )
+        counts.stairs(one.counts, edges, color=colour, linewidth=1.4)
+    axes.set(ylabel="share of correct predictions", title=title, ylim=(-0.03, 1.03))
+    axes.legend(loc="upper left")
+    counts.set(xlabel="confidence (probability of the predicted emotion)", ylabel="predictions", xlim=(-0.02, 1.02))
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
