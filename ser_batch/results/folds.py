@@ -16,7 +16,6 @@ from ser_batch.results.plots import plot_confusion, plot_reliability
 from ser_batch.results.scores import (
     ECE_BINS,
     Scores,
-    confusion_matrix,
     expected_calibration_error,
     interval_over_speakers,
     reliability,
@@ -112,7 +111,7 @@ def write_folds(
         write_rows(file, [["true", *labels]])
         write_rows(file, [[label, *map(str, row)] for label, row in zip(labels, confusion, strict=True)])
     summary = _summary(rows, table) | {"title": title, "protocol": dict(protocol)}
-    summary["ece"] = {"bins": ECE_BINS, "before": round(before.error, 6), "after": round(after.error, 6)}
+    summary["ece"]["pooled"] = {"before": round(before.error, 6), "after": round(after.error, 6)}
     uar, wa = summary["uar"]["mean"], summary["wa"]["mean"]
     plot_confusion(confusion, labels, f"{title}\nUAR {uar:.3f}, WA {wa:.3f}", folder / "confusion_matrix.png")
     plot_reliability(before, after, title, folder / "reliability.png")
@@ -226,7 +225,10 @@ def _summary(rows: _Rows, table: Sequence[_Line]) -> dict[str, Any]:
         for (scope, _, statistic), line in found.items()
         if (scope, statistic) == ("speaker", "mean")
     }
+    figures = found["pooled", "", "mean"].figures
+    alone = {when: round(figures[f"ece_{when}"], 6) for when in ("before", "after")}
     return overall | {
+        "ece": {"bins": ECE_BINS, "mean_of_seeds": alone},
         "labels": list(rows.labels),
         "recordings": rows.n_recordings,
         "seeds": rows.seed_values,
@@ -326,10 +328,11 @@ def summary_lines(folder: Path) -> list[str]:
         figures = summary[name]
         spread = "-" if figures["sd"] is None else f"{figures['sd']:.3f}"
         lines.append(f"{name.upper():4} {figures['mean']:6.3f}  {spread:>6}  {_shown(figures['interval'])}")
-    errors = summary["ece"]
-    lines.append(
-        f"ECE  {errors['before']:6.3f} before calibration, {errors['after']:.3f} after ({errors['bins']} bins)"
-    )
+    for name, how in (("pooled", "all seeds together"), ("mean_of_seeds", "mean of each seed's own"))[
+        : min(n_seeds, 2)
+    ]:
+        error = summary["ece"][name]
+        lines.append(f"ECE  {error['before']:6.3f} before calibration, {error['after']:.3f} after, {how}")
     width = max(len("label"), *map(len, summary["labels"]))
     lines.append(f"{'label':{width}}  precision      f1  recall  {'95 % interval':14}  recordings")
     lines += [

@@ -65,21 +65,22 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 6.6), layout="constrained")
+    figure = Figure(figsize=(5.6, 7.2), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as sure as right")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="right as often as sure")
     edges = np.linspace(0, 1, before.n_bins + 1)
     for one, name, colour in ((before, "before", "#d08020"), (after, "after", "#1f5fa8")):
         held = one.counts > 0
         shares = one.counts[held] / one.counts.sum()
+        points = one.confidence[held], one.accuracy[held]
+        axes.scatter(*points, s=8 + 400 * shares, color=colour, alpha=0.8, linewidths=0)
+        # A few predictions by chance right or wrong would draw the eye.
+        steady = shares >= 0.01
         named = f"{name} calibration, ECE {one.error:.3f}"
-        axes.plot(one.confidence[held], one.accuracy[held], color=colour, linewidth=1.2, alpha=0.7)
-        axes.scatter(
-            one.confidence[held], one.accuracy[held], s=12 + 400 * shares, color=colour, alpha=0.8, label=named
-        )
+        axes.plot(points[0][steady], points[1][steady], color=colour, linewidth=1.5, label=named)
         counts.stairs(one.counts, edges, color=colour, linewidth=1.4)
     axes.set(ylabel="share of correct predictions", title=title, ylim=(-0.03, 1.03))
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", frameon=False)
     counts.set(xlabel="confidence (probability of the predicted emotion)", ylabel="predictions", xlim=(-0.02, 1.02))
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})

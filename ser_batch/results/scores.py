@@ -178,12 +178,12 @@ def tally(
     known = all(speakers) and len(set(speakers)) > 1
     units: Sequence[Hashable] = speakers if known else recordings
     index = {unit: at for at, unit in enumerate(sorted(set(speakers)) if known else dict.fromkeys(recordings))}
-    cells = np.array([index[unit] for unit in units]) * n_labels + np.asarray(truth, dtype=np.int64)
-    shape = (len(index), n_labels)
-    hits = np.bincount(cells, np.asarray(right, dtype=np.float64), len(index) * n_labels)
-    support = np.bincount(cells, np.ones(len(cells)), len(index) * n_labels)
+    cells = np.array([index[unit] for unit in units]), np.asarray(truth, dtype=np.int64)
+    hits, support = np.zeros((2, len(index), n_labels))
+    np.add.at(hits, cells, np.asarray(right, dtype=np.float64))
+    np.add.at(support, cells, 1.0)
     names = tuple(sorted(set(speakers))) if known else ("",) * len(index)
-    return Tallies("speakers" if known else "recordings", names, hits.reshape(shape), support.reshape(shape))
+    return Tallies("speakers" if known else "recordings", names, hits, support)
 
 
 def recalls(hits: NDArray[np.float64], support: NDArray[np.float64]) -> NDArray[np.float64]:
