@@ -281,6 +281,26 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    folder_a: Annotated[Path, typer.Argument(metavar="DIR_A", help="Cross-validation folder.")],
+    folder_b: Annotated[Path, typer.Argument(metavar="DIR_B", help="Another, of the same recordings.")],
+) -> None:
+    """Say whether one cross-validation is better than another.
+
+    The difference of UAR and WA, its interval, and a paired test over speakers.
+
+    Example: ser-batch compare cv/seed cv/default
+    """
+    from ser_batch.results.comparison import compare as run
+    from ser_batch.results.comparison import comparison_lines
+
+    found = run(folder_a, folder_b)
+    if found.task_differences:
+        _say(f"warning: the protocols are not the same; from A to B: {'; '.join(found.task_differences)}")
+    print("\n".join(comparison_lines(found, str(folder_a), str(folder_b))))
+
+
+@app.command()
 def infer(
     source: Source,
     out: Annotated[str, typer.Option("--out", "-o", metavar="CSV", help="Table to write; - for standard output.")],

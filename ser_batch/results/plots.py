@@ -1,5 +1,6 @@
 """Scores to pictures."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 from ser_batch.files import open_atomically
 from ser_batch.results.scores import Reliability
 
+_LABELS_WITH_COUNTS = 20
+
 
 def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
-    """Draw a confusion matrix as a PNG: shaded by the share of each true label, with counts.
+    """Draw a confusion matrix as a PNG: shaded by the share of each true label, with counts if labels are few.
 
     Args:
         confusion: ``(labels, labels)``; row: the truth, column: the prediction.
@@ -24,31 +27,33 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
     matplotlib.use("Agg")
     import seaborn
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    few = len(labels) <= _LABELS_WITH_COUNTS  # more do not fit into the cells of any page
     texts = [
         [f"{share:.0%}\n{count}" if count else "" for share, count in zip(*row, strict=True)]
         for row in zip(shares, confusion, strict=True)
     ]
-    side = max(4.5, 1.4 + 0.75 * len(labels))
+    side = max(4.5, 1.4 + 0.75 * min(len(labels), _LABELS_WITH_COUNTS))
     figure = Figure(figsize=(side * 1.15, side), layout="constrained")
     axes = figure.add_subplot()
     seaborn.heatmap(
-        shares,
-        annot=np.array(texts),
+        DataFrame(shares, list(labels), list(labels)),
+        annot=np.array(texts) if few else False,
         fmt="",
         cmap="Blues",
         vmin=0.0,
         vmax=1.0,
         square=True,
-        linewidths=0.5,
-        xticklabels=list(labels),
-        yticklabels=list(labels),
+        linewidths=0.5 if few else 0,
+        xticklabels=few or "auto",
+        yticklabels=few or "auto",
         annot_kws={"size": 9},
         cbar_kws={"label": "share of the true emotion", "shrink": 0.8},
         ax=axes,
     )
-    axes.set(xlabel="predicted emotion", ylabel="true emotion", title=title)
+    axes.set(xlabel="predicted emotion", ylabel="true emotion", title=_wrapped(title))
     axes.tick_params(axis="x", rotation=45)
     axes.tick_params(axis="y", rotation=0)
     with open_atomically(path, "wb") as file:
@@ -79,8 +84,12 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
         named = f"{name} calibration, ECE {one.error:.3f}"
         axes.plot(points[0][steady], points[1][steady], color=colour, linewidth=1.5, label=named)
         counts.stairs(one.counts, edges, color=colour, linewidth=1.4)
-    axes.set(ylabel="share of correct predictions", title=title, ylim=(-0.03, 1.03))
+    axes.set(ylabel="share of correct predictions", title=_wrapped(title), ylim=(-0.03, 1.03))
     figure.legend(loc="outside lower center", frameon=False)
     counts.set(xlabel="confidence (probability of the predicted emotion)", ylabel="predictions", xlim=(-0.02, 1.02))
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(textwrap.fill(line, 56) for line in title.splitlines())
