@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ser_batch.errors import SourceError
 from ser_batch.files import differences
-from ser_batch.results.folds import OutOfFold, read_predictions
+from ser_batch.results.folds import OutOfFold, counted, read_predictions
 from ser_batch.results.scores import Tallies, interval, recalls, resampled_sums, tally
 
 # What decides how hard the task was; seeds and recipes are what is compared.
@@ -108,14 +108,14 @@ def _refuse_other_recordings(a: OutOfFold, b: OutOfFold, folder_a: Path, folder_
     if odd := sorted(known_a.keys() ^ known_b.keys()):
         (file, start), where = odd[0], folder_a if odd[0] in known_a else folder_b
         raise SourceError(
-            f"{folder_a} and {folder_b}: {len(odd)} recordings are in only one of them ({file} at {start} "
-            f"only in {where}); compare cross-validations of the same records"
+            f"{folder_a} and {folder_b}: not of the same recordings, {len(odd)} are in only one of them "
+            f"({file} at {start} only in {where}); compare cross-validations of the same records"
         )
     if odd := sorted(key for key, known in known_a.items() if known != known_b[key]):
         was, now = (" by ".join(filter(None, known[odd[0]])) for known in (known_a, known_b))
         raise SourceError(
-            f"{folder_a} and {folder_b}: {len(odd)} recordings have another label or speaker ({odd[0][0]}: {was}, "
-            f"then {now}); compare cross-validations of the same records"
+            f"{folder_a} and {folder_b}: {len(odd)} of the recordings have another label or speaker "
+            f"({odd[0][0]}: {was}, then {now}); compare cross-validations of the same records"
         )
 
 
@@ -192,9 +192,9 @@ def comparison_lines(found: Comparison, name_a: str, name_b: str) -> list[str]:
     shown = found.speakers[:_SHOWN_SPEAKERS]
     width = max(len("speaker"), *(len(pair.name) for pair in shown), 0)
     lines = [
-        f"A: {name_a}, {_counted(found.seeds_a, 'seed')}",
-        f"B: {name_b}, {_counted(found.seeds_b, 'seed')}",
-        f"{found.recordings} recordings; intervals and tests over {found.units} {found.over}",
+        f"A: {name_a}, {counted(found.seeds_a, 'seed')}",
+        f"B: {name_b}, {counted(found.seeds_b, 'seed')}",
+        f"{counted(found.recordings, 'recording')}; intervals and tests over {counted(found.units, found.over[:-1])}",
         f"{'':{width}}      A      B    B - A  95 % interval           p",
     ]
     for name, one in (("UAR", found.uar), ("WA", found.wa)):
@@ -222,14 +222,10 @@ def _meaning(found: Comparison) -> str:
         limits = sorted((sign * low, sign * high))
         return (
             f"{better} is better by {abs(points):.1f} points UAR, 95 % interval {limits[0]:.1f} to {limits[1]:.1f}, "
-            f"{p} over {_counted(found.units, found.over[:-1])}"
+            f"{p} over {counted(found.units, found.over[:-1])}"
         )
     few = "; fewer than 6 cannot show one" if found.units < 6 else ""
     return (
         f"no difference shown: B - A is {points:+.1f} points UAR, 95 % interval {low:+.1f} to {high:+.1f}, "
-        f"{p} over {_counted(found.units, found.over[:-1])}{few}"
+        f"{p} over {counted(found.units, found.over[:-1])}{few}"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -321,8 +321,8 @@ def summary_lines(folder: Path) -> list[str]:
     summary = _read_summary(folder)
     over, n_seeds = summary["interval"], len(summary["seeds"])
     lines = [
-        f"{summary['title']}: {summary['recordings']} recordings, {n_seeds} seed{'s' * (n_seeds > 1)}",
-        f"       mean      sd  95 % interval over {over['units']} {over['over']}",
+        f"{summary['title']}: {counted(summary['recordings'], 'recording')}, {counted(n_seeds, 'seed')}",
+        f"       mean      sd  95 % interval over {counted(over['units'], over['over'][:-1])}",
     ]
     for name in ("uar", "wa"):
         figures = summary[name]
@@ -349,3 +349,8 @@ def summary_lines(folder: Path) -> list[str]:
 
 def _shown(limits: Sequence[float] | None) -> str:
     return "-" if limits is None else f"{limits[0]:.3f} to {limits[1]:.3f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number} {noun}{'s' * (number != 1)}"

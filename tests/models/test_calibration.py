@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_batch.models.calibration import apply_temperature, fit_temperature
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def made(n: int, n_labels: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and truths drawn from their softmax: calibrated at temperature 1."""
+    chance = np.random.default_rng(3)
+    logits = chance.normal(0, 2, (n, n_labels))
+    truth = (softmax(logits).cumsum(axis=1) > chance.random((n, 1))).argmax(axis=1)
+    return logits, truth
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_a_known_temperature_is_found(temperature: float) -> None:
+    logits, truth = made(20_000)
+    assert fit_temperature(softmax(logits * temperature), truth) == pytest.approx(temperature, rel=0.03)
+
+
+def test_it_has_the_least_loss_of_a_fine_grid() -> None:
+    logits, truth = made(60)
+    given_out = softmax(3 * logits)
+
+    def loss(temperature: float) -> float:
+        return -np.log(apply_temperature(given_out, temperature)[np.arange(60), truth]).mean()
+
+    assert loss(fit_temperature(given_out, truth)) <= min(map(loss, np.geomspace(0.05, 20, 2000))) + 1e-9
+
+
+def test_nothing_is_learnt_from_nothing() -> None:
+    assert fit_temperature(np.zeros((0, 7)), np.zeros(0, dtype=int)) == 1.0
+
+
+def test_all_right_tells_nothing_of_how_sure_to_be() -> None:
+    assert fit_temperature([[0.6, 0.4], [0.1, 0.9]], [0, 1]) == 1.0
+
+
+def test_all_wrong_is_as_unsure_as_it_gets() -> None:
+    assert fit_temperature([[0.6, 0.4], [0.1, 0.9]], [1, 0]) == pytest.approx(20, rel=1e-3)
+
+
+def test_a_certain_mistake_is_finite() -> None:
+    temperature = fit_temperature([[1.0, 0.0], [1.0, 0.0], [0.3, 0.7]], [0, 1, 1])
+    assert 1 < temperature < 20.001
+    assert np.isfinite(apply_temperature([[1.0, 0.0]], temperature)).all()
+
+
+def test_one_changes_nothing() -> None:
+    probabilities = np.array([[0.1, 0.2, 0.7], [1.0, 0.0, 0.0]], dtype=np.float32)
+    same = apply_temperature(probabilities, 1.0)
+    assert same.dtype == np.float64
+    assert (same == probabilities).all()
+
+
+def test_two_is_the_square_root() -> None:
+    assert apply_temperature([[0.64, 0.36]], 2.0) == pytest.approx(np.array([[0.8, 0.6]]) / 1.4)
+
+
+ROWS = st.lists(
+    st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3).filter(lambda row: sum(row) > 1e-3),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(rows=ROWS, temperature=st.floats(0.05, 20))
+def test_rows_sum_to_one_and_no_prediction_changes(rows: list[list[float]], temperature: float) -> None:
+    weights = np.array(rows)
+    probabilities = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    scaled = apply_temperature(probabilities, temperature)
+    assert scaled.sum(axis=1) == pytest.approx(1)
+    assert (scaled >= 0).all()
+    assert (scaled.argmax(axis=1) == probabilities.argmax(axis=1)).all()
