@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         ([3, -1, 1], 6 / 8),  # ±3±1±1: all but ±(3 - 1 - 1)
         ([-1, -2, -3], 2 / 8),
         ([0, 0, 0], 1.0),
-        ([0.1, 0.2, -0.3], 1.0),  # a sum of rounding errors
+        ([1.2, 0.4, -0.4], 6 / 8),  # as far from 0, but for the rounding
         ([5], 1.0),
         ([1] * 10, 2 / 1024),
     ],
@@ -80,6 +81,16 @@ def test_speakers_by_hand(tmp_path: Path) -> None:
     )
 
 
+def test_a_speaker_counts_by_what_the_pooled_score_owes_it(tmp_path: Path) -> None:
+    # Speaker a of 10 recordings gains 3, b and c of 2 lose and gain 1: sums of ±3±1±1 decide, not of ±3/10±1/2±1/2.
+    speakers = ["a"] * 10 + ["b"] * 2 + ["c"] * 2
+    a = written(tmp_path / "a", certain([1] * 10 + [0, 0, 1, 1], [0] * 14, speakers))
+    b = written(tmp_path / "b", certain([0] * 3 + [1] * 7 + [0, 1, 0, 1], [0] * 14, speakers))
+    found = compare(a, b)
+    assert found.uar.b - found.uar.a == pytest.approx(3 / 14)
+    assert found.uar.p == found.wa.p == 6 / 8
+
+
 def test_pairs_take_out_what_speakers_have_in_common(tmp_path: Path) -> None:
     # Every speaker gains one recording of ten, and speakers differ by far more.
     n_right = np.arange(2, 10)
@@ -109,21 +120,13 @@ def test_a_folder_is_no_better_than_itself(tmp_path: Path) -> None:
     assert comparison_lines(found, "a", "a")[-1].startswith("no difference shown: ")
 
 
-def test_neither_the_order_of_rows_nor_of_labels_matters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_neither_the_order_of_rows_nor_of_labels_matters(tmp_path: Path, known: bool) -> None:
     a, b = made_predictions(), made_predictions(seeds=(5,), skill=2)
+    if not known:
+        a, b = ([replace(one, speaker="") for one in predictions] for predictions in (a, b))
     turned = [
-        FoldPrediction(
-            one.file,
-            one.start_secs,
-            one.end_secs,
-            one.speaker,
-            2 - one.label,
-            one.fold,
-            one.seed,
-            one.raw[::-1],
-            one.calibrated[::-1],
-        )
-        for one in reversed(b)
+        replace(one, label=2 - one.label, raw=one.raw[::-1], calibrated=one.calibrated[::-1]) for one in reversed(b)
     ]
     first = written(tmp_path / "a", a)
     plain = compare(first, written(tmp_path / "b", b))
@@ -165,11 +168,7 @@ def test_other_protocols_are_warned_of_in_one_line(tmp_path: Path, capfd) -> Non
 
 
 def relabelled(predictions: list[FoldPrediction]) -> list[FoldPrediction]:
-    one = predictions[0]
-    other = FoldPrediction(
-        one.file, one.start_secs, one.end_secs, "x", one.label, one.fold, one.seed, one.raw, one.calibrated
-    )
-    return [other, *predictions[1:]]
+    return [replace(predictions[0], speaker="x"), *predictions[1:]]
 
 
 @pytest.mark.parametrize(
