@@ -44,6 +44,18 @@ BatchSize = Annotated[
     int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Examples the network sees at once.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
+_RECIPES = "the recipe's"
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="default, seed, or a TOML file.")]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, metavar="N", help="Epochs.", show_default="the recipe's")
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option("--normalise", metavar="HOW", help="none, train, file or speaker statistics.", show_default=_RECIPES),
+]
+ClassWeight = Annotated[
+    str | None, typer.Option("--class-weight", metavar="HOW", help="balanced or none.", show_default=_RECIPES)
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left in --out.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show what TensorFlow has to say.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
@@ -215,8 +227,10 @@ def verify(
 def train(
     records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder, from build-records.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="Bundle folder to write.")],
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="default or seed.")] = "default",
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs.", show_default="the recipe's")] = None,
+    recipe: RecipeName = "default",
+    epochs: Epochs = None,
+    normalise: Normalise = None,
+    class_weight: ClassWeight = None,
     seed: Seed = 0,
     restart: Restart = False,
     verbose: Verbose = False,
@@ -229,15 +243,14 @@ def train(
     Example: ser-batch train tfrecords/emodb -o models/emodb
     """
     _prepare_tensorflow(verbose)
-    from ser_batch.models.recipes import named_recipe
+    from ser_batch.models.recipes import RecipeChanges, find_recipe
     from ser_batch.models.training import train as run
     from ser_batch.records.layout import open_records
 
     began = time.perf_counter()
     shown = quiet or not sys.stderr.isatty()
-    result = run(
-        open_records(records), out, named_recipe(recipe, epochs), seed, restart, lambda e: _say(_line(e), shown)
-    )
+    chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
+    result = run(open_records(records), out, chosen, seed, restart, on_epoch=lambda epoch: _say(_line(epoch), shown))
     for note in result.notes:
         _say(f"warning: {note}", quiet)
     if result.was_finished:
@@ -278,6 +291,53 @@ def evaluate(
     if not quiet:
         print(report_text(scores))
     _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
+
+
+@app.command("cross-validate")
+def cross_validate(
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder; all its splits are used.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Cross-validation folder to write.")],
+    by: Annotated[str, typer.Option(metavar="HOW", help="What a fold holds out as a whole: speaker or random.")] = (
+        "speaker"
+    ),
+    folds: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Folds.", show_default="one per speaker; 10 if random")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="K", help="Repetitions, each with a seed of its own.")] = 1,
+    recipe: RecipeName = "default",
+    epochs: Epochs = None,
+    normalise: Normalise = None,
+    class_weight: ClassWeight = None,
+    seed: Seed = 0,
+    workers: Workers = usable_cpus(),
+    restart: Restart = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a recipe on speakers that its networks never met.
+
+    Leaves one speaker out by default; nothing is chosen on what a fold holds out.
+
+    Example: ser-batch cross-validate tfrecords/emodb -o validation/emodb --seeds 3
+    """
+    _prepare_tensorflow(verbose)
+    from ser_batch.models.recipes import RecipeChanges, find_recipe
+    from ser_batch.records.layout import open_records
+    from ser_batch.records.partitions import parse_fold_rule
+    from ser_batch.results.folds import summary_lines
+    from ser_batch.results.validation import Protocol, parallel_folds
+    from ser_batch.results.validation import cross_validate as run
+
+    began = time.perf_counter()
+    protocol = Protocol(parse_fold_rule(by), folds, seeds, seed)
+    chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
+    folder = open_records(records)
+    with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine:
+        finished = run(folder, out, chosen, protocol, engine, restart, lambda fold: _say(fold.line(), quiet))
+    if not quiet:
+        print("\n".join(summary_lines(out)))
+    outcome = "already finished, nothing to do" if finished else f"written, in {time.perf_counter() - began:.1f} s"
+    _say(f"{out}: {outcome}", quiet)
 
 
 @app.command()

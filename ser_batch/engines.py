@@ -26,8 +26,8 @@ _TASKS_PER_WORKER = 2
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-# More than any recording needs; less than what a damaged header may claim.
-_WORKER_BYTES = 4 << 30
+# More memory than any recording needs; less than what a damaged header may claim.
+AUDIO_WORKER_BYTES = 4 << 30
 
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -65,10 +65,15 @@ class LocalEngine:
 
     Workers are spawned, never forked: the parent may hold TensorFlow and its threads. They live as long
     as the engine's ``with`` block. A worker that dies is replaced; its task's outcome says how it died.
+
+    Args:
+        workers: how many.
+        worker_bytes: address space that each may use; None: as much as there is.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, worker_bytes: int | None = AUDIO_WORKER_BYTES) -> None:
         self.workers = workers
+        self._worker_bytes = worker_bytes
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
 
@@ -132,7 +137,7 @@ class LocalEngine:
 
     def _hire(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, self._worker_bytes), daemon=True)
         resource_tracker.ensure_running()  # here, because starting it unblocks signals
         # Ctrl-C reaches the whole group: a worker must not see it before it ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -168,10 +173,11 @@ def _how_it_died(exit_code: int) -> str:
     return f"made its worker end (exit code {exit_code})"
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, worker_bytes: int | None) -> None:
     """A worker's life: one task after another, as long as its parent lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_AS, (_WORKER_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    if worker_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (worker_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
     _silence_native_code()
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy

@@ -12,7 +12,7 @@ from ser_batch.files import json_fingerprint
 class FrontEnd:
     """Every choice between an audio file and the numbers a network sees.
 
-    The steps, in order: one channel, resampled, trimmed, Wiener-filtered, cut or padded to
+    The steps, in order: one channel, resampled, trimmed, Wiener-filtered, brought to
     ``length_secs``, mel power spectrogram (centred Hann frames, Slaney mel filters), decibels.
 
     Attributes:
@@ -22,7 +22,9 @@ class FrontEnd:
         n_mels: number of mel bands.
         fmin_hz: lower edge of the lowest mel band.
         fmax_hz: upper edge of the highest mel band.
-        length_secs: length of every example.
+        length_secs: length of every example; of the longest, if shorter audio keeps its own.
+        shorter: what happens to audio shorter than that: ``pad`` adds zeros at the end; ``keep`` gives an
+            example as long as the audio.
         longer: what happens to audio longer than that: ``truncate`` keeps its beginning; ``window``
             makes overlapping windows, the last of which ends at the end of the audio.
         window_hop_secs: step between windows; None when truncating.
@@ -41,6 +43,7 @@ class FrontEnd:
     fmin_hz: float
     fmax_hz: float
     length_secs: float
+    shorter: Literal["pad", "keep"]
     longer: Literal["truncate", "window"]
     window_hop_secs: float | None
     trim_top_db: float | None
@@ -52,12 +55,12 @@ class FrontEnd:
 
     @property
     def n_samples(self) -> int:
-        """Samples of one example, at ``rate_hz``."""
+        """Samples of the longest example, at ``rate_hz``."""
         return round(self.length_secs * self.rate_hz)
 
     @property
     def n_frames(self) -> int:
-        """Frames of one example; frames are centred, so the first and the last reach half outside."""
+        """Frames of the longest example; frames are centred, so the first and the last reach half outside."""
         return 1 + self.n_samples // self.hop_length
 
     @property
@@ -66,9 +69,9 @@ class FrontEnd:
         return round((self.window_hop_secs or self.length_secs) * self.rate_hz)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """``(n_mels, n_frames)`` of every log-mel spectrogram."""
-        return self.n_mels, self.n_frames
+    def shape(self) -> tuple[int, int | None]:
+        """``(n_mels, n_frames)`` of every log-mel spectrogram; None where each has its own number of frames."""
+        return self.n_mels, self.n_frames if self.shorter == "pad" else None
 
     @property
     def fingerprint(self) -> str:
@@ -102,6 +105,7 @@ SEED = FrontEnd(
     fmin_hz=0.0,
     fmax_hz=22_050.0,
     length_secs=3.0,
+    shorter="pad",
     longer="truncate",
     window_hop_secs=None,
     trim_top_db=60.0,
@@ -119,9 +123,10 @@ SPEECH = FrontEnd(
     n_mels=64,
     fmin_hz=50.0,
     fmax_hz=7_600.0,
-    length_secs=3.0,
+    length_secs=10.0,
+    shorter="keep",
     longer="window",
-    window_hop_secs=1.5,
+    window_hop_secs=5.0,
     trim_top_db=None,
     wiener=False,
     db_reference="one",

@@ -4,6 +4,8 @@ NumPy, SciPy's FFT and soxr alone, because worker processes pay for every import
 is computed here: the tests hold every step to its public calls.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +16,9 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.waveforms import Float32s
+
+# What fills a batch after the end of a shorter log-mel: no audio is so quiet, so networks tell it from silence.
+PADDING_DB = -1000.0
 
 # librosa.effects.trim looks at frames of this length and step, whatever the rate.
 _TRIM_FRAME_SAMPLES = 2048
@@ -54,8 +59,25 @@ def log_mel_of_trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
     """The steps after trimming: what is longer than the front end's length is not seen."""
     if front_end.wiener:
         samples = wiener(samples, front_end.n_samples)
-    power = mel_power(fix_length(samples, front_end.n_samples), front_end)
+    keep = front_end.shorter == "keep" and len(samples) < front_end.n_samples
+    power = mel_power(samples if keep else fix_length(samples, front_end.n_samples), front_end)
     return power_to_db(power, front_end)
+
+
+def stack(log_mels: Sequence[Float32s]) -> Float32s:
+    """Log-mels of one or several lengths as one batch, padded at the end with `PADDING_DB`.
+
+    Args:
+        log_mels: at least one, each float32 ``(n_mels, frames)``.
+
+    Returns:
+        float32 ``(batch, n_mels, frames)``, as many frames as the longest has.
+    """
+    n_frames = max(log_mel.shape[1] for log_mel in log_mels)
+    batch = np.full((len(log_mels), log_mels[0].shape[0], n_frames), PADDING_DB, dtype=np.float32)
+    for row, log_mel in zip(batch, log_mels, strict=True):
+        row[:, : log_mel.shape[1]] = log_mel
+    return batch
 
 
 def resample(samples: Float32s, rate_hz: int, target_hz: int) -> Float32s:
@@ -219,6 +241,30 @@ def mel_filters(front_end: FrontEnd) -> Float32s:
     areas = 2.0 / (edges_hz[2:] - edges_hz[:-2])
     filters: Float32s = (triangles * areas[:, None]).astype(np.float32)
     return filters
+
+
+@dataclass(frozen=True)
+class MelScale:
+    """Where a front end's mel bands lie.
+
+    Attributes:
+        centres_hz: float64 ``(n_mels,)``.
+    """
+
+    centres_hz: NDArray[np.float64]
+    _lowest_mel: float
+    _mels_per_band: float
+
+    def places(self, hz: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The fractional band in which each frequency is the centre."""
+        mels = np.array([_hz_to_mel(one) for one in hz])
+        return (mels - self._lowest_mel) / self._mels_per_band
+
+
+def mel_scale(front_end: FrontEnd) -> MelScale:
+    """The scale of the front end's filters: bands evenly spaced on Slaney's mel scale."""
+    edges_mel = np.linspace(_hz_to_mel(front_end.fmin_hz), _hz_to_mel(front_end.fmax_hz), front_end.n_mels + 2)
+    return MelScale(_mel_to_hz(edges_mel[1:-1]), float(edges_mel[1]), float(edges_mel[1] - edges_mel[0]))
 
 
 _LINEAR_HZ_PER_MEL = 200.0 / 3.0

@@ -10,9 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ser_batch.audio.frontend import FrontEnd
-from ser_batch.errors import BundleError
+from ser_batch.errors import BundleError, FrontEndError
 from ser_batch.files import json_fingerprint, sync_folder, write_json
+from ser_batch.models.crnn import InputScale
 
 if TYPE_CHECKING:
     import keras
@@ -22,22 +25,82 @@ DESCRIPTION = "bundle.json"
 
 
 @dataclass(frozen=True)
+class BundleContent:
+    """What a bundle holds besides its network.
+
+    Attributes:
+        labels: label names in the order of the network's outputs.
+        front_end: what the network expects its input to be made with.
+        temperature: what the network's probabilities are calibrated with; 1 leaves them.
+        speaker_reference: what every speaker's log-mels are brought to first; None: they are taken as they are.
+        training: JSON: where it came from: records, recipe, seed, versions, scores.
+    """
+
+    labels: tuple[str, ...]
+    front_end: FrontEnd
+    temperature: float
+    speaker_reference: InputScale | None
+    training: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """All values as a JSON object."""
+        reference = self.speaker_reference
+        return {
+            "labels": list(self.labels),
+            "front_end": self.front_end.to_json(),
+            "calibration": {"temperature": self.temperature},
+            "speaker_reference": reference
+            and {"mean": reference.mean.tolist(), "variance": reference.variance.tolist()},
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> BundleContent:
+        """What ``to_json`` wrote.
+
+        Raises:
+            FrontEndError: the front end is not one.
+            KeyError, TypeError, ValueError: a value is missing or of the wrong kind.
+        """
+        reference = values["speaker_reference"]
+        return cls(
+            tuple(values["labels"]),
+            FrontEnd.from_json(values["front_end"]),
+            float(values["calibration"]["temperature"]),
+            reference
+            and InputScale(np.array(reference["mean"], np.float32), np.array(reference["variance"], np.float32)),
+            values["training"],
+        )
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle's description. The network itself is loaded with `load_network`.
 
     Attributes:
         path: its folder.
-        labels: label names in the order of the network's outputs.
-        front_end: what the network expects its input to be made with.
-        fingerprint: SHA-256 over weights, labels and front end.
-        training: where it came from: records, recipe, seed, versions, scores.
+        content: what it holds besides its network.
+        fingerprint: SHA-256 over the weights and all of ``content`` but ``training``.
     """
 
     path: Path
-    labels: tuple[str, ...]
-    front_end: FrontEnd
+    content: BundleContent
     fingerprint: str
-    training: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of the network's outputs."""
+        return self.content.labels
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """What the network expects its input to be made with."""
+        return self.content.front_end
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Where it came from."""
+        return self.content.training
 
     @property
     def short_fingerprint(self) -> str:
@@ -62,7 +125,7 @@ class Bundle:
         network = load_keras(self.path / MODEL)
         if network.output_shape[-1] != len(self.labels) or network.input_shape[1:] != self.front_end.shape:
             raise BundleError(f"{self.path}: {MODEL} does not fit {DESCRIPTION}; copy the bundle again as a whole")
-        if network_fingerprint(network, self.labels, self.front_end) != self.fingerprint:
+        if network_fingerprint(network, self.content) != self.fingerprint:
             raise BundleError(
                 f"{self.path}: {MODEL} is not the network that {DESCRIPTION} names; copy the bundle again"
             )
@@ -77,18 +140,12 @@ def open_bundle(path: Path) -> Bundle:
     """
     try:
         content = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        return Bundle(
-            path,
-            tuple(content["labels"]),
-            FrontEnd.from_json(content["front_end"]),
-            content["fingerprint"],
-            content["training"],
-        )
+        return Bundle(path, BundleContent.from_json(content), content["fingerprint"])
     except FileNotFoundError:
         unfinished = (path / "checkpoints").is_dir()
         reason = "training is not finished; run its train command again" if unfinished else "not a model bundle"
         raise BundleError(f"{path}: {reason} (no {DESCRIPTION})") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, FrontEndError) as error:
         raise BundleError(f"{path / DESCRIPTION}: cannot be read ({error}); copy the bundle again") from error
 
 
@@ -97,30 +154,17 @@ def shipped_bundle() -> Bundle:
     return open_bundle(Path(str(resources.files("ser_batch"))) / "shipped")
 
 
-def save_bundle(
-    path: Path, network: keras.Model, labels: tuple[str, ...], front_end: FrontEnd, training: dict[str, Any]
-) -> Bundle:
+def save_bundle(path: Path, network: keras.Model, content: BundleContent) -> Bundle:
     """Write a bundle: the network first, the description that says "complete" last.
 
     Args:
         path: an existing folder.
         network: not compiled, so that no optimizer is saved.
-        labels: in the order of its outputs.
-        front_end: what its input is made with.
-        training: JSON: where it came from.
+        content: all that belongs to it.
     """
     save_keras(network, path / MODEL)
-    fingerprint = network_fingerprint(network, labels, front_end)
-    write_json(
-        path / DESCRIPTION,
-        {
-            "kind": "bundle",
-            "fingerprint": fingerprint,
-            "labels": labels,
-            "front_end": front_end.to_json(),
-            "training": training,
-        },
-    )
+    fingerprint = network_fingerprint(network, content)
+    write_json(path / DESCRIPTION, {"kind": "bundle", "fingerprint": fingerprint} | content.to_json())
     return open_bundle(path)
 
 
@@ -134,12 +178,8 @@ def save_keras(network: keras.Model, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def load_keras(path: Path, compiled: bool = False) -> keras.Model:
-    """Load a ``.keras`` file in safe mode.
-
-    Args:
-        path: the file.
-        compiled: with loss, metrics and the optimizer's state.
+def load_keras(path: Path) -> keras.Model:
+    """Load a ``.keras`` file in safe mode, without optimizer.
 
     Raises:
         BundleError: it is missing or damaged.
@@ -147,15 +187,17 @@ def load_keras(path: Path, compiled: bool = False) -> keras.Model:
     import keras
 
     try:
-        return keras.models.load_model(path, compile=compiled, safe_mode=True)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, h5py, zipfile and json each raise their own
         detail = " ".join(str(error).split())[:200]
         raise BundleError(f"{path}: cannot be loaded ({detail}); copy the bundle again, or train it anew") from error
 
 
-def network_fingerprint(network: keras.Model, labels: tuple[str, ...], front_end: FrontEnd) -> str:
-    """SHA-256 over weights, labels and front end: equal for equal models, whatever their files' dates."""
-    return json_fingerprint([weights_sha256(network), labels, front_end.to_json()])
+def network_fingerprint(network: keras.Model, content: BundleContent) -> str:
+    """SHA-256 over all that decides about predictions: equal for equal models, whatever their files' dates."""
+    values = content.to_json()
+    del values["training"]
+    return json_fingerprint([weights_sha256(network), values])
 
 
 def weights_sha256(network: keras.Model) -> str:

@@ -1,10 +1,17 @@
 """How a network is trained: every choice that changes its weights, by name."""
 
 import dataclasses
+import tomllib
+import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ser_batch.errors import UsageError
+from ser_batch.models.augment import Augmentation
+
+NetworkName = Literal["seed_crnn", "small_crnn"]
+Normalisation = Literal["none", "train", "file", "speaker"]
 
 
 @dataclass(frozen=True)
@@ -13,24 +20,43 @@ class Recipe:
 
     Attributes:
         name: what people call it.
-        epochs: passes over the training split; the last one's weights are kept.
+        front_end: the preset that the records have to be made with.
+        network: a function of `ser_batch.models.crnn`.
+        normalise: what log-mels are brought to a common scale with. ``train``: every mel band is scaled by the
+            training examples' mean and deviation. ``file``: each recording's own mean is taken from it first.
+            ``speaker``: each speaker's mean and deviation are first brought to those of the training examples.
+        epochs: passes over the training examples; the last one's weights are kept.
         batch_size: examples per step.
-        learning_rate: Adam's, at its highest.
-        schedule: ``constant``, or ``cosine``: from there to zero over all steps.
-        standardise: scale every mel band by the training split's mean and deviation, inside the model.
-        dropout, norm_momentum: see `ser_batch.models.crnn.CrnnOptions`.
+        learning_rate: at its highest.
+        warmup_epochs: how long it rises from zero.
+        schedule: what comes then: ``constant``, or ``cosine``: down to zero over all that is left.
+        weight_decay: of AdamW, on kernels only; 0: Adam.
+        clip_norm: largest norm of a step's gradient; 0: unlimited.
         label_smoothing: share of the target spread over all labels.
+        averaging: decay per step of the moving average of all weights, which is what is kept; 0: none.
+        class_weight: ``balanced``: the rarer a label, the more an example counts; ``none``: all alike.
+        dropout, channel_dropout, norm_momentum: see `ser_batch.models.crnn.CrnnOptions`.
+        augmentation: how training examples are varied.
     """
 
     name: str
+    front_end: str
+    network: NetworkName
+    normalise: Normalisation
     epochs: int
     batch_size: int
     learning_rate: float
+    warmup_epochs: int
     schedule: Literal["constant", "cosine"]
-    standardise: bool
-    dropout: float
-    norm_momentum: float
+    weight_decay: float
+    clip_norm: float
     label_smoothing: float
+    averaging: float
+    class_weight: Literal["balanced", "none"]
+    dropout: float
+    channel_dropout: float
+    norm_momentum: float
+    augmentation: Augmentation
 
     def to_json(self) -> dict[str, Any]:
         """All values as a JSON object."""
@@ -41,41 +67,130 @@ RECIPES = {
     # The published notebook's, kept as it was.
     "seed": Recipe(
         name="seed",
+        front_end="seed",
+        network="seed_crnn",
+        normalise="none",
         epochs=10,
         batch_size=16,
         learning_rate=1e-4,
+        warmup_epochs=0,
         schedule="constant",
-        standardise=False,
-        dropout=0.0,
-        norm_momentum=0.99,
+        weight_decay=0.0,
+        clip_norm=0.0,
         label_smoothing=0.0,
+        averaging=0.0,
+        class_weight="none",
+        dropout=0.0,
+        channel_dropout=0.0,
+        norm_momentum=0.99,
+        augmentation=Augmentation(),
     ),
     "default": Recipe(
         name="default",
-        epochs=15,
+        front_end="speech",
+        network="small_crnn",
+        normalise="train",
+        epochs=80,
         batch_size=16,
         learning_rate=1e-3,
+        warmup_epochs=3,
         schedule="cosine",
-        standardise=True,
-        dropout=0.3,
-        norm_momentum=0.9,
+        weight_decay=0.02,
+        clip_norm=5.0,
         label_smoothing=0.1,
+        averaging=0.995,
+        class_weight="none",
+        dropout=0.3,
+        channel_dropout=0.1,
+        norm_momentum=0.9,
+        augmentation=Augmentation(
+            crop_min_frames=100,
+            crop_max_frames=150,
+            warp=0.16,
+            warp_share=0.7,
+            tempo=0.15,
+            time_mask=0.15,
+            mel_mask_bands=8,
+        ),
     ),
 }
 
 
-def named_recipe(name: str, epochs: int | None = None) -> Recipe:
-    """The recipe of that name.
+@dataclass(frozen=True)
+class RecipeChanges:
+    """What a command line changes in a recipe; None leaves it."""
+
+    epochs: int | None = None
+    normalise: str | None = None
+    class_weight: str | None = None
+
+
+def find_recipe(name: str, changes: RecipeChanges | None = None) -> Recipe:
+    """The recipe of that name, or the one in a TOML file.
 
     Args:
-        name: a key of `RECIPES`.
-        epochs: instead of the recipe's own.
+        name: a key of `RECIPES`, or a path that ends with ``.toml``.
+        changes: to make in it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or a value in it is wrong.
+    """
+    if name.endswith(".toml"):
+        recipe = read_recipe(Path(name))
+    elif name in RECIPES:
+        recipe = RECIPES[name]
+    else:
+        known = ", ".join(sorted(RECIPES))
+        raise UsageError(f"--recipe {name}: no such recipe; choose one of {known}, or name a .toml file")
+    wanted = {key: value for key, value in dataclasses.asdict(changes or RecipeChanges()).items() if value is not None}
+    return _changed(recipe, wanted, "on the command line")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a TOML file: the values that differ from those of the recipe it names as ``base``.
+
+    Raises:
+        UsageError: it cannot be read, or a value in it is unknown or of the wrong kind.
     """
     try:
-        recipe = RECIPES[name]
-    except KeyError:
-        raise UsageError(f"--recipe {name}: no such recipe; choose one of {', '.join(sorted(RECIPES))}") from None
-    return recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--recipe {path}: cannot be read ({error})") from error
+    base = values.pop("base", "default")
+    if base not in RECIPES:
+        raise UsageError(f"{path}: base = {base!r}: no such recipe; choose one of {', '.join(sorted(RECIPES))}")
+    return _changed(dataclasses.replace(RECIPES[base], name=path.stem), values, str(path))
+
+
+def _changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
+    augmentation = values.get("augmentation", {})
+    if not isinstance(augmentation, dict):
+        raise UsageError(f"{where}: augmentation = {augmentation!r}: write it as a table, [augmentation]")
+    checked = _checked(recipe, {key: value for key, value in values.items() if key != "augmentation"}, where)
+    varied = dataclasses.replace(
+        recipe.augmentation, **_checked(recipe.augmentation, augmentation, f"{where}, augmentation")
+    )
+    return dataclasses.replace(recipe, **checked, augmentation=varied)
+
+
+def _checked(example: Recipe | Augmentation, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values, each of the kind that its field has."""
+    kinds = typing.get_type_hints(type(example))
+    checked = {}
+    for name, value in values.items():
+        if name not in kinds:
+            raise UsageError(f"{where}: {name}: no such value; there are {', '.join(kinds)}")
+        kind = kinds[name]
+        choices = typing.get_args(kind)
+        if choices and value not in choices:
+            raise UsageError(f"{where}: {name} = {value!r}: choose one of {', '.join(choices)}")
+        number = kind in (int, float)
+        if number and (isinstance(value, bool) or not isinstance(value, (int, kind)) or value < 0):
+            whole = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{where}: {name} = {value!r}: give {whole}, 0 or more")
+        if name in ("epochs", "batch_size") and not value:
+            raise UsageError(f"{where}: {name} = 0: give 1 or more")
+        if kind is str and not isinstance(value, str):
+            raise UsageError(f"{where}: {name} = {value!r}: give a text")
+        checked[name] = float(value) if kind is float else value
+    return checked

@@ -1,8 +1,8 @@
 """From record folder to bundle, with a checkpoint after every epoch.
 
-Every random choice is a function of the seed and the epoch (initial weights, order of examples, dropout),
-and TensorFlow's operations are deterministic. So a training that was killed and started again ends with the
-same weights as one that was not.
+Every random choice is a function of the seed and the epoch (initial weights, order of examples,
+augmentation, dropout), and TensorFlow's operations are deterministic. So a training that was killed and
+started again ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -10,19 +10,46 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ser_batch import __version__
-from ser_batch.errors import BundleError, OutputError, TrainingError
+from ser_batch.audio.frontend import preset_name
+from ser_batch.audio.waveforms import Float32s
+from ser_batch.errors import OutputError, TrainingError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
-from ser_batch.models.bundles import DESCRIPTION, MODEL, Bundle, load_keras, open_bundle, save_bundle, save_keras
-from ser_batch.models.crnn import CrnnOptions, InputScale, seed_crnn
+from ser_batch.models.augment import mixed, varied
+from ser_batch.models.bundles import (
+    DESCRIPTION,
+    MODEL,
+    Bundle,
+    BundleContent,
+    open_bundle,
+    save_bundle,
+)
+from ser_batch.models.calibration import fit_temperature
+from ser_batch.models.crnn import CrnnOptions, InputScale, seed_crnn, small_crnn
 from ser_batch.models.recipes import Recipe
-from ser_batch.records.datasets import TrainingData, band_statistics, damage_named
+from ser_batch.models.speakers import random_speaker_scales, scaled, speaker_scales
+from ser_batch.records.datasets import (
+    BandSums,
+    EpochOptions,
+    Selection,
+    TrainingData,
+    band_statistics,
+    band_sums,
+    damage_named,
+    manifest_rows,
+    read_batches,
+    split_selection,
+)
 from ser_batch.records.layout import RecordFolder
 
 if TYPE_CHECKING:
@@ -69,17 +96,42 @@ class TrainingResult:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What a training sees.
+
+    Attributes:
+        train: what it learns from.
+        validation: what is measured after every epoch and calibrates the result; it chooses nothing.
+        description: JSON, what tells these sides from others of the same records.
+    """
+
+    train: Selection
+    validation: Selection | None
+    description: Any
+
+
+def split_sides(records: RecordFolder) -> Sides:
+    """The splits ``train`` and ``validation``.
+
+    Raises:
+        RecordsError: there is no example to train on.
+    """
+    has_validation = records.n_examples("validation") > 0
+    validation = split_selection(records, "validation") if has_validation else None
+    return Sides(split_selection(records, "train"), validation, "splits")
+
+
 def train(
     records: RecordFolder,
     folder: Path,
     recipe: Recipe,
     seed: int = 0,
     restart: bool = False,
+    sides: Sides | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> TrainingResult:
-    """Train the recipe's network on the ``train`` split, or continue where a killed run stopped.
-
-    The ``validation`` split is measured after every epoch and chooses nothing.
+    """Train the recipe's network, or continue where a killed run stopped.
 
     Args:
         records: a finished record folder.
@@ -87,15 +139,23 @@ def train(
         recipe: how.
         seed: of everything random.
         restart: throw away what an earlier training left in the folder.
+        sides: what to train and validate on; None: the splits of these names.
         on_epoch: called after each epoch.
 
     Raises:
-        TrainingError: there is nothing to learn from.
+        TrainingError: there is nothing to learn from, or the recipe does not fit the records.
         OutputError: the folder is in use, not writable, or holds something else.
     """
     if len(records.labels) < 2:
         raise TrainingError(f"{records.path}: only one label, {records.labels[0]}; a classifier needs two or more")
-    identity = {"records": records.fingerprint, "recipe": recipe.to_json(), "seed": seed}
+    _refuse_other_front_end(records, recipe)
+    sides = sides or split_sides(records)
+    identity = {
+        "records": records.fingerprint,
+        "recipe": recipe.to_json(),
+        "seed": seed,
+        "examples": sides.description,
+    }
     output = OutputFolder(folder, "a model bundle", DESCRIPTION, _is_ours)
     with output.held(), disk_errors_named(folder):
         if restart:
@@ -106,7 +166,7 @@ def train(
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             return TrainingResult(bundle, True, recipe.epochs)
         _begin(output, identity)
-        run = _Run(records, folder, recipe, seed)
+        run = _Run(records, sides, folder, recipe, seed)
         notes = run.resume()
         continued_from = len(run.history)
         while len(run.history) < recipe.epochs:
@@ -115,53 +175,109 @@ def train(
         return TrainingResult(bundle, False, continued_from, tuple(notes))
 
 
-class _Run:
-    """A training under way: a network, and the history of its epochs."""
+def _refuse_other_front_end(records: RecordFolder, recipe: Recipe) -> None:
+    found = preset_name(records.front_end)
+    if found != recipe.front_end:
+        raise TrainingError(
+            f"{records.path}: made with the front end {found}, and the recipe {recipe.name} is for {recipe.front_end}; "
+            f"build the records with --front-end {recipe.front_end}, or choose another --recipe"
+        )
 
-    def __init__(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int) -> None:
+
+class _Run:
+    """A training under way: a network, the average of its weights, and the history of its epochs."""
+
+    def __init__(self, records: RecordFolder, sides: Sides, folder: Path, recipe: Recipe, seed: int) -> None:
         import keras
         import tensorflow as tf
 
         self._records = records
+        self._sides = sides
         self._folder = folder
         self._recipe = recipe
         self._seed = seed
         self.history: list[dict[str, float]] = []
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
-        self._data = TrainingData(records, "train")
-        self._validation = TrainingData(records, "validation") if records.n_examples("validation") else None
-        self._network = self._compiled_network()
+        self._statistics = InputScale(*band_statistics(records, sides.train)) if recipe.normalise != "none" else None
+        by_speaker = recipe.normalise == "speaker"
+        self._train = _Side(records, sides.train, by_speaker)
+        self._validation = _Side(records, sides.validation, by_speaker) if sides.validation else None
+        self._vary = varied(recipe.augmentation, records.front_end)
+        self._mix = mixed(recipe.augmentation)
+        self._label_weights = self._balanced() if recipe.class_weight == "balanced" else None
+        self._network = self._built_network()
+        self._network.compile(
+            optimizer=self._optimizer(),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
+            weighted_metrics=["accuracy"],
+        )
+        self._network.optimizer.build(self._network.trainable_variables)
+        self._average = _Average(self._network, recipe.averaging) if recipe.averaging else None
 
-    def _compiled_network(self) -> keras.Model:
+    def _built_network(self) -> keras.Model:
+        recipe, shape, n_labels = self._recipe, self._records.front_end.shape, len(self._records.labels)
+        options = CrnnOptions(recipe.dropout, recipe.channel_dropout, recipe.norm_momentum)
+        if recipe.network == "seed_crnn":
+            return seed_crnn(shape, n_labels, options, self._statistics)
+        return small_crnn(shape, n_labels, options, self._statistics, centre_files=recipe.normalise == "file")
+
+    def _optimizer(self) -> keras.optimizers.Optimizer:
         import keras
 
-        recipe, records = self._recipe, self._records
-        scale = InputScale(*band_statistics(records, "train")) if recipe.standardise else None
-        options = CrnnOptions(recipe.dropout, recipe.norm_momentum)
-        network = seed_crnn(records.front_end.shape, len(records.labels), options, scale)
+        recipe = self._recipe
         rate: Any = recipe.learning_rate
+        steps_per_epoch = -(-self._sides.train.n_examples // recipe.batch_size)
+        warmup_steps = min(recipe.warmup_epochs, recipe.epochs - 1) * steps_per_epoch
         if recipe.schedule == "cosine":
-            steps_per_epoch = -(-records.n_examples("train") // recipe.batch_size)
-            rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps_per_epoch)
-        network.compile(
-            optimizer=keras.optimizers.Adam(rate),
-            loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
-            metrics=["accuracy"],
-        )
-        return network
+            rate = keras.optimizers.schedules.CosineDecay(
+                rate if not warmup_steps else 0.0,
+                recipe.epochs * steps_per_epoch - warmup_steps,
+                warmup_target=rate if warmup_steps else None,
+                warmup_steps=warmup_steps,
+            )
+        clip = recipe.clip_norm or None
+        if not recipe.weight_decay:
+            return keras.optimizers.Adam(rate, global_clipnorm=clip)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, global_clipnorm=clip)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return optimizer
+
+    def _balanced(self) -> Float32s:
+        """For every label the weight at which all labels present count alike, 1 on average over examples."""
+        counts = np.zeros(len(self._records.labels))
+        for row in manifest_rows(self._records, self._sides.train):
+            counts[self._records.labels.index(row["label"])] += 1
+        weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return np.asarray(weights, dtype=np.float32)
 
     def resume(self) -> list[str]:
         """Take up the newest readable checkpoint; a line for each that is not."""
         notes = []
-        for state in sorted((self._folder / CHECKPOINTS).glob("epoch-*.json"), reverse=True):
+        for path in sorted((self._folder / CHECKPOINTS).glob("epoch-*.npz"), reverse=True):
             try:
-                self._network = load_keras(state.with_suffix(".keras"), compiled=True)
-                self.history = json.loads(state.read_text(encoding="utf-8"))
-                break
-            except (BundleError, ValueError) as error:
-                notes.append(f"checkpoint skipped: {error}")
+                with np.load(path) as stored:
+                    arrays = [stored[f"v{number}"] for number in range(len(stored.files) - 1)]
+                    history = json.loads(str(stored["history"]))
+                self._put(arrays)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                notes.append(f"checkpoint skipped: {path}: cannot be loaded ({' '.join(str(error).split())[:200]})")
+                continue
+            self.history = history
+            break
         return notes
+
+    def _variables(self) -> list[Any]:
+        """Everything that a step changes."""
+        averages = self._average.variables if self._average else []
+        return [*self._network.weights, *self._network.optimizer.variables, *averages]
+
+    def _put(self, arrays: list[Any]) -> None:
+        variables = self._variables()
+        if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
+            raise ValueError("it holds other variables than this network's")
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
 
     def one_epoch(self) -> Epoch:
         """Train one epoch more and put it on disk."""
@@ -169,26 +285,57 @@ class _Run:
         number = len(self.history) + 1
         _seed_dropout(self._network, self._seed, number)
         with damage_named(self._records):
-            fitted = self._network.fit(self._data.epoch(self._recipe.batch_size, self._seed, number), verbose=0)
+            callbacks = [self._average.callback()] if self._average else []
+            fitted = self._network.fit(self._train.data.epoch(self._options(number)), verbose=0, callbacks=callbacks)
         metrics = {name: float(values[-1]) for name, values in fitted.history.items()}
         if self._validation is not None:
-            batches = self._validation.epoch(self._recipe.batch_size, self._seed, 0)
-            measured = self._network.evaluate(batches, verbose=0, return_dict=True)
-            metrics |= {f"val_{name}": float(value) for name, value in measured.items()}
+            metrics |= self._validate(self._validation)
         self.history.append(metrics)
         self._checkpoint(number)
         self._log(number, metrics)
         return Epoch(number, self._recipe.epochs, metrics, time.perf_counter() - began)
 
+    def _options(self, number: int) -> EpochOptions:
+        random = np.random.default_rng([self._seed, number])
+        return EpochOptions(
+            self._recipe.batch_size,
+            self._seed,
+            number,
+            self._vary,
+            self._mix,
+            self._train.scales(self._statistics, random),
+            self._label_weights,
+        )
+
+    def _validate(self, side: _Side) -> dict[str, float]:
+        options = EpochOptions(self._recipe.batch_size, self._seed, 0, scales=side.scales(self._statistics))
+        with self._averaged(), damage_named(self._records):
+            measured = self._network.evaluate(side.data.epoch(options), verbose=0, return_dict=True)
+        return {f"val_{name}": float(value) for name, value in measured.items()}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """With the weights that are kept in place of those that are trained."""
+        if self._average is None:
+            yield
+            return
+        trained = [weight.numpy() for weight in self._network.weights]
+        for weight, average in zip(self._network.weights, self._average.variables, strict=True):
+            weight.assign(average)
+        try:
+            yield
+        finally:
+            for weight, values in zip(self._network.weights, trained, strict=True):
+                weight.assign(values)
+
     def _checkpoint(self, number: int) -> None:
-        """The network with its optimizer, then the history that says it is whole; the last two are kept."""
+        """All that the next epoch depends on, in one file; the last two are kept."""
         checkpoints = self._folder / CHECKPOINTS
-        path = checkpoints / f"epoch-{number:04d}.keras"
-        save_keras(self._network, path)
-        write_json(path.with_suffix(".json"), self.history)
-        for state in sorted(checkpoints.glob("epoch-*.json"))[:-_KEPT_CHECKPOINTS]:
-            state.unlink()
-            state.with_suffix(".keras").unlink(missing_ok=True)
+        arrays = {f"v{place}": np.asarray(variable) for place, variable in enumerate(self._variables())}
+        with open_atomically(checkpoints / f"epoch-{number:04d}.npz", "wb") as file:
+            np.savez(file, history=np.array(json.dumps(self.history)), **arrays)
+        for old in sorted(checkpoints.glob("epoch-*.npz"))[:-_KEPT_CHECKPOINTS]:
+            old.unlink()
 
     def _log(self, number: int, metrics: dict[str, float]) -> None:
         import tensorflow as tf
@@ -205,19 +352,99 @@ class _Run:
         import tensorflow as tf
 
         _write_history(self._folder / HISTORY, self.history)
-        # Loaded without compiling, so that the optimizer's two copies of the weights stay behind.
-        last = self._folder / CHECKPOINTS / f"epoch-{len(self.history):04d}.keras"
-        network = load_keras(last)
+        network = self._built_network()  # not compiled: the optimizer's two copies of the weights stay behind
+        kept = self._average.variables if self._average else self._network.weights
+        for weight, values in zip(network.weights, kept, strict=True):
+            weight.assign(np.asarray(values))
         training = identity | {
             "records_path": self._records.path.name,
-            "examples": {split: self._records.n_examples(split) for split in ("train", "validation")},
+            "n_examples": {
+                "train": self._sides.train.n_examples,
+                "validation": self._sides.validation.n_examples if self._sides.validation else 0,
+            },
             "last_epoch": self.history[-1],
             "parameters": network.count_params(),
             "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         }
-        bundle = save_bundle(self._folder, network, self._records.labels, self._records.front_end, training)
+        content = BundleContent(
+            self._records.labels,
+            self._records.front_end,
+            self._temperature(network),
+            self._statistics if self._recipe.normalise == "speaker" else None,
+            training,
+        )
+        bundle = save_bundle(self._folder, network, content)
         shutil.rmtree(self._folder / CHECKPOINTS)
         return bundle
+
+    def _temperature(self, network: keras.Model) -> float:
+        """Fitted on the validation side; 1 without one."""
+        if self._validation is None:
+            return 1.0
+        truth, probabilities = [], []
+        scales = self._validation.scales(self._statistics)
+        first = 0
+        for batch in read_batches(self._records, self._validation.selection, batch_size=32):
+            log_mels = batch.log_mels
+            if scales is not None:
+                log_mels = scaled(log_mels, scales[first : first + len(log_mels)])
+            first += len(log_mels)
+            truth.append(batch.labels)
+            probabilities.append(np.asarray(network(log_mels, training=False)))
+        return fit_temperature(np.concatenate(probabilities), np.concatenate(truth))
+
+
+class _Side:
+    """Examples of a training, with what is known of their speakers where that is used."""
+
+    def __init__(self, records: RecordFolder, selection: Selection, by_speaker: bool) -> None:
+        self.selection = selection
+        self.data = TrainingData(records, selection, in_order=by_speaker)
+        self._sums: BandSums | None = None
+        self._speakers: list[str] = []
+        if by_speaker:
+            parts = [band_sums(batch.log_mels) for batch in read_batches(records, selection, batch_size=64)]
+            self._sums = BandSums.concatenated(parts)
+            self._speakers = [row["speaker"] for row in manifest_rows(records, selection)]
+
+    def scales(self, reference: InputScale | None, random: np.random.Generator | None = None) -> Float32s | None:
+        """Of every example; with ``random``, from some of its speaker's examples, else from all."""
+        if self._sums is None or reference is None:
+            return None
+        if random is None:
+            return speaker_scales(self._sums, self._speakers, reference)
+        return random_speaker_scales(self._sums, self._speakers, reference, random)
+
+
+class _Average:
+    """The moving average of a network's weights over the steps.
+
+    Kept outside the optimizer: Keras' own ends every ``fit`` by overwriting the weights with the average, and
+    then nothing can go on where it was. Early on, when there is little to average, it forgets faster.
+    """
+
+    def __init__(self, network: keras.Model, decay: float) -> None:
+        import tensorflow as tf
+
+        self._weights = [weight.value for weight in network.weights]
+        self._decay = decay
+        self._steps = network.optimizer.iterations.value
+        self.variables = [tf.Variable(weight, trainable=False) for weight in self._weights]
+        self._update = tf.function(self._updated)
+
+    def _updated(self) -> None:
+        import tensorflow as tf
+
+        steps = tf.cast(self._steps, tf.float32)
+        decay = tf.minimum(self._decay, (1.0 + steps) / (10.0 + steps))
+        for average, weight in zip(self.variables, self._weights, strict=True):
+            average.assign_sub((1.0 - decay) * (average - weight))
+
+    def callback(self) -> keras.callbacks.Callback:
+        """What updates the average after every step."""
+        import keras
+
+        return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._update())
 
 
 def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:
@@ -248,7 +475,7 @@ def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
 
 
 def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if changed := differences(old, new, ("records", "recipe", "seed")):
+    if changed := differences(old, new, ("records", "recipe", "seed", "examples")):
         raise OutputError(
             f"{folder}: was trained otherwise; what differs: {'; '.join(changed)}. "
             "Give --restart to train anew, or name another --out"

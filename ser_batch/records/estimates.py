@@ -39,24 +39,23 @@ def estimate_build(plan: BuildPlan, engine: Engine) -> Estimate:
     """Compute the log-mels of recordings spread over the plan, and take the rest to be alike."""
     recordings = plan.recordings[:: max(len(plan.recordings) // _MEASURED, 1)][:_MEASURED]
     front_end = plan.shards[0].front_end
-    windows = unusable = 0
+    windows = size_bytes = unusable = 0
     secs = 0.0
     for outcome in engine.map(partial(_measure, front_end=front_end), [recordings]):
-        windows, unusable, secs = outcome.result or (0, len(recordings), 0.0)
+        windows, size_bytes, unusable, secs = outcome.result or (0, 0, len(recordings), 0.0)
     scale = len(plan.recordings) / len(recordings)
-    examples = round(windows * scale)
-    example_bytes = 4 * front_end.n_mels * front_end.n_frames + _BYTES_BESIDE_LOG_MEL
-    return Estimate(examples, examples * example_bytes, secs * scale, len(recordings), unusable)
+    return Estimate(round(windows * scale), round(size_bytes * scale), secs * scale, len(recordings), unusable)
 
 
-def _measure(recordings: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int, float]:
-    """Windows, unusable recordings, and seconds; the first recording, which warms up, counts no seconds."""
-    windows = unusable = 0
+def _measure(recordings: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int, int, float]:
+    """Windows, their bytes, unusable recordings, and seconds, which the first recording, to warm up, does not count."""
+    windows = size_bytes = unusable = 0
     began = time.perf_counter()
     for number, recording in enumerate(recordings):
         try:
-            for _ in LogMelWindows(recording, front_end):
+            for window in LogMelWindows(recording, front_end):
                 windows += 1
+                size_bytes += window.log_mel.nbytes + _BYTES_BESIDE_LOG_MEL
                 expect_progress()
         except AudioError:
             unusable += 1
@@ -65,4 +64,4 @@ def _measure(recordings: Sequence[Recording], front_end: FrontEnd) -> tuple[int,
         if number == 0:
             began = time.perf_counter()
     timed = max(len(recordings) - 1, 1)
-    return windows, unusable, (time.perf_counter() - began) * len(recordings) / timed
+    return windows, size_bytes, unusable, (time.perf_counter() - began) * len(recordings) / timed

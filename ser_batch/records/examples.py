@@ -87,7 +87,11 @@ def serialize(example: Example) -> bytes:
     return data
 
 
-def parse(serialized: bytes, shape: tuple[int, int]) -> Example:
+# Of a log-mel; None where each example has its own number of frames.
+Shape = tuple[int, int | None]
+
+
+def parse(serialized: bytes, shape: Shape) -> Example:
     """The example that `serialize` wrote, without TensorFlow.
 
     Args:
@@ -108,15 +112,18 @@ def parse(serialized: bytes, shape: tuple[int, int]) -> Example:
     values: dict[str, Any] = {}
     for feature in FEATURES:
         value = getattr(stored[feature.name], f"{feature.kind}_list").value
-        wanted = shape[0] * shape[1] if feature.name == "log_mel" else 1
-        if len(value) != wanted:
-            raise RecordsError(f"has {len(value)} values in {feature.name}, not {wanted}")
-        values[feature.name] = value[0]
         if feature.name == "log_mel":
+            if not value or len(value) % shape[0] or shape[1] not in (None, len(value) // shape[0]):
+                wanted = f"a multiple of {shape[0]}" if shape[1] is None else shape[0] * shape[1]
+                raise RecordsError(f"has {len(value)} values in log_mel, not {wanted}")
             # As in `serialize`: the packed list ends with its raw bytes.
             packed = stored["log_mel"].float_list.SerializeToString()
-            values["log_mel"] = np.frombuffer(packed[-4 * wanted :], "<f4").astype(np.float32).reshape(shape)
-        elif feature.kind == "bytes":
+            values["log_mel"] = np.frombuffer(packed[-4 * len(value) :], "<f4").astype(np.float32).reshape(shape[0], -1)
+            continue
+        if len(value) != 1:
+            raise RecordsError(f"has {len(value)} values in {feature.name}, not 1")
+        values[feature.name] = value[0]
+        if feature.kind == "bytes":
             values[feature.name] = _decoded(value[0], feature.name)
     return Example(**values)
 
@@ -128,28 +135,31 @@ def _decoded(text: bytes, name: str) -> str:
         raise RecordsError(f"has a {name} that is not UTF-8") from error
 
 
-def parse_tensors(serialized: tf.Tensor, shape: tuple[int, int]) -> dict[str, tf.Tensor]:
-    """The features of a batch of serialized Examples, in TensorFlow's graph.
+def parse_tensors(serialized: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
+    """The features of one serialized Example, in TensorFlow's graph.
 
     Args:
-        serialized: string ``(batch,)``.
+        serialized: a string scalar.
         shape: ``(n_mels, n_frames)`` of the record folder's front end.
 
     Returns:
-        One tensor per feature; ``log_mel`` is float32 ``(batch, n_mels, n_frames)``.
+        One tensor per feature; ``log_mel`` is float32 ``(n_mels, n_frames)``.
     """
     import tensorflow as tf
 
     dtypes = {"float": tf.float32, "int64": tf.int64, "bytes": tf.string}
     specification = {
-        feature.name: tf.io.FixedLenFeature(shape if feature.name == "log_mel" else (), dtypes[feature.kind])
+        feature.name: tf.io.FixedLenSequenceFeature((), tf.float32, allow_missing=True)
+        if feature.name == "log_mel"
+        else tf.io.FixedLenFeature((), dtypes[feature.kind])
         for feature in FEATURES
     }
-    tensors: dict[str, tf.Tensor] = tf.io.parse_example(serialized, specification)
-    return tensors
+    tensors: dict[str, tf.Tensor] = tf.io.parse_single_example(serialized, specification)
+    log_mel = tf.reshape(tensors["log_mel"], [shape[0], -1 if shape[1] is None else shape[1]])
+    return tensors | {"log_mel": log_mel}
 
 
-def tfds_features(shape: tuple[int, int], labels: Sequence[str]) -> dict[str, Any]:
+def tfds_features(shape: Shape, labels: Sequence[str]) -> dict[str, Any]:
     """The content of ``features.json``, from which tensorflow-datasets parses the records."""
     prefix = "tensorflow_datasets.core.features."
     described: dict[str, Any] = {}
@@ -160,7 +170,7 @@ def tfds_features(shape: tuple[int, int], labels: Sequence[str]) -> dict[str, An
         elif feature.kind == "bytes":
             described[feature.name]["text"] = {}
         else:
-            dimensions = {"dimensions": [str(size) for size in shape]} if feature.name == "log_mel" else {}
+            dimensions = {"dimensions": [str(size or -1) for size in shape]} if feature.name == "log_mel" else {}
             described[feature.name]["tensor"] = {"dtype": "float32", "encoding": "none", "shape": dimensions}
     return {"pythonClassName": prefix + "features_dict.FeaturesDict", "featuresDict": {"features": described}}
 

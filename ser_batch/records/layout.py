@@ -13,7 +13,7 @@ from typing import Any
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.errors import RecordsError
 from ser_batch.files import json_fingerprint
-from ser_batch.records.examples import tfds_features
+from ser_batch.records.examples import Shape, tfds_features
 from ser_batch.records.splits import SPLITS
 
 DATASET = "recordings"
@@ -121,7 +121,7 @@ def open_records(path: Path) -> RecordFolder:
     return RecordFolder(path, provenance)
 
 
-def tfds_files(shape: tuple[int, int], labels: Sequence[str], shards: Sequence[dict[str, Any]]) -> dict[str, object]:
+def tfds_files(shape: Shape, labels: Sequence[str], shards: Sequence[dict[str, Any]]) -> dict[str, object]:
     """The content of the JSON files that tensorflow-datasets opens a folder by."""
     splits = []
     for split in SPLITS:

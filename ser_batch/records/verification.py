@@ -23,7 +23,7 @@ from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.recordings import Listing
 from ser_batch.errors import FrontEndError, RecordsError
 from ser_batch.files import file_sha256
-from ser_batch.records.examples import Example, parse, read_records
+from ser_batch.records.examples import Example, Shape, parse, read_records
 from ser_batch.records.layout import (
     DATASET,
     DATASET_INFO,
@@ -112,7 +112,7 @@ class _ShardCheck:
 
     folder: Path
     shard: dict[str, Any]
-    shape: tuple[int, int]
+    shape: Shape
     labels: tuple[str, ...]
     rows: tuple[_Row, ...] | None
 
@@ -190,7 +190,7 @@ def _malformed_provenance(provenance: dict[str, Any]) -> str | None:
         return "has labels that are no text; build the folder again with build-records --restart"
     try:
         shape = FrontEnd.from_json(provenance["front_end"]).shape
-        if not all(isinstance(size, int) and size > 0 for size in shape):
+        if not all(isinstance(size, int) and size > 0 for size in shape if size is not None):
             raise ValueError(f"its log-mels would have the shape {shape}")
     except (FrontEndError, ArithmeticError, TypeError, ValueError) as error:
         return f"has no usable front_end ({error}); build the folder again with build-records --restart"

@@ -12,10 +12,19 @@ from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.bundles import Bundle
-from ser_batch.records.datasets import read_batches
+from ser_batch.models.speakers import scaled, speaker_scales
+from ser_batch.records.datasets import (
+    BandSums,
+    Batch,
+    Selection,
+    band_sums,
+    manifest_rows,
+    read_batches,
+    split_selection,
+)
 from ser_batch.records.layout import RecordFolder
 from ser_batch.results.plots import plot_confusion
-from ser_batch.results.predictions import Network, Prediction, load_predictor
+from ser_batch.results.predictions import Prediction, load_predictor
 from ser_batch.results.scores import Scores, score
 from ser_batch.results.tables import clock
 
@@ -77,7 +86,7 @@ def evaluate(
         if _is_finished(folder, identity):
             return _read_scores(folder, bundle.labels), True
         output.clear()
-        evaluated = list(predict_examples(load_predictor(bundle), records, split, bundle.labels))
+        evaluated = list(predict_examples(bundle, records, split_selection(records, split)))
         scores = score(
             [one.label for one in evaluated],
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
@@ -91,14 +100,18 @@ def evaluate(
 
 
 def predict_examples(
-    network: Network, records: RecordFolder, split: str, labels: tuple[str, ...]
+    bundle: Bundle, records: RecordFolder, selection: Selection, calibrated: bool = True
 ) -> Iterator[Evaluated]:
-    """The predictions on a split's recordings, in shard order; windows of one recording are averaged."""
-    rows = (row for row in records.manifest() if row["split"] == split)
-    to_model = [labels.index(label) for label in records.labels]
+    """The predictions on a selection's recordings, in shard order; windows of one recording are averaged.
+
+    A bundle that normalises by speaker uses all of a speaker's examples in the selection.
+    """
+    network = load_predictor(bundle, calibrated)
+    rows = manifest_rows(records, selection)
+    to_model = [bundle.labels.index(label) for label in records.labels]
     group: list[Float32s] = []
     began: dict[str, str] = {}
-    for batch in read_batches(records, split, batch_size=32):
+    for batch in _scaled_batches(bundle, records, selection):
         for label, probabilities in zip(batch.labels, network(batch.log_mels), strict=True):
             row = next(rows, None)
             if row is None:
@@ -109,6 +122,22 @@ def predict_examples(
             if float(row["end"]) >= float(began["start"]) + float(row["duration"]) - 1e-5:
                 yield Evaluated(row["speaker"], to_model[label], _averaged(group, began, float(row["end"])))
                 group = []
+
+
+def _scaled_batches(bundle: Bundle, records: RecordFolder, selection: Selection) -> Iterator[Batch]:
+    batches = read_batches(records, selection, batch_size=32)
+    reference = bundle.content.speaker_reference
+    if reference is None:
+        yield from batches
+        return
+    speakers = [row["speaker"] for row in manifest_rows(records, selection)]
+    sums = BandSums.concatenated([band_sums(batch.log_mels) for batch in batches])
+    scales = speaker_scales(sums, speakers, reference)
+    first = 0
+    for batch in read_batches(records, selection, batch_size=32):
+        last = first + len(batch.labels)
+        yield Batch(scaled(batch.log_mels, scales[first:last]), batch.labels)
+        first = last
 
 
 def _averaged(group: list[Float32s], began: dict[str, str], end_secs: float) -> Prediction:

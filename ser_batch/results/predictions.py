@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.recordings import Recording
@@ -14,6 +15,7 @@ from ser_batch.audio.waveforms import Float32s
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError
 from ser_batch.models.bundles import Bundle
+from ser_batch.models.calibration import apply_temperature
 from ser_batch.tasks import Engine, expect_progress
 
 # A task is small, so that a folder of a dozen files keeps all workers busy; a batch gathers several.
@@ -55,11 +57,17 @@ class _Features:
     error: str = ""
 
 
-Network = Callable[[Float32s], Float32s]
+Network = Callable[[Float32s], NDArray[np.float64]]
 
 
-def load_predictor(bundle: Bundle) -> Network:
+def load_predictor(bundle: Bundle, calibrated: bool = True) -> Network:
     """A function from log-mels ``(batch, n_mels, n_frames)`` to probabilities ``(batch, labels)``.
+
+    Shorter log-mels are padded as `ser_batch.audio.logmels.stack` does.
+
+    Args:
+        bundle: whose network.
+        calibrated: at the bundle's temperature, not as the network gives them.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -67,12 +75,12 @@ def load_predictor(bundle: Bundle) -> Network:
     import tensorflow as tf
 
     network = bundle.load_network()
+    temperature = bundle.content.temperature if calibrated else 1.0
     signature = tf.TensorSpec((None, *bundle.front_end.shape), tf.float32)
     graph = tf.function(lambda log_mels: network(log_mels, training=False), input_signature=[signature])
 
-    def predict(log_mels: Float32s) -> Float32s:
-        probabilities: Float32s = graph(tf.constant(log_mels)).numpy()
-        return probabilities
+    def predict(log_mels: Float32s) -> NDArray[np.float64]:
+        return apply_temperature(graph(tf.constant(log_mels)).numpy(), temperature)
 
     return predict
 
