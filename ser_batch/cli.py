@@ -231,6 +231,9 @@ def train(
     epochs: Epochs = None,
     normalise: Normalise = None,
     class_weight: ClassWeight = None,
+    mixed_precision: Annotated[
+        str, typer.Option(metavar="auto|off", help="bfloat16 where the processor has it, or float32.")
+    ] = "auto",
     seed: Seed = 0,
     restart: Restart = False,
     verbose: Verbose = False,
@@ -244,13 +247,22 @@ def train(
     """
     _prepare_tensorflow(verbose)
     from ser_batch.models.recipes import RecipeChanges, find_recipe
+    from ser_batch.models.training import parse_precision
     from ser_batch.models.training import train as run
     from ser_batch.records.layout import open_records
 
     began = time.perf_counter()
     shown = quiet or not sys.stderr.isatty()
     chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
-    result = run(open_records(records), out, chosen, seed, restart, on_epoch=lambda epoch: _say(_line(epoch), shown))
+    result = run(
+        open_records(records),
+        out,
+        chosen,
+        seed,
+        restart,
+        precision=parse_precision(mixed_precision),
+        on_epoch=lambda epoch: _say(_line(epoch), shown),
+    )
     for note in result.notes:
         _say(f"warning: {note}", quiet)
     if result.was_finished:

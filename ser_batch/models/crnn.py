@@ -69,7 +69,7 @@ def seed_crnn(
     x = inputs
     if scale is not None:
         x = layers.Normalization(
-            axis=1, mean=scale.mean.tolist(), variance=scale.variance.tolist(), name="standardise"
+            axis=1, mean=scale.mean.tolist(), variance=scale.variance.tolist(), dtype="float32", name="standardise"
         )(x)
     x = layers.Reshape((*shape, 1), name="add_channel")(x)
     for number, filters in enumerate((64, 64, 128, 128), 1):
@@ -84,7 +84,8 @@ def seed_crnn(
     x = layers.Bidirectional(layers.LSTM(128), name="lstm")(x)
     if options.dropout:
         x = layers.Dropout(options.dropout, name="drop_summary")(x)
-    return Model(inputs, layers.Dense(n_labels, activation="softmax", name="emotion")(x), name="crnn")
+    outputs = layers.Dense(n_labels, activation="softmax", dtype="float32", name="emotion")(x)
+    return Model(inputs, outputs, name="crnn")
 
 
 def small_crnn(
@@ -119,8 +120,10 @@ def small_crnn(
         x = x - ops.expand_dims(_mean_over_time(layers.Permute((2, 1))(x), real), -1)
     if scale is not None:
         mean = ops.zeros_like(scale.mean) if centre_files else scale.mean
-        x = layers.Normalization(axis=1, mean=list(map(float, mean)), variance=scale.variance.tolist())(x)
-    x = ops.expand_dims(layers.Permute((2, 1), name="time_first")(x), -1) * _across_bands(real)
+        x = layers.Normalization(
+            axis=1, mean=list(map(float, mean)), variance=scale.variance.tolist(), dtype="float32", name="standardise"
+        )(x)
+    x = _silenced(ops.expand_dims(layers.Permute((2, 1), name="time_first")(x), -1), real)
     for number, (filters, kernel, pool) in enumerate(
         ((16, 5, (1, 1)), (24, 3, (2, 2)), (48, 3, (2, 2)), (64, 3, (1, 2))), 1
     ):
@@ -130,7 +133,7 @@ def small_crnn(
         x = layers.Conv2D(filters, kernel, strides=stride, use_bias=False, name=f"conv_{number}")(x)
         real = real[:, ::stride]
         x = layers.BatchNormalization(momentum=options.norm_momentum, name=f"norm_{number}")(x)
-        x = layers.ReLU()(x) * _across_bands(real)
+        x = _silenced(layers.ReLU()(x), real)
         x = layers.MaxPooling2D(pool, padding="same", name=f"pool_{number}")(x)
         real = real[:, :: pool[0]]
         x = layers.SpatialDropout2D(options.channel_dropout, name=f"drop_{number}")(x)
@@ -142,18 +145,20 @@ def small_crnn(
     variance = _mean_over_time(ops.square(x - ops.expand_dims(mean, 1)), real)
     x = layers.Concatenate(name="statistics")([mean, ops.sqrt(variance + 1e-5)])
     x = layers.Dropout(options.dropout, name="drop_summary")(x)
-    return Model(inputs, layers.Dense(n_labels, activation="softmax", name="emotion")(x), name="small_crnn")
+    outputs = layers.Dense(n_labels, activation="softmax", dtype="float32", name="emotion")(x)
+    return Model(inputs, outputs, name="small_crnn")
 
 
-def _across_bands(real: Any) -> Any:
+def _silenced(maps: Any, real: Any) -> Any:
+    """Feature maps ``(batch, frames, bands, channels)`` with zeros where there is padding."""
     from keras import ops
 
-    return ops.expand_dims(ops.expand_dims(real, -1), -1)
+    return maps * ops.cast(ops.expand_dims(ops.expand_dims(real, -1), -1), maps.dtype)
 
 
 def _mean_over_time(values: Any, real: Any) -> Any:
     """The mean ``(batch, features)`` of ``(batch, frames, features)`` over the frames that are real."""
     from keras import ops
 
-    weights = ops.expand_dims(real, -1)
+    weights = ops.cast(ops.expand_dims(real, -1), values.dtype)
     return ops.sum(values * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ser_batch import __version__
 from ser_batch.audio.frontend import preset_name
 from ser_batch.audio.waveforms import Float32s
-from ser_batch.errors import OutputError, TrainingError
+from ser_batch.errors import OutputError, TrainingError, UsageError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.augment import mixed, varied
 from ser_batch.models.bundles import (
@@ -54,6 +54,8 @@ from ser_batch.records.layout import RecordFolder
 
 if TYPE_CHECKING:
     import keras
+
+Precision = Literal["float32", "mixed_bfloat16"]
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.csv"
@@ -129,6 +131,7 @@ def train(
     seed: int = 0,
     restart: bool = False,
     sides: Sides | None = None,
+    precision: Precision = "float32",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> TrainingResult:
     """Train the recipe's network, or continue where a killed run stopped.
@@ -140,6 +143,7 @@ def train(
         seed: of everything random.
         restart: throw away what an earlier training left in the folder.
         sides: what to train and validate on; None: the splits of these names.
+        precision: what steps are computed in; weights and what is saved are float32 always.
         on_epoch: called after each epoch.
 
     Raises:
@@ -154,6 +158,7 @@ def train(
         "records": records.fingerprint,
         "recipe": recipe.to_json(),
         "seed": seed,
+        "precision": precision,
         "examples": sides.description,
     }
     output = OutputFolder(folder, "a model bundle", DESCRIPTION, _is_ours)
@@ -166,7 +171,7 @@ def train(
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             return TrainingResult(bundle, True, recipe.epochs)
         _begin(output, identity)
-        run = _Run(records, sides, folder, recipe, seed)
+        run = _Run(records, sides, folder, recipe, seed, precision)
         notes = run.resume()
         continued_from = len(run.history)
         while len(run.history) < recipe.epochs:
@@ -187,7 +192,9 @@ def _refuse_other_front_end(records: RecordFolder, recipe: Recipe) -> None:
 class _Run:
     """A training under way: a network, the average of its weights, and the history of its epochs."""
 
-    def __init__(self, records: RecordFolder, sides: Sides, folder: Path, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self, records: RecordFolder, sides: Sides, folder: Path, recipe: Recipe, seed: int, precision: Precision
+    ) -> None:
         import keras
         import tensorflow as tf
 
@@ -206,7 +213,8 @@ class _Run:
         self._vary = varied(recipe.augmentation, records.front_end)
         self._mix = mixed(recipe.augmentation)
         self._label_weights = self._balanced() if recipe.class_weight == "balanced" else None
-        self._network = self._built_network()
+        with _computing_in(precision):
+            self._network = self._built_network()
         self._network.compile(
             optimizer=self._optimizer(),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
@@ -447,6 +455,35 @@ class _Average:
         return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._update())
 
 
+def parse_precision(text: str) -> Precision:
+    """``auto``: bfloat16 where this machine computes in it natively, else float32; or ``off``: float32.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "off":
+        return "float32"
+    if text != "auto":
+        raise UsageError(f"--mixed-precision {text}: choose one of auto, off")
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        flags = set()
+    return "mixed_bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+@contextmanager
+def _computing_in(precision: Precision) -> Iterator[None]:
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:
     """Set every random generator inside the network as a function of seed and epoch.
 
@@ -475,7 +512,7 @@ def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
 
 
 def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if changed := differences(old, new, ("records", "recipe", "seed", "examples")):
+    if changed := differences(old, new, ("records", "recipe", "seed", "precision", "examples")):
         raise OutputError(
             f"{folder}: was trained otherwise; what differs: {'; '.join(changed)}. "
             "Give --restart to train anew, or name another --out"
