@@ -214,42 +214,14 @@ class _Run:
         self._mix = mixed(recipe.augmentation)
         self._label_weights = self._balanced() if recipe.class_weight == "balanced" else None
         with _computing_in(precision):
-            self._network = self._built_network()
+            self._network = _network(records, recipe, self._statistics)
         self._network.compile(
-            optimizer=self._optimizer(),
+            optimizer=make_optimizer(recipe, sides.train.n_examples),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
             weighted_metrics=["accuracy"],
         )
         self._network.optimizer.build(self._network.trainable_variables)
         self._average = _Average(self._network, recipe.averaging) if recipe.averaging else None
-
-    def _built_network(self) -> keras.Model:
-        recipe, shape, n_labels = self._recipe, self._records.front_end.shape, len(self._records.labels)
-        options = CrnnOptions(recipe.dropout, recipe.channel_dropout, recipe.norm_momentum)
-        if recipe.network == "seed_crnn":
-            return seed_crnn(shape, n_labels, options, self._statistics)
-        return small_crnn(shape, n_labels, options, self._statistics, centre_files=recipe.normalise == "file")
-
-    def _optimizer(self) -> keras.optimizers.Optimizer:
-        import keras
-
-        recipe = self._recipe
-        rate: Any = recipe.learning_rate
-        steps_per_epoch = -(-self._sides.train.n_examples // recipe.batch_size)
-        warmup_steps = min(recipe.warmup_epochs, recipe.epochs - 1) * steps_per_epoch
-        if recipe.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(
-                rate if not warmup_steps else 0.0,
-                recipe.epochs * steps_per_epoch - warmup_steps,
-                warmup_target=rate if warmup_steps else None,
-                warmup_steps=warmup_steps,
-            )
-        clip = recipe.clip_norm or None
-        if not recipe.weight_decay:
-            return keras.optimizers.Adam(rate, global_clipnorm=clip)
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, global_clipnorm=clip)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        return optimizer
 
     def _balanced(self) -> Float32s:
         """For every label the weight at which all labels present count alike, 1 on average over examples."""
@@ -360,7 +332,9 @@ class _Run:
         import tensorflow as tf
 
         _write_history(self._folder / HISTORY, self.history)
-        network = self._built_network()  # not compiled: the optimizer's two copies of the weights stay behind
+        network = _network(
+            self._records, self._recipe, self._statistics
+        )  # not compiled: the optimizer's two copies of the weights stay behind
         kept = self._average.variables if self._average else self._network.weights
         for weight, values in zip(network.weights, kept, strict=True):
             weight.assign(np.asarray(values))
@@ -453,6 +427,48 @@ class _Average:
         import keras
 
         return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._update())
+
+
+def build_network(records: RecordFolder, recipe: Recipe, train: Selection) -> keras.Model:
+    """The recipe's network, with random weights, for the log-mels and labels of a record folder.
+
+    Args:
+        records: a finished record folder.
+        recipe: which network, and with what normalisation.
+        train: the examples whose statistics the network takes up.
+    """
+    statistics = InputScale(*band_statistics(records, train)) if recipe.normalise != "none" else None
+    return _network(records, recipe, statistics)
+
+
+def _network(records: RecordFolder, recipe: Recipe, statistics: InputScale | None) -> keras.Model:
+    shape, n_labels = records.front_end.shape, len(records.labels)
+    options = CrnnOptions(recipe.dropout, recipe.channel_dropout, recipe.norm_momentum)
+    if recipe.network == "seed_crnn":
+        return seed_crnn(shape, n_labels, options, statistics)
+    return small_crnn(shape, n_labels, options, statistics, centre_files=recipe.normalise == "file")
+
+
+def make_optimizer(recipe: Recipe, n_examples: int) -> keras.optimizers.Optimizer:
+    """The recipe's optimizer, with a schedule for so many training examples."""
+    import keras
+
+    rate: Any = recipe.learning_rate
+    steps_per_epoch = -(-n_examples // recipe.batch_size)
+    warmup_steps = min(recipe.warmup_epochs, recipe.epochs - 1) * steps_per_epoch
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            rate if not warmup_steps else 0.0,
+            recipe.epochs * steps_per_epoch - warmup_steps,
+            warmup_target=rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
+    clip = recipe.clip_norm or None
+    if not recipe.weight_decay:
+        return keras.optimizers.Adam(rate, global_clipnorm=clip)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, global_clipnorm=clip)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
 
 
 def parse_precision(text: str) -> Precision:

@@ -1,0 +1,126 @@
+"""Time what training's input pipeline costs a step, and what a large record folder costs in memory.
+
+    python tools/bench_train.py path/to/records --recipe default --repeats 5
+    python tools/bench_train.py path/to/records --large 20
+
+Each round trains one epoch from the record folder, as `ser-batch train` does, and one epoch on the same batches held
+in memory, in turn; medians count. ``--large`` reads one epoch of a folder of so many GB (the shards again and again,
+as hard links) without a network, and prints the memory this process holds on the way.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from ser_batch.engines import keep_freed_memory
+
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+keep_freed_memory()
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from ser_batch.files import json_fingerprint  # noqa: E402
+from ser_batch.models.augment import mixed, varied  # noqa: E402
+from ser_batch.models.recipes import Recipe, find_recipe  # noqa: E402
+from ser_batch.models.training import build_network, make_optimizer  # noqa: E402
+from ser_batch.records.datasets import EpochOptions, TrainingData, split_selection  # noqa: E402
+from ser_batch.records.layout import RecordFolder, open_records, shard_name  # noqa: E402
+
+_MIB = 1 << 20
+_REPORTED_EVERY_BYTES = 2_000_000_000
+
+
+def main() -> None:
+    """Run the benchmark that the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path)
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--large", type=float, metavar="GB", help="read so much, without a network")
+    arguments = parser.parse_args()
+    records, recipe = open_records(arguments.records), find_recipe(arguments.recipe)
+    if arguments.large:
+        print_memory(records, recipe, arguments.large * 1e9)
+    else:
+        print_cost(records, recipe, arguments.repeats)
+
+
+def print_cost(records: RecordFolder, recipe: Recipe, repeats: int) -> None:
+    """Seconds per epoch from the folder and from memory, and their ratio."""
+    keras.utils.set_random_seed(0)
+    train = split_selection(records, "train")
+    network = build_network(records, recipe, train)
+    network.compile(make_optimizer(recipe, train.n_examples), loss="categorical_crossentropy")
+    data = TrainingData(records, train)
+    vary, mix = varied(recipe.augmentation, records.front_end), mixed(recipe.augmentation)
+    held = list(data.epoch(EpochOptions(recipe.batch_size, 0, 0, vary, mix)))
+    # The same batches, in no order that has to be computed, as a dataset that does nothing.
+    signature = tuple(tf.TensorSpec((None, *tensor.shape[1:-1], None), tensor.dtype) for tensor in held[0][:1])
+    signature += tuple(tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in held[0][1:])
+    in_memory = tf.data.Dataset.from_generator(lambda: iter(held), output_signature=signature)
+    secs: dict[str, list[float]] = {"folder": [], "memory": []}
+    for number in range(repeats + 1):
+        for name in secs:
+            epoch = in_memory if name == "memory" else data.epoch(EpochOptions(recipe.batch_size, 0, 0, vary, mix))
+            began = time.perf_counter()
+            network.fit(epoch, verbose=0)
+            if number:  # the first traces the graph
+                secs[name].append(time.perf_counter() - began)
+    folder, memory = statistics.median(secs["folder"]), statistics.median(secs["memory"])
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MIB
+    print("| recipe | examples | parameters | epoch from records | epoch from memory | cost | largest RSS |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"| {recipe.name} | {train.n_examples} | {network.count_params():,} | {folder:.2f} s | {memory:.2f} s | "
+        f"{100 * (folder / memory - 1):+.1f} % | {largest:.0f} MiB |"
+    )
+    print(f"\n{repeats} rounds in turn, medians; {os.cpu_count()} cores, {platform.processor() or platform.machine()}")
+
+
+def print_memory(records: RecordFolder, recipe: Recipe, size_bytes: float) -> None:
+    """Resident memory while one epoch of a large folder passes."""
+    with tempfile.TemporaryDirectory(dir=records.path.parent) as folder:
+        large = enlarged(records, Path(folder), size_bytes)
+        size = sum(shard["bytes"] for shard in large.shards())
+        print(f"{large.n_examples():,} examples in {len(large.shards())} shards, {size / 1e9:.1f} GB")
+        data = TrainingData(large, split_selection(large, "train"))
+        vary = varied(recipe.augmentation, records.front_end)
+        per_example = size / large.n_examples()
+        began, n_read, shown = time.perf_counter(), 0, 0.0
+        print("| read | examples/s | resident |\n| --- | --- | --- |")
+        for batch in data.epoch(EpochOptions(recipe.batch_size, 0, 0, vary)):
+            n_read += len(batch[1])
+            if n_read * per_example >= shown:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                resident = pages * os.sysconf("SC_PAGE_SIZE") / _MIB
+                rate = n_read / (time.perf_counter() - began)
+                print(f"| {n_read * per_example / 1e9:.1f} GB | {rate:.0f} | {resident:.0f} MiB |", flush=True)
+                shown += _REPORTED_EVERY_BYTES
+
+
+def enlarged(records: RecordFolder, folder: Path, size_bytes: float) -> RecordFolder:
+    """A record folder whose train split is the given one's, over and over."""
+    shards = records.shards("train")
+    times = max(1, round(size_bytes / sum(shard["bytes"] for shard in shards)))
+    many = []
+    for number in range(times * len(shards)):
+        shard = shards[number % len(shards)]
+        name = shard_name("train", number, times * len(shards))
+        os.link(records.path / shard["name"], folder / name)
+        many.append(shard | {"name": name})
+    provenance = records.provenance | {"shards": many, "fingerprint": json_fingerprint(len(many))}
+    shutil.copy(records.path / "features.json", folder)
+    (folder / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
+    return RecordFolder(folder, provenance)
+
+
+if __name__ == "__main__":
+    main()
