@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,13 +15,15 @@ import numpy as np
 
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.errors import BundleError, FrontEndError
-from ser_batch.files import json_fingerprint, sync_folder, write_json
+from ser_batch.files import json_fingerprint, open_atomically, sync_folder, write_json
 from ser_batch.models.crnn import InputScale
+from ser_batch.models.novelty import Novelty
 
 if TYPE_CHECKING:
     import keras
 
 MODEL = "model.keras"
+NOVELTY = "novelty.npz"
 DESCRIPTION = "bundle.json"
 
 
@@ -33,6 +36,7 @@ class BundleContent:
         front_end: what the network expects its input to be made with.
         temperature: what the network's probabilities are calibrated with; 1 leaves them.
         speaker_reference: what every speaker's log-mels are brought to first; None: they are taken as they are.
+        novelty: fingerprint of what novelty is measured with.
         training: JSON: where it came from: records, recipe, seed, versions, scores.
     """
 
@@ -40,6 +44,7 @@ class BundleContent:
     front_end: FrontEnd
     temperature: float
     speaker_reference: InputScale | None
+    novelty: str
     training: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +56,7 @@ class BundleContent:
             "calibration": {"temperature": self.temperature},
             "speaker_reference": reference
             and {"mean": reference.mean.tolist(), "variance": reference.variance.tolist()},
+            "novelty": self.novelty,
             "training": self.training,
         }
 
@@ -69,6 +75,7 @@ class BundleContent:
             float(values["calibration"]["temperature"]),
             reference
             and InputScale(np.array(reference["mean"], np.float32), np.array(reference["variance"], np.float32)),
+            str(values["novelty"]),
             values["training"],
         )
 
@@ -131,6 +138,21 @@ class Bundle:
             )
         return network
 
+    def load_novelty(self) -> Novelty:
+        """What novelty is measured with.
+
+        Raises:
+            BundleError: the file is damaged, or not the one that was described.
+        """
+        try:
+            novelty = Novelty.load(self.path / NOVELTY)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            detail = " ".join(str(error).split())[:200]
+            raise BundleError(f"{self.path / NOVELTY}: cannot be loaded ({detail}); copy the bundle again") from error
+        if novelty.fingerprint != self.content.novelty:
+            raise BundleError(f"{self.path}: {NOVELTY} is not what {DESCRIPTION} names; copy the bundle again")
+        return novelty
+
 
 def open_bundle(path: Path) -> Bundle:
     """Read a finished bundle's description.
@@ -154,15 +176,18 @@ def shipped_bundle() -> Bundle:
     return open_bundle(Path(str(resources.files("ser_batch"))) / "shipped")
 
 
-def save_bundle(path: Path, network: keras.Model, content: BundleContent) -> Bundle:
+def save_bundle(path: Path, network: keras.Model, novelty: Novelty, content: BundleContent) -> Bundle:
     """Write a bundle: the network first, the description that says "complete" last.
 
     Args:
         path: an existing folder.
         network: not compiled, so that no optimizer is saved.
+        novelty: fitted on its features.
         content: all that belongs to it.
     """
     save_keras(network, path / MODEL)
+    with open_atomically(path / NOVELTY, "wb") as file:
+        novelty.save(file)
     fingerprint = network_fingerprint(network, content)
     write_json(path / DESCRIPTION, {"kind": "bundle", "fingerprint": fingerprint} | content.to_json())
     return open_bundle(path)

@@ -149,6 +149,13 @@ def small_crnn(
     return Model(inputs, outputs, name="small_crnn")
 
 
+def features_of(network: keras.Model) -> keras.Model:
+    """The same network up to what its softmax layer sees: a model to features ``(batch, features)``."""
+    from keras import Model
+
+    return Model(network.inputs, network.get_layer("emotion").input)
+
+
 def _silenced(maps: Any, real: Any) -> Any:
     """Feature maps ``(batch, frames, bands, channels)`` with zeros where there is padding."""
     from keras import ops

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_batch import __version__
 from ser_batch.audio.frontend import preset_name
@@ -29,13 +30,15 @@ from ser_batch.models.augment import mixed, varied
 from ser_batch.models.bundles import (
     DESCRIPTION,
     MODEL,
+    NOVELTY,
     Bundle,
     BundleContent,
     open_bundle,
     save_bundle,
 )
 from ser_batch.models.calibration import fit_temperature
-from ser_batch.models.crnn import CrnnOptions, InputScale, seed_crnn, small_crnn
+from ser_batch.models.crnn import CrnnOptions, InputScale, features_of, seed_crnn, small_crnn
+from ser_batch.models.novelty import fit_novelty
 from ser_batch.models.recipes import Recipe
 from ser_batch.models.speakers import random_speaker_scales, scaled, speaker_scales
 from ser_batch.records.datasets import (
@@ -348,14 +351,16 @@ class _Run:
             "parameters": network.count_params(),
             "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         }
+        novelty = fit_novelty(lambda: self._outputs(features_of(network), self._train))
         content = BundleContent(
             self._records.labels,
             self._records.front_end,
             self._temperature(network),
             self._statistics if self._recipe.normalise == "speaker" else None,
+            novelty.fingerprint,
             training,
         )
-        bundle = save_bundle(self._folder, network, content)
+        bundle = save_bundle(self._folder, network, novelty, content)
         shutil.rmtree(self._folder / CHECKPOINTS)
         return bundle
 
@@ -363,17 +368,23 @@ class _Run:
         """Fitted on the validation side; 1 without one."""
         if self._validation is None:
             return 1.0
-        truth, probabilities = [], []
-        scales = self._validation.scales(self._statistics)
+        batches = list(self._outputs(network, self._validation))
+        probabilities, truth = (np.concatenate(column) for column in zip(*batches, strict=True))
+        return fit_temperature(probabilities, truth)
+
+    def _outputs(self, network: keras.Model, side: _Side) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+        """What a network makes of a side's examples as they are, with their labels."""
+        import tensorflow as tf
+
+        graph = tf.function(lambda log_mels: network(log_mels, training=False), reduce_retracing=True)
+        scales = side.scales(self._statistics)
         first = 0
-        for batch in read_batches(self._records, self._validation.selection, batch_size=32):
+        for batch in read_batches(self._records, side.selection, batch_size=32):
             log_mels = batch.log_mels
             if scales is not None:
                 log_mels = scaled(log_mels, scales[first : first + len(log_mels)])
             first += len(log_mels)
-            truth.append(batch.labels)
-            probabilities.append(np.asarray(network(log_mels, training=False)))
-        return fit_temperature(np.concatenate(probabilities), np.concatenate(truth))
+            yield graph(tf.constant(log_mels)).numpy(), batch.labels
 
 
 class _Side:
@@ -536,4 +547,4 @@ def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) ->
 
 
 def _is_ours(name: str) -> bool:
-    return name in {MODEL, DESCRIPTION, HISTORY, CHECKPOINTS, LOGS}
+    return name in {MODEL, NOVELTY, DESCRIPTION, HISTORY, CHECKPOINTS, LOGS}
