@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ser_batch.audio.recordings import Listing, Rejection
     from ser_batch.models.training import Epoch
     from ser_batch.records.builds import BuildResult
+    from ser_batch.results.inference import InferResult
 
 SOME_FAILED = 3
 _LISTED_ERRORS = 20
@@ -375,12 +376,18 @@ def compare(
 @app.command()
 def infer(
     source: Source,
-    out: Annotated[str, typer.Option("--out", "-o", metavar="CSV", help="Table to write; - for standard output.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Table to write; - for standard output.")],
     model: Annotated[
         Path | None, typer.Option(metavar="BUNDLE", help="Bundle folder.", show_default="the shipped model")
     ] = None,
+    windows: Annotated[bool, typer.Option("--windows", help="One row per window, not one per recording.")] = False,
+    table_format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="csv, parquet or jsonl.", show_default="by --out's suffix"),
+    ] = None,
     batch_size: BatchSize = 32,
     workers: Workers = usable_cpus(),
+    update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -392,28 +399,38 @@ def infer(
     Example: ser-batch infer calls/ -o preds.csv
     """
     _prepare_tensorflow(verbose)
-    from ser_batch.audio.recordings import Rejection, list_source
+    from ser_batch.audio.recordings import list_source
     from ser_batch.models.bundles import open_bundle, shipped_bundle
     from ser_batch.results.inference import InferOptions
     from ser_batch.results.inference import infer as run
+    from ser_batch.results.predictions import PredictionOptions
 
     began = time.perf_counter()
     bundle = open_bundle(model) if model else shipped_bundle()
     listing = list_source(source)
     _say_left_alone(listing, source, quiet)
-    if out == "-":
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+    options = InferOptions(PredictionOptions(batch_size, windows), table_format, restart, update)
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
-        result = run(listing, bundle, out, engine, InferOptions(batch_size, restart), show)
-    if result.was_finished:
-        _say(f"{out}: already finished, nothing to do", quiet)
-    _list_errors([Rejection(file, "", reason) for file, reason in result.errors], len(result.errors), out)
+        result = run(listing, bundle, out, engine, options, show)
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
     _say(f"model: {which} ({bundle.short_fingerprint})", quiet)
-    secs = time.perf_counter() - began
-    _say(f"{out}: {result.n_rows} rows, {len(result.errors)} of them errors, in {secs:.1f} s", quiet)
-    if result.errors and not result.was_finished:
-        raise typer.Exit(1 if len(result.errors) == result.n_rows else SOME_FAILED)
+    _report_table(result, out, time.perf_counter() - began, quiet)
+
+
+def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> None:
+    from ser_batch.audio.recordings import Rejection
+    from ser_batch.results.summaries import summary_lines
+
+    tally = result.tally
+    if result.was_finished:
+        _say(f"{out}: already finished, nothing to do", quiet)
+    elif result.n_known:
+        _say(f"{out}: {result.n_known:,} recordings were known, {tally.files - result.n_known:,} are new", quiet)
+    _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out)
+    for line in summary_lines(tally, out, result.audio_secs, secs):
+        _say(line, quiet)
+    if tally.errors and not result.was_finished:
+        raise typer.Exit(1 if tally.errors == tally.files else SOME_FAILED)
 
 
 @app.command()

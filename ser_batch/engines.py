@@ -9,7 +9,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -28,6 +28,9 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 # More memory than any recording needs; less than what a damaged header may claim.
 AUDIO_WORKER_BYTES = 4 << 30
+
+# What a worker sends: something that a task yielded, what it returned, or what it raised.
+_PART, _RETURNED, _RAISED = "part", "returned", "raised"
 
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -98,16 +101,16 @@ class LocalEngine:
                 for pipe in wait(list(busy)):
                     worker = busy[pipe]  # type: ignore[index]
                     try:
-                        raised, result = worker.pipe.recv()
+                        kind, result = worker.pipe.recv()
                     except (EOFError, ConnectionResetError):
                         pool.remove(worker)
                         task = worker.tasks.popleft()
                         again.extend(worker.tasks)
                         yield Outcome(task, None, _bury(worker))
                     else:
-                        if raised:
+                        if kind == _RAISED:
                             raise result
-                        yield Outcome(worker.tasks.popleft(), result)
+                        yield Outcome(worker.tasks[0] if kind == _PART else worker.tasks.popleft(), result)
         except BaseException:  # left early, too: what still runs is of no use
             _end(pool)
             raise
@@ -187,10 +190,15 @@ def _work(pipe: Connection, worker_bytes: int | None) -> None:
     while True:
         function, task = waiting.get()
         try:
-            message = (False, function(task))
+            result = function(task)
+            if isinstance(result, Generator):
+                for part in result:
+                    pipe.send((_PART, part))
+                result = None
+            message = (_RETURNED, result)
         except Exception as error:
             error.add_note("in a worker process:\n" + traceback.format_exc())
-            message = (True, error)
+            message = (_RAISED, error)
         try:
             pipe.send(message)
         except BrokenPipeError:

@@ -26,22 +26,16 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    with open(partial, mode, **text) as file, _landing(file, partial, path):
-        yield file
-    sync_folder(path.parent)
-
-
-@contextmanager
-def _landing(file: IO[Any], partial: Path, path: Path) -> Iterator[None]:
-    """Give a file its final name once it was written whole and reached the disk; else remove it."""
     try:
-        yield
-        file.flush()
-        os.fsync(file.fileno())
+        with open(partial, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -189,19 +183,19 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 @contextmanager
-def open_exclusively(path: Path) -> Iterator[IO[str]]:
-    """As `open_atomically`, for one run at a time: what a killed run left is written over.
+def held(lock: Path, output: Path) -> Iterator[None]:
+    """Keep other runs out of an output, by a lock on a file, until the block ends.
+
+    Args:
+        lock: the file; made if absent.
+        output: what messages name.
 
     Raises:
-        OutputError: another run is writing this file.
+        OutputError: another run holds it.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "a", encoding="utf-8", newline="\n") as file:
-        _lock(file.fileno(), path)
-        file.truncate(0)
-        with _landing(file, partial, path):
-            yield file
-    sync_folder(path.parent)
+    with open(lock, "ab") as file:
+        _lock(file.fileno(), output)
+        yield
 
 
 @contextmanager

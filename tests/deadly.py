@@ -1,7 +1,7 @@
 """An engine whose workers really end themselves when they meet one file."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,9 +16,8 @@ def touched(task: Any) -> set[str]:
     """The files that a task of any stage will open."""
     if isinstance(task, ShardTask):
         return {r.file for r in task.recordings} - {r.file for r, _ in task.deadly}
-    return {item.file for part in task if isinstance(part, tuple) for item in part} | {
-        item.file for item in task if isinstance(item, Recording)
-    }
+    recordings = task if isinstance(task, Sequence) else [recording for _, recording in task.recordings]
+    return {recording.file for recording in recordings if isinstance(recording, Recording)}
 
 
 def die_on(task: Any, function: Any, deadly: str, signum: int) -> Any:

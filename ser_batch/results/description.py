@@ -113,7 +113,7 @@ def _describe_bundle(path: Path) -> list[str]:
 def _describe_table(path: Path) -> list[str]:
     table = read_summary(path)
     return [
-        f"prediction table {path}: {len(table.files)} rows, {len(table.errors)} of them errors",
+        f"prediction table {path} ({table.format}): {table.n_rows} rows, {table.n_errors} of them errors",
         f"model: {', '.join(sorted(table.models))}",
         f"labels: {', '.join(table.labels)}",
     ]

@@ -1,31 +1,45 @@
-"""From a listing to a finished prediction table."""
+"""From a listing to a finished prediction table: begun, continued or updated."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import dataclasses
+import glob
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from ser_batch.audio.recordings import Listing
-from ser_batch.errors import OutputError
-from ser_batch.files import write_rows
+from ser_batch.errors import OutputError, UsageError
+from ser_batch.files import differences, file_sha256, open_atomically
 from ser_batch.models.bundles import Bundle
-from ser_batch.results.predictions import Prediction, load_predictor, predict_recordings
-from ser_batch.results.tables import clock, open_table, read_summary, table_columns, table_row
+from ser_batch.results.journals import Comparison, Journal, journal_path, open_journal
+from ser_batch.results.predictions import (
+    Prediction,
+    PredictionOptions,
+    load_predictor,
+    predict_blocks,
+    results_in_order,
+)
+from ser_batch.results.summaries import Tally
+from ser_batch.results.tables import FORMATS, Append, read_kind, standard_output, table_format
 from ser_batch.tasks import Engine
 
 
 @dataclass(frozen=True)
 class InferOptions:
-    """How a table is made; none of it changes what is in it.
+    """What is asked of a table.
 
     Attributes:
-        batch_size: windows the network sees at once.
+        prediction: how recordings are predicted.
+        format: of the table: csv, parquet or jsonl; None: by its suffix.
         restart: make the table anew, whatever is there.
+        update: take over what is known of files that did not change.
     """
 
-    batch_size: int = 32
+    prediction: PredictionOptions = field(default_factory=PredictionOptions)
+    format: str | None = None
     restart: bool = False
+    update: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,14 +47,16 @@ class InferResult:
     """What became of an inference.
 
     Attributes:
-        n_rows: rows in the table, one per input.
-        errors: (file, reason) of each row without a prediction.
+        tally: what the table holds.
         was_finished: the table had been finished before.
+        n_known: recordings that an earlier run had done.
+        audio_secs: of what this run predicted.
     """
 
-    n_rows: int
-    errors: list[tuple[str, str]]
-    was_finished: bool
+    tally: Tally
+    was_finished: bool = False
+    n_known: int = 0
+    audio_secs: float = 0.0
 
 
 def infer(
@@ -48,7 +64,7 @@ def infer(
     bundle: Bundle,
     out: str,
     engine: Engine,
-    options: InferOptions,
+    options: InferOptions = InferOptions(),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> InferResult:
     """Predict everything in a listing into a table.
@@ -56,76 +72,151 @@ def infer(
     Args:
         listing: from `ser_batch.audio.recordings.list_source`; what could not be listed gets a row too, at the end.
         bundle: the model.
-        out: path of the CSV; ``-`` for standard output.
+        out: path of the table; ``-`` for standard output, where rows come as soon as those before them are done.
         engine: where audio is decoded and transformed.
-        options: how.
-        on_progress: called with (rows done, rows in all).
+        options: what is asked for.
+        on_progress: called with (recordings done, recordings in all).
 
     Raises:
-        OutputError: the table cannot be written, or is there and was made from something else.
+        OutputError: the table cannot be written, is in use, or is there and was made from something else.
         BundleError: the bundle is damaged.
+        UsageError: the options contradict each other, or no format can be told.
     """
-    if finished := _finished(listing, bundle, out, options):
-        return finished
-    network = load_predictor(bundle)
-    total = len(listing.recordings) + len(listing.rejections)
-    errors: list[tuple[str, str]] = []
-    done = 0
-
-    def predictions() -> Iterator[Prediction]:
-        yield from predict_recordings(listing.recordings, bundle.front_end, network, engine, options.batch_size)
-        for rejection in listing.rejections:
-            yield Prediction(rejection.file, error=rejection.reason)
-
-    with open_table(out, sys.stdout) as table:
-        write_rows(table, [table_columns(bundle.labels)])
-        for prediction in predictions():
-            write_rows(table, [table_row(prediction, bundle.labels, bundle.short_fingerprint)])
-            if prediction.error:
-                errors.append((prediction.file, prediction.error))
-            done += 1
-            on_progress(done, total)
-    return InferResult(done, errors, False)
+    kind = table_format(out, options.format)
+    if options.update and (options.restart or out == "-"):
+        raise UsageError(f"--update cannot be combined with {'--restart' if options.restart else '--out -'}")
+    # A list's name, which reasons may hold, need not be text.
+    rejections = [
+        dataclasses.replace(one, reason=one.reason.encode("utf-8", "backslashreplace").decode())
+        for one in listing.rejections
+    ]
+    making = _Making(dataclasses.replace(listing, rejections=rejections), bundle, kind, engine, options, on_progress)
+    return making.stream() if out == "-" else making.table(Path(out))
 
 
-def _finished(listing: Listing, bundle: Bundle, out: str, options: InferOptions) -> InferResult | None:
-    """The result, if the table is there and was made from the same; an OutputError if from something else."""
-    if out == "-":
-        return None
-    path = Path(out)
-    if not path.parent.is_dir():
-        raise OutputError(f"{path.parent}: no such folder; make it first, or name another --out")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a CSV file with --out")
-    if not path.exists():
-        return None
-    table = read_summary(path)
-    if options.restart:
-        return None
-    wanted = (*(recording.file for recording in listing.recordings), *(one.file for one in listing.rejections))
-    changed = []
-    if table.models != {bundle.short_fingerprint} or table.labels != bundle.labels:
-        changed.append(f"the model ({', '.join(sorted(table.models))}, now {bundle.short_fingerprint})")
-    parts = [clock(recording.start_secs) for recording in listing.recordings]
-    if table.files != wanted:
-        came, went = len(set(wanted) - set(table.files)), len(set(table.files) - set(wanted))
-        changed.append(f"the files ({came} came, {went} went)" if came or went else "the files' order")
-    elif any(start not in {"", part} for start, part in zip(table.starts, parts, strict=False)):
-        changed.append("the parts of the files")
-    table_ns = path.stat().st_mtime_ns
-    newer = sum(_mtime_ns(recording.path) > table_ns for recording in listing.recordings)
-    if newer:
-        changed.append(f"the audio ({newer} files are newer than the table)")
+@dataclass(frozen=True)
+class _Making:
+    """One call of `infer`."""
+
+    listing: Listing
+    bundle: Bundle
+    format: str
+    engine: Engine
+    options: InferOptions
+    on_progress: Callable[[int, int], None]
+
+    def stream(self) -> InferResult:
+        """Rows to standard output."""
+        tally = Tally()
+        recordings = self.listing.recordings
+        network = load_predictor(self.bundle)
+        with standard_output() as file, self._rows_to(file) as append:
+            for result in results_in_order(
+                recordings, self.bundle.front_end, network, self.engine, self.options.prediction
+            ):
+                append(tally.add(result.predictions(recordings[result.number].file), self.bundle.labels))
+                file.flush()
+                self.on_progress(tally.files, len(recordings))
+            for one in self.listing.rejections:
+                append(tally.add([Prediction(one.file, error=one.reason)], self.bundle.labels))
+        return InferResult(tally, audio_secs=tally.audio_secs)
+
+    def table(self, out: Path) -> InferResult:
+        """A table on disk, with its journal."""
+        if not out.parent.is_dir():
+            raise OutputError(f"{out.parent}: no such folder; make it first, or name another --out")
+        if out.is_dir():
+            raise OutputError(f"{out}: is a folder; name a file with --out")
+        if out.exists():
+            read_kind(out)  # never write over what is no table
+        with open_journal(out, self.options.restart) as journal:
+            self._plan(journal, out)
+            if out.exists() and journal.fact("tally"):
+                return InferResult(Tally.from_json(journal.fact("tally")), was_finished=True)
+            pending = journal.pending()
+            n_known = len(self.listing.recordings) - sum(map(len, pending))
+            audio_secs = self._predict(pending, n_known, journal) if pending else 0.0
+            return InferResult(self._write(journal, out), False, n_known, audio_secs)
+
+    def _plan(self, journal: Journal, out: Path) -> None:
+        """Begin a table, or see that what the journal knows is of the one that is asked for."""
+        prediction = self.options.prediction
+        identity = {
+            "model": self.bundle.short_fingerprint,
+            "windows": prediction.windows,
+            "format": self.format,
+        }
+        before = journal.fact("identity")
+        if before is None:
+            if out.exists() and not self.options.restart:
+                raise OutputError(
+                    f"{out}: exists without its journal {journal_path(out).name}, so nobody can tell what it was made "
+                    "from; give --restart to make it anew, or name another --out"
+                )
+            journal.begin(self.listing, prediction.batch_size, identity, [file_sha256(out)] if out.exists() else [])
+            return
+        if out.exists() and file_sha256(out) not in journal.fact("tables"):
+            raise OutputError(
+                f"{out}: was changed since ser-batch wrote it; move it away, give --restart to write over it, or name "
+                "another --out"
+            )
+        comparison = journal.compare(self.listing)
+        changed = differences(before, identity, identity)
+        if not self.options.update or changed:
+            was_finished = journal.fact("tally") is not None
+            _refuse_other(out, changed, comparison, was_finished)
+            journal.forget_changed()
+        elif not comparison.is_same:
+            journal.update(prediction.batch_size)
+
+    def _predict(self, pending: list[list[int]], n_known: int, journal: Journal) -> float:
+        """Bring blocks of recordings into the journal; how many seconds of audio they were."""
+        recordings = self.listing.recordings
+        done, audio_secs = n_known, 0.0
+        self.on_progress(done, len(recordings))
+        blocks = ([(position, recordings[position]) for position in block] for block in pending)
+        for results in predict_blocks(
+            blocks, self.bundle.front_end, load_predictor(self.bundle), self.engine, self.options.prediction
+        ):
+            journal.record(results)
+            done += len(results)
+            audio_secs += sum(result.duration_secs for result in results if not result.error)
+            self.on_progress(done, len(recordings))
+        return audio_secs
+
+    def _write(self, journal: Journal, out: Path) -> Tally:
+        """Make the table from the journal."""
+        for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+            left.unlink()
+        tally = Tally()
+        labels = self.bundle.labels
+        with open_atomically(out, "wb") as file:
+            with self._rows_to(file) as append:
+                for name, result in journal.results(2 + len(labels)):
+                    append(tally.add(result.predictions(name), labels))
+            file.flush()
+            sha256 = file_sha256(file.name)
+            journal.note(tables=[*journal.fact("tables"), sha256])  # until it has its name, the old one is there
+        journal.note(tables=[sha256], tally=tally.to_json())
+        return tally
+
+    def _rows_to(self, file: IO[bytes]) -> AbstractContextManager[Append]:
+        return FORMATS[self.format](file, self.bundle.labels, self.bundle.short_fingerprint)
+
+
+def _refuse_other(out: Path, changed: list[str], comparison: Comparison, was_finished: bool) -> None:
+    """Raise an OutputError that says what differs, if anything does."""
+    advice = "" if changed else "--update to keep what is known of the files that did not change, "
+    if comparison.elsewhere:
+        changed.append("where the files are (the names are the same)")
+    elif comparison.came or comparison.went:
+        changed.append(f"the files ({comparison.came} came, {comparison.went} went)")
+    elif comparison.moved:
+        changed.append("the files' order")
+    if comparison.changed and was_finished:
+        changed.append(f"the audio ({comparison.changed} files were written since they were read)")
     if changed:
         raise OutputError(
-            f"{path}: was made from something else; what differs: {'; '.join(changed)}. "
-            "Give --restart to make it anew, or name another --out"
+            f"{out}: was made from something else; what differs: {'; '.join(changed)}. "
+            f"Give {advice}--restart to make it anew, or name another --out"
         )
-    return InferResult(len(wanted), table.errors, True)
-
-
-def _mtime_ns(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except (OSError, ValueError):
-        return 0

@@ -1,20 +1,42 @@
-"""Predictions to tables, and what a table tells of itself."""
+"""Predictions to tables in three formats, and what a table tells of itself.
+
+All formats hold the same columns and the same numbers, rounded to six decimals.
+"""
 
 import csv
 import io
+import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
-from ser_batch.errors import OutputError
-from ser_batch.files import disk_errors_named, open_exclusively
+from ser_batch.errors import OutputError, UsageError
+from ser_batch.files import write_rows
 from ser_batch.results.predictions import Prediction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BEFORE = ("file", "start", "end", "emotion", "confidence")
 _AFTER = ("duration", "model", "warnings", "error")
+_TIMES = {"start", "end"}
+_TEXTS = {"file", "emotion", "model", "warnings", "error"}
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_ROWS_PER_GROUP = 1 << 14
+
+# Takes predictions and appends their rows.
+Append = Callable[[Iterable[Prediction]], None]
 
 
 def table_columns(labels: Sequence[str]) -> list[str]:
@@ -22,24 +44,16 @@ def table_columns(labels: Sequence[str]) -> list[str]:
     return [*_BEFORE, *(f"p_{label}" for label in labels), *_AFTER]
 
 
-def table_row(prediction: Prediction, labels: Sequence[str], model: str) -> list[str]:
-    """One row; of a recording that could not be used, only file, model and error are filled."""
+def table_values(prediction: Prediction, labels: Sequence[str], model: str) -> list[Any]:
+    """One row: text, numbers (times and durations in seconds), or None where there is nothing to say."""
     if prediction.error:
-        return [prediction.file, *[""] * (len(_BEFORE) - 1 + len(labels) + 1), model, "", prediction.error]
-    best = max(range(len(labels)), key=lambda index: prediction.probabilities[index])
-    shown = [f"{probability:.6f}" for probability in prediction.probabilities]
-    return [
-        prediction.file,
-        clock(prediction.start_secs),
-        clock(prediction.end_secs),
-        labels[best],
-        shown[best],
-        *shown,
-        f"{prediction.duration_secs:.6f}",
-        model,
-        " ".join(prediction.warnings),
-        "",
-    ]
+        return [prediction.file, *[None] * (len(_BEFORE) - 1 + len(labels) + 1), model, None, prediction.error]
+    best = prediction.best
+    shares = [round(probability, 6) for probability in prediction.probabilities]
+    times = (round(prediction.start_secs, 6), round(prediction.end_secs, 6))
+    duration = round(prediction.duration_secs, 6)
+    warnings = " ".join(prediction.warnings) or None
+    return [prediction.file, *times, labels[best], shares[best], *shares, duration, model, warnings, None]
 
 
 def clock(secs: float) -> str:
@@ -50,41 +64,141 @@ def clock(secs: float) -> str:
     return f"{hours:02d}:{minute:02d}:{second:02d}.{micros:06d}"
 
 
-@contextmanager
-def open_table(out: str, stdout: IO[str]) -> Iterator[IO[str]]:
-    """A file to write rows into: it appears whole, at the end; ``-`` is standard output, as rows come.
+def table_format(out: str, wanted: str | None) -> str:
+    """The format of a table: the one that is asked for, or by the suffix of ``out``; CSV for standard output.
 
     Raises:
-        OutputError: it cannot be written, or another run is writing it.
+        UsageError: there is no such format, or the suffix names none.
     """
-    if out != "-":
-        with disk_errors_named(Path(out)), open_exclusively(Path(out)) as file:
-            yield file
-        return
+    if wanted is not None and wanted not in FORMATS:
+        raise UsageError(f"--format {wanted}: no such format; choose one of {', '.join(FORMATS)}")
+    if wanted is None and out == "-":
+        return "csv"
+    suffix = Path(out).suffix.lower()
+    if wanted is None and suffix not in _SUFFIXES:
+        shown = f"the suffix {suffix}" if suffix else "a name without suffix"
+        raise UsageError(f"{out}: {shown} says no format; end it with {', '.join(_SUFFIXES)}, or give --format")
+    return wanted or _SUFFIXES[suffix]
+
+
+@contextmanager
+def _csv(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[Append]:
+    columns = table_columns(labels)
+
+    def write(rows: Iterable[Sequence[str]]) -> None:
+        text = io.StringIO(newline="")
+        write_rows(text, rows)
+        file.write(text.getvalue().encode())
+
+    def append(predictions: Iterable[Prediction]) -> None:
+        rows = (table_values(prediction, labels, model) for prediction in predictions)
+        write([_csv_text(*pair) for pair in zip(columns, row, strict=True)] for row in rows)
+
+    write([columns])
+    yield append
+
+
+def _csv_text(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column in _TIMES:
+        return clock(value)
+    return value if isinstance(value, str) else f"{value:.6f}"
+
+
+@contextmanager
+def _jsonl(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[Append]:
+    columns = table_columns(labels)
+
+    def append(predictions: Iterable[Prediction]) -> None:
+        for prediction in predictions:
+            row = dict(zip(columns, table_values(prediction, labels, model), strict=True))
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    yield append
+
+
+@contextmanager
+def _parquet(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[Append]:
+    import pyarrow.parquet as pq
+
+    schema = _schema(labels)
+    rows: list[list[Any]] = []
+    with pq.ParquetWriter(file, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(_arrow_table(rows, schema))
+            rows.clear()
+
+        def append(predictions: Iterable[Prediction]) -> None:
+            for prediction in predictions:
+                rows.append(table_values(prediction, labels, model))
+                if len(rows) == _ROWS_PER_GROUP:
+                    flush()
+
+        yield append
+        if rows:
+            flush()
+
+
+def _schema(labels: Sequence[str]) -> "pa.Schema":
+    import pyarrow as pa
+
+    kinds = [(_TIMES, pa.duration("us")), (_TEXTS, pa.string())]
+    types = {name: kind for names, kind in kinds for name in names}
+    return pa.schema([(column, types.get(column, pa.float64())) for column in table_columns(labels)])
+
+
+def _arrow_table(rows: Sequence[Sequence[Any]], schema: "pa.Schema") -> "pa.Table":
+    import pyarrow as pa
+
+    arrays = []
+    for column, values in zip(schema, zip(*rows, strict=True), strict=True):
+        if column.name in _TIMES:
+            values = tuple(None if secs is None else round(secs * 1_000_000) for secs in values)
+        arrays.append(pa.array(values, column.type))
+    return pa.table(arrays, schema=schema)
+
+
+FORMATS: dict[str, Callable[[IO[bytes], Sequence[str], str], AbstractContextManager[Append]]] = {
+    "csv": _csv,
+    "parquet": _parquet,
+    "jsonl": _jsonl,
+}
+
+
+@contextmanager
+def standard_output() -> Iterator[IO[bytes]]:
+    """Standard output, for rows.
+
+    Raises:
+        OutputError: whoever reads it closed it.
+    """
     try:
-        yield stdout
-        stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
     except BrokenPipeError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # or the interpreter's last flush fails, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails, too
         raise OutputError("standard output was closed before all rows were written") from error
 
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What a finished prediction table holds.
+    """What a prediction table holds.
 
     Attributes:
+        format: one of `FORMATS`.
         labels: of the model, in its order.
         models: the short fingerprints in the column ``model``.
-        files, starts: those columns, in order.
-        errors: (file, reason) of each row without a prediction.
+        n_rows: how many there are.
+        n_errors: how many of them have no prediction.
     """
 
+    format: str
     labels: tuple[str, ...]
     models: frozenset[str]
-    files: tuple[str, ...]
-    starts: tuple[str, ...]
-    errors: list[tuple[str, str]]
+    n_rows: int
+    n_errors: int
 
 
 def read_summary(path: Path) -> TableSummary:
@@ -93,20 +207,54 @@ def read_summary(path: Path) -> TableSummary:
     Raises:
         OutputError: it is none.
     """
+    kind, labels = read_kind(path)
+    models, n_rows, n_errors = set(), 0, 0
+    for row in _READERS[kind](path):
+        models.add(str(row["model"]))
+        n_rows += 1
+        n_errors += bool(row["error"])
+    return TableSummary(kind, labels, frozenset(models), n_rows, n_errors)
+
+
+def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The format and the labels of a prediction table, from its beginning.
+
+    Raises:
+        OutputError: it is none.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"{path}: not a prediction table ({error}); name another --out") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(reader, [])
+        with open(path, "rb") as file:
+            begin = file.read(4)
+        kind = "parquet" if begin == b"PAR1" else "jsonl" if begin.startswith(b"{") else "csv"
+        header = list(next(_READERS[kind](path), {}))
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: of JSON, of UTF-8, and of pyarrow
+        raise OutputError(f"{path}: exists and is no prediction table ({error}); name another --out") from error
     labels = tuple(column[2:] for column in header[len(_BEFORE) : -len(_AFTER)])
     if header != table_columns(labels):
         raise OutputError(f"{path}: exists and is no prediction table; move it, or name another --out")
-    rows = list(reader)
-    return TableSummary(
-        labels,
-        frozenset(row[-3] for row in rows),
-        tuple(row[0] for row in rows),
-        tuple(row[1] for row in rows),
-        [(row[0], row[-1]) for row in rows if row[-1]],
-    )
+    return kind, labels
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8", newline="\n") as file:
+        yield from map(json.loads, file)
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+_READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+    "csv": _read_csv,
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+}

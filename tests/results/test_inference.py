@@ -15,9 +15,10 @@ import pytest
 from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
-from ser_batch.files import open_exclusively
+from ser_batch.files import held
 from ser_batch.models.bundles import shipped_bundle
-from ser_batch.results.predictions import load_predictor, predict_recordings
+from ser_batch.results.journals import journal_path
+from ser_batch.results.predictions import PredictionOptions, load_predictor, predict_recordings
 from ser_batch.results.scores import score
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
@@ -87,7 +88,8 @@ def test_batch_size_and_workers_change_nothing(emodb_sample: Path, network) -> N
     results = []
     for workers, batch_size in [(1, 1), (2, 5), (3, 32)]:
         with LocalEngine(workers) as engine:
-            predictions = predict_recordings(recordings, front_end, network, engine, batch_size)
+            options = PredictionOptions(batch_size)
+            predictions = predict_recordings(recordings, front_end, network, engine, options)
             results.append(np.array([one.probabilities for one in predictions]))
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
     np.testing.assert_allclose(results[0], results[2], atol=1e-5)
@@ -198,10 +200,10 @@ def test_changed_audio_is_not_taken_for_finished(source: Path, tmp_path: Path, c
     infer(source, tmp_path / "preds.csv")
     shutil.copy(source / "03a01Fa.wav", source / "03a01Wa.wav")
     assert infer(source, tmp_path / "preds.csv") == 1
-    assert "1 files are newer than the table" in capfd.readouterr().err
+    assert "the audio (1 files were written since they were read)" in capfd.readouterr().err
 
 
 def test_two_runs_do_not_write_one_table(source: Path, tmp_path: Path, capfd) -> None:
-    with open_exclusively(tmp_path / "preds.csv"):
+    with held(journal_path(tmp_path / "preds.csv"), tmp_path):
         assert infer(source, tmp_path / "preds.csv") == 1
         assert "another run is writing here" in capfd.readouterr().err
