@@ -51,6 +51,10 @@ class Protocol:
     n_seeds: int
     seed: int
 
+    def to_json(self) -> dict[str, Any]:
+        """All values as a JSON object."""
+        return {"by": self.by, "folds": self.n_folds, "seeds": self.n_seeds, "first_seed": self.seed}
+
     def title(self, recipe: Recipe) -> str:
         """In a few words, for tables and pictures."""
         how = {"speaker": "speaker-grouped folds", "random": "random folds"}[self.by]
@@ -133,7 +137,11 @@ def cross_validate(
         TrainingError: a fold cannot be trained, or its worker died.
         OutputError: the folder is in use, not writable, or holds something else.
     """
-    identity = {"records": records.fingerprint, "recipe": recipe.to_json(), "protocol": asdict(protocol)}
+    identity = protocol.to_json() | {
+        "normalise": recipe.normalise,
+        "records": records.fingerprint,
+        "recipe": recipe.to_json(),
+    }
     output = OutputFolder(folder, "a cross-validation", SCORES, lambda name: name in FOLD_FILES or name == FOLDS)
     with output.held(), disk_errors_named(folder):
         if restart:
@@ -162,7 +170,7 @@ def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
 
 
 def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if changed := differences(old, new, ("records", "recipe", "protocol")):
+    if changed := differences(old, new, new):
         raise OutputError(
             f"{folder}: holds another cross-validation; what differs: {'; '.join(changed)}. "
             "Give --restart to run anew, or name another --out"
