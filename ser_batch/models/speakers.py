@@ -61,19 +61,37 @@ def _members(speakers: Sequence[str]) -> dict[str, NDArray[np.intp]]:
 
 
 def _scales(sums: BandSums, groups: Sequence[NDArray[np.intp] | None], reference: InputScale) -> Float32s:
-    target_mean = reference.mean.astype(np.float64)
-    target_square = reference.variance.astype(np.float64) + np.square(target_mean)
-    scales = np.empty((len(groups), 2, len(target_mean)))
-    for row, group in zip(scales, groups, strict=True):
-        if group is None:
-            row[0], row[1] = 1.0, 0.0
-            continue
-        n_frames = sums.frames[group].sum() + _PRIOR_FRAMES
-        mean = (sums.totals[group].sum(axis=0) + _PRIOR_FRAMES * target_mean) / n_frames
-        square = (sums.squares[group].sum(axis=0) + _PRIOR_FRAMES * target_square) / n_frames
-        row[0] = np.sqrt(reference.variance / np.maximum(square - np.square(mean), 1e-6))
-        row[1] = target_mean - row[0] * mean
-    return scales.astype(np.float32)
+    unchanged = np.stack([np.ones_like(reference.mean), np.zeros_like(reference.mean)])
+    return np.stack(
+        [
+            unchanged
+            if group is None
+            else speaker_scale(
+                sums.frames[group].sum(), sums.totals[group].sum(axis=0), sums.squares[group].sum(axis=0), reference
+            )
+            for group in groups
+        ]
+    )
+
+
+def speaker_scale(
+    frames: NDArray[np.float64] | float, total: NDArray[np.float64], squares: NDArray[np.float64], reference: InputScale
+) -> Float32s:
+    """What a speaker's log-mels are multiplied by, and what is added then; float32 ``(2, n_mels)``.
+
+    Args:
+        frames: of all that was heard of the speaker.
+        total, squares: ``(n_mels,)``: sums over these frames of the log-mels and of their squares.
+        reference: what the speaker's mean and variance are brought to.
+    """
+    wanted_mean = reference.mean.astype(np.float64)
+    wanted_square = reference.variance.astype(np.float64) + np.square(wanted_mean)
+    n_frames = frames + _PRIOR_FRAMES
+    mean = (total + _PRIOR_FRAMES * wanted_mean) / n_frames
+    square = (squares + _PRIOR_FRAMES * wanted_square) / n_frames
+    factor = np.sqrt(reference.variance / np.maximum(square - np.square(mean), 1e-6))
+    scale: Float32s = np.stack([factor, wanted_mean - factor * mean]).astype(np.float32)
+    return scale
 
 
 def scaled(log_mels: Float32s, scales: Float32s) -> Float32s:
