@@ -2,7 +2,13 @@
 
 import sys
 
-from ser_batch.cli import main
+
+def main() -> int:
+    """Run the command line. Workers import the module that was started, this one; they need no commands."""
+    from ser_batch.cli import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -148,21 +148,26 @@ def build_records(
     from ser_batch.audio.corpora import label_recordings, read_label_map
     from ser_batch.audio.frontend import parse_channel, preset
     from ser_batch.audio.recordings import list_source
-    from ser_batch.records.builds import build_records as build
-    from ser_batch.records.duplicates import find_duplicates
-    from ser_batch.records.estimates import estimate_build
-    from ser_batch.records.plans import BuildOptions, plan_build
     from ser_batch.records.splits import SplitPlan, parse_fractions, parse_rule
-    from ser_batch.results.description import describe_plan
 
     began = time.perf_counter()
     parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
-    options = BuildOptions(preset(front_end, parse_channel(channel)), parts, num_shards)
+    transform = preset(front_end, parse_channel(channel))
     listing = list_source(source)
     _say_left_alone(listing, source, quiet)
-    labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
     with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
-        plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
+        engine.start(len(listing.recordings), "ser_batch.records.shards")
+        # Only now, beside the workers' own imports: these are as slow.
+        from ser_batch.records.builds import build_records as build
+        from ser_batch.records.duplicates import find_duplicates
+        from ser_batch.records.estimates import estimate_build
+        from ser_batch.records.plans import BuildOptions, plan_build
+        from ser_batch.results.description import describe_plan
+
+        labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
+        del listing  # as large as what was made of it
+        same = find_duplicates(labelled.recordings, engine)
+        plan = plan_build(labelled, BuildOptions(transform, parts, num_shards), same)
         _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
         for line in plan.warnings:
             _say(f"warning: {line}", quiet)

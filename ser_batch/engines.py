@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib
 import multiprocessing
 import os
 import resource
@@ -83,6 +84,16 @@ class LocalEngine:
     def __enter__(self) -> "LocalEngine":
         return self
 
+    def start(self, workers: int, imports: str) -> None:
+        """Start so many workers, which import a module, while the caller finds out what there is to do.
+
+        Args:
+            workers: never more than the engine's.
+            imports: the module that the first task's function is in.
+        """
+        while len(self._idle) < min(workers, self.workers):
+            self._idle.append(self._hire(imports))  # one by one: a stop in between must find them all
+
     def __exit__(self, *_: object) -> None:
         _end(self._idle)
         self._idle = []
@@ -138,9 +149,9 @@ class LocalEngine:
                 with contextlib.suppress(BrokenPipeError):  # it died since: reading from it will tell
                     worker.pipe.send((function, task))
 
-    def _hire(self) -> _Worker:
+    def _hire(self, imports: str | None = None) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._worker_bytes), daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, self._worker_bytes, imports), daemon=True)
         resource_tracker.ensure_running()  # here, because starting it unblocks signals
         # Ctrl-C reaches the whole group: a worker must not see it before it ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -176,7 +187,7 @@ def _how_it_died(exit_code: int) -> str:
     return f"made its worker end (exit code {exit_code})"
 
 
-def _work(pipe: Connection, worker_bytes: int | None) -> None:
+def _work(pipe: Connection, worker_bytes: int | None, imports: str | None) -> None:
     """A worker's life: one task after another, as long as its parent lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if worker_bytes is not None:
@@ -187,6 +198,8 @@ def _work(pipe: Connection, worker_bytes: int | None) -> None:
     waiting: SimpleQueue[Any] = SimpleQueue()
     # Tasks are taken off the pipe at once: parent and worker never both wait to write to a full one.
     threading.Thread(target=_receive, args=(pipe, waiting), daemon=True).start()
+    if imports is not None:
+        importlib.import_module(imports)
     while True:
         function, task = waiting.get()
         try:

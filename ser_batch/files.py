@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,8 +70,23 @@ def write_json(path: Path, content: object) -> None:
 
 def json_fingerprint(content: object) -> str:
     """The SHA-256, in hex, of a JSON value in canonical form (sorted keys, no spaces)."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def json_list_fingerprint(items: Iterable[object]) -> str:
+    """The `json_fingerprint` of the list of these items, of which few are held at once."""
+    digest = hashlib.sha256(b"[")
+    coming = iter(items)
+    comma = b""
+    while some := list(islice(coming, 1000)):
+        digest.update(comma + _canonical(some)[1:-1])
+        comma = b","
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _canonical(content: object) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def file_sha256(path: Path | str) -> str:

@@ -39,6 +39,12 @@ def refuse(number: int) -> None:
     raise AudioError("check", f"number {number}")
 
 
+def has_wave(number: int) -> bool:
+    import sys
+
+    return "wave" in sys.modules
+
+
 def threads_and_modules(number: int) -> tuple[str, list[str]]:
     import sys
 
@@ -98,6 +104,13 @@ def test_large_tasks_and_results_do_not_block_each_other() -> None:
     payloads = [bytes(4_000_000)] * 8
     with LocalEngine(2) as engine:
         assert sum(len(o.result or b"") for o in engine.map(bytes, payloads)) == 32_000_000
+
+
+def test_workers_started_ahead_have_imported_and_are_used() -> None:
+    with LocalEngine(2) as engine:
+        engine.start(5, "wave")
+        outcomes = list(engine.map(has_wave, range(8)))
+    assert {o.result for o in outcomes} == {True}
 
 
 def test_leaving_early_ends_the_workers() -> None:

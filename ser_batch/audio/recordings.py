@@ -2,18 +2,29 @@
 
 import codecs
 import csv
+import hashlib
 import io
 import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ser_batch.errors import AudioError, SourceError
 from ser_batch.files import file_sha256
+
+# Numbers of recordings in a table, int64 (n,).
+Rows = NDArray[np.int64]
 
 EXTENSIONS = frozenset(
     "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
@@ -40,6 +51,158 @@ class Recording:
     split: str | None = None
     start_secs: float = 0.0
     end_secs: float | None = None
+
+
+# Few values for many recordings, so each is stored once; the prefix is the folder that a path begins with.
+_SHARED = ("prefix", "label", "speaker", "split")
+_MADE_AT_ONCE = 4096
+
+
+class Recordings(Sequence[Recording]):
+    """Recordings in a fixed order, in some 30 bytes each beside the name; a `Recording` is made when asked for.
+
+    What is taken of a table shares its storage, and is pickled without the rest.
+    """
+
+    def __init__(self, recordings: Iterable[Recording] = ()) -> None:
+        self._entries = bytearray()
+        ends = array("q", [0])
+        prefixes, labels, speakers, splits = numbers = tuple[dict[str | None, int], ...]({} for _ in _SHARED)
+        of_prefix, of_label, of_speaker, of_split = codes = tuple(array("i") for _ in _SHARED)
+        for one in recordings:
+            prefix, entry = _entry(one)
+            self._entries += entry.encode("utf-8", "surrogatepass")
+            ends.append(len(self._entries))
+            of_prefix.append(prefixes.setdefault(prefix, len(prefixes)))
+            of_label.append(labels.setdefault(one.label, len(labels)))
+            of_speaker.append(speakers.setdefault(one.speaker, len(speakers)))
+            of_split.append(splits.setdefault(one.split, len(splits)))
+        self._ends = np.frombuffer(ends, np.int64)
+        self._codes = {name: np.frombuffer(code, np.int32) for name, code in zip(_SHARED, codes, strict=True)}
+        self._values = {name: list(number) for name, number in zip(_SHARED, numbers, strict=True)}
+        self._rows: Rows = np.arange(len(self._ends) - 1)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Recording: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Recordings": ...
+    def __getitem__(self, place: int | slice) -> "Recording | Recordings":
+        if isinstance(place, slice):
+            return self._only(self._rows[place])
+        return next(iter(self._only(self._rows[[place]])))
+
+    def __iter__(self) -> Iterator[Recording]:
+        for at in range(0, len(self), _MADE_AT_ONCE):
+            rows = self._rows[at : at + _MADE_AT_ONCE]
+            columns = ([self._values[name][code] for code in self._codes[name][rows].tolist()] for name in _SHARED)
+            yield from map(_recording, self._stored(rows), *columns)
+
+    def _stored(self, rows: Rows) -> list[bytearray]:
+        bounds = zip(self._ends[rows].tolist(), self._ends[rows + 1].tolist(), strict=True)
+        return [self._entries[begin:end] for begin, end in bounds]
+
+    def __getstate__(self) -> dict[str, Any]:
+        entries = self._stored(self._rows)
+        values, codes = {}, {}
+        for name in _SHARED:
+            used, codes[name] = np.unique(self._codes[name][self._rows], return_inverse=True)
+            values[name] = [self._values[name][code] for code in used]
+        return {
+            "_entries": bytearray().join(entries),
+            "_ends": np.cumsum([0, *map(len, entries)]),
+            "_codes": codes,
+            "_values": values,
+            "_rows": np.arange(len(self)),
+        }
+
+    def take(self, rows: Rows) -> "Recordings":
+        """Those with the given numbers, in that order."""
+        return self._only(self._rows[rows])
+
+    def _only(self, stored: Rows) -> "Recordings":
+        taken = Recordings.__new__(Recordings)
+        taken.__dict__.update(self.__dict__, _rows=stored)
+        return taken
+
+    def with_splits(self, splits: Sequence[str], codes: NDArray[np.integer[Any]]) -> "Recordings":
+        """The same recordings in other splits.
+
+        Args:
+            splits: names.
+            codes: for each recording the number of its split's name ``(n,)``.
+        """
+        stored = np.zeros(len(self._ends) - 1, np.int32)
+        stored[self._rows] = codes
+        divided = self._only(self._rows)
+        divided._codes = self._codes | {"split": stored}
+        divided._values = self._values | {"split": list(splits)}
+        return divided
+
+    def column(self, name: Literal["label", "speaker", "split"]) -> tuple[list[str | None], NDArray[np.int32]]:
+        """The values that occur in a column, and for each recording the number of its value ``(n,)``."""
+        return self._values[name], self._codes[name][self._rows]
+
+    def kinds(self) -> Counter[tuple[str | None, str | None, str | None]]:
+        """How many recordings there are of each label, speaker and split."""
+        columns = [self._values[name] for name in _SHARED[1:]]
+        shape = tuple(map(len, columns))
+        codes = tuple(self._codes[name][self._rows].astype(np.int64) for name in _SHARED[1:])
+        if not len(self):
+            return Counter()
+        found, counts = np.unique(np.ravel_multi_index(codes, shape), return_counts=True)
+        kinds = zip(*(of_one.tolist() for of_one in np.unravel_index(found, shape)), strict=True)
+        labels, speakers, splits = columns
+        return Counter(
+            {
+                (labels[label], speakers[speaker], splits[split]): count
+                for (label, speaker, split), count in zip(kinds, counts.tolist(), strict=True)
+            }
+        )
+
+    def first_of_file(self) -> Rows:
+        """For each recording the number of the first one that is in the same file ``(n,)``."""
+        keys = array("Q")
+        for recording in self:
+            keys.append(_key(recording.path))
+        return first_equal(np.frombuffer(keys, np.uint64))
+
+
+def _entry(recording: Recording) -> tuple[str, str]:
+    """What a recording's path begins with, and what is stored of itself: mostly its key alone."""
+    file, path = recording.file, recording.path
+    prefix = path[: len(path) - len(file)]
+    is_key = path.endswith(file)
+    if is_key and not recording.start_secs and recording.end_secs is None:
+        return prefix, file
+    end = "" if recording.end_secs is None else repr(recording.end_secs)
+    times = f"{recording.start_secs!r}\0{end}"
+    return (prefix, f"{file}\0\0{times}") if is_key else ("", f"{file}\0{path}\0{times}")
+
+
+def _recording(
+    entry: bytearray, prefix: str | None, label: str | None, speaker: str | None, split: str | None
+) -> Recording:
+    """The recording of `_entry`."""
+    text = entry.decode("utf-8", "surrogatepass")
+    if "\0" not in text:
+        return Recording(text, f"{prefix}{text}", label, speaker, split)
+    file, path, start, end = text.split("\0")
+    return Recording(file, path or f"{prefix}{file}", label, speaker, split, float(start), float(end) if end else None)
+
+
+def _key(text: str) -> int:
+    """64 bits that tell texts apart: among ten million, two share theirs once in 400,000 tables."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def first_equal(keys: NDArray[Any]) -> Rows:
+    """For each key the place of the first that is equal to it ``(n,)``."""
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    places: Rows = first[group]
+    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +233,7 @@ class Listing:
         has_columns: the columns that a CSV gave.
     """
 
-    recordings: list[Recording]
+    recordings: Recordings
     rejections: list[Rejection] = field(default_factory=list)
     other_files: int = 0
     has_columns: frozenset[str] = frozenset()
@@ -81,6 +244,8 @@ def printable(name: str) -> str:
 
     Bytes that are not UTF-8 are written as ``\xNN``, and a backslash as ``\\``.
     """
+    if name.isascii() and "\\" not in name:
+        return name
     doubled = name.replace("\\", "\\\\")
     return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
 
@@ -105,7 +270,7 @@ def list_source(source: str) -> Listing:
         return _list_csv(path)
     if path.suffix.lower() == ".txt":
         raise SourceError(f"{source}: a text file; to read the paths in it, write @{source}")
-    return Listing([Recording(printable(path.name), str(path))])
+    return Listing(Recordings([Recording(printable(path.name), str(path))]))
 
 
 def _read(path: Path) -> bytes:
@@ -116,49 +281,72 @@ def _read(path: Path) -> bytes:
 
 
 def _list_directory(root: Path) -> Listing:
-    found: list[str] = []
-    rejections: list[Rejection] = []
-    other_files = 0
-    for relative, problem in _walk(root):
-        if problem is not None:
-            rejections.append(Rejection(printable(relative), "list", problem))
-        elif os.path.splitext(relative)[1][1:].lower() in EXTENSIONS:
-            found.append(relative)
-        else:
-            other_files += 1
-    if not found and not rejections:
-        holds = f"{other_files} other files" if other_files else "nothing"
+    walk = _Walk(root)
+    prefix = os.path.join(root, "")
+    recordings = Recordings(Recording(printable(relative), prefix + relative) for relative in walk)
+    if not recordings and not walk.rejections:
+        holds = f"{walk.other_files} other files" if walk.other_files else "nothing"
         raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
-    found.sort()
-    recordings = [Recording(printable(relative), os.path.join(root, relative)) for relative in found]
-    rejections.sort(key=lambda rejection: rejection.file)
-    return Listing(recordings, rejections, other_files)
+    walk.rejections.sort(key=lambda rejection: rejection.file)
+    return Listing(recordings, walk.rejections, walk.other_files)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
-    """Each file's path relative to ``root``, hidden entries left out; or a folder's, with why it cannot be listed."""
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        folder, above = pending.pop()
+class _Walk:
+    """The audio files of a directory, by their paths relative to it, in the order of these as text.
+
+    Attributes:
+        rejections: folders that could not be listed so far.
+        other_files: how many files that are no audio were met so far.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.rejections: list[Rejection] = []
+        self.other_files = 0
+
+    def __iter__(self) -> Iterator[str]:
+        # Only the folders on the way are held; a folder's name sorts with the slash that follows it.
+        open_folders = [self._entries("", frozenset())]
+        while open_folders:
+            relative, above = next(open_folders[-1], (None, frozenset()))
+            if relative is None:
+                open_folders.pop()
+            elif relative.endswith("/"):
+                open_folders.append(self._entries(relative, above))
+            else:
+                yield relative
+
+    def _entries(
+        self, folder: str, above: frozenset[tuple[int, int]]
+    ) -> Iterator[tuple[str, frozenset[tuple[int, int]]]]:
+        """Its audio files and, ending in a slash, its folders, in order; with all folders on the way to them."""
+        names: list[str] = []
         try:
-            stat = os.stat(root / folder)
-            here = (stat.st_dev, stat.st_ino)
+            status = os.stat(self._root / folder)
+            here = (status.st_dev, status.st_ino)
             if here in above:
-                yield folder, "is a link to a folder that contains it"
-                continue
-            with os.scandir(root / folder) as entries:
+                self._reject(folder, "is a link to a folder that contains it")
+                return
+            with os.scandir(self._root / folder) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    relative = f"{folder}/{entry.name}" if folder else entry.name
                     if _leads_to_folder(entry):
-                        pending.append((relative, above | {here}))
+                        names.append(f"{entry.name}/")
+                    elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS:
+                        names.append(entry.name)
                     else:
-                        yield relative, None
+                        self.other_files += 1
         except OSError as error:
             if not folder:
-                raise SourceError(f"{root}: cannot be listed ({error.strerror})") from error
-            yield folder, f"cannot be listed: {error.strerror}"
+                raise SourceError(f"{self._root}: cannot be listed ({error.strerror})") from error
+            self._reject(folder, f"cannot be listed: {error.strerror}")
+        names.sort()
+        for name in names:
+            yield folder + name, above | {here}
+
+    def _reject(self, folder: str, reason: str) -> None:
+        self.rejections.append(Rejection(printable(folder.removesuffix("/")), "list", reason))
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
@@ -170,8 +358,8 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 def _list_paths(content: bytes, base: Path, name: str) -> Listing:
     without_mark = content.removeprefix(codecs.BOM_UTF8)
-    lines = [os.fsdecode(line.removesuffix(b"\r")) for line in without_mark.split(b"\n")]
-    rows = [(number, {"file": line}) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = (os.fsdecode(line.rstrip(b"\n").removesuffix(b"\r")) for line in io.BytesIO(without_mark))
+    rows = ((number, {"file": line}) for number, line in enumerate(lines, 1) if line.strip())
     return _list_rows(rows, base, name)
 
 
@@ -182,52 +370,84 @@ def _list_csv(path: Path) -> Listing:
     return _list_rows(rows, path.parent, str(path), frozenset(columns))
 
 
-def read_csv(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+def read_csv(path: Path) -> tuple[Iterator[tuple[int, dict[str, str]]], list[str]]:
     """The rows of a CSV as text, each with its line number, and the column names.
 
     Raises:
-        SourceError: it cannot be read as CSV.
+        SourceError: it cannot be read as CSV; also while rows are read.
     """
-    text = os.fsdecode(_read(path)).removeprefix("\ufeff")
+    with _csv_errors_named(path):
+        file = open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115 - `_csv_rows` closes it
+        reader = csv.DictReader(file, restval="")
+        return _csv_rows(path, file, reader), list(reader.fieldnames or [])
+
+
+def _csv_rows(path: Path, file: IO[str], reader: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, str]]]:
+    with file, _csv_errors_named(path):
+        for row in reader:
+            yield reader.line_num, {k: v for k, v in row.items() if k is not None}
+
+
+@contextmanager
+def _csv_errors_named(path: Path) -> Iterator[None]:
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-        rows = [(reader.line_num, {k: v for k, v in row.items() if k is not None}) for row in reader]
-        return rows, list(reader.fieldnames or [])
+        yield
     except csv.Error as error:
         raise SourceError(f"{path}: not a CSV ({error})") from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _list_rows(
     rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str, columns: frozenset[str] = frozenset()
 ) -> Listing:
-    recordings: list[Recording] = []
-    rejections: list[Rejection] = []
-    first_line: dict[tuple[str, float, float | None], int] = {}
-    for line, row in rows:
-        file = printable(row["file"])
-        if not file or "\0" in file:
-            rejections.append(Rejection(file.replace("\0", ""), "list", f"line {line} of {name} names no file"))
-            continue
-        try:
-            start_secs = parse_secs(row.get("start") or "0")
-            end_secs = parse_secs(row["end"]) if row.get("end") else None
-            if end_secs is not None and end_secs <= start_secs:
-                raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
-        except ValueError as error:
-            rejections.append(Rejection(file, "list", f"line {line}: {error}"))
-            continue
-        key = (file, start_secs, end_secs)
-        if key in first_line:
-            rejections.append(Rejection(file, "list", f"line {line} repeats line {first_line[key]}"))
-            continue
-        first_line[key] = line
-        path = os.path.join(base, row["file"])
-        known = (printable(row.get(column, "").strip()) for column in ("label", "speaker", "split"))
-        label, speaker, split = (text or None for text in known)
-        recordings.append(Recording(file, path, label, speaker, split, start_secs, end_secs))
-    if not recordings and not rejections:
+    refused: list[tuple[int, Rejection]] = []
+    lines, keys = array("q"), array("Q")
+
+    def usable() -> Iterator[Recording]:
+        for line, row in rows:
+            file = printable(row["file"])
+            if not file or "\0" in file:
+                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} of {name} names no file")
+                refused.append((line, rejection))
+                continue
+            try:
+                recording = _of_row(row, base)
+            except ValueError as error:
+                refused.append((line, Rejection(file, "list", f"line {line}: {error}")))
+                continue
+            lines.append(line)
+            keys.append(_key(repr(_part(recording))))
+            yield recording
+
+    recordings = Recordings(usable())
+    first = first_equal(np.frombuffer(keys, np.uint64))
+    is_new = np.full(len(first), True)
+    for repeat in np.flatnonzero(first != np.arange(len(first))).tolist():
+        if _part(recordings[repeat]) == _part(recordings[first[repeat]]):  # not just their keys
+            is_new[repeat] = False
+            reason = f"line {lines[repeat]} repeats line {lines[first[repeat]]}"
+            refused.append((lines[repeat], Rejection(recordings[repeat].file, "list", reason)))
+    if not lines and not refused:
         raise SourceError(f"{name}: names no recording; give one path a line")
-    return Listing(recordings, rejections, has_columns=columns)
+    refused.sort(key=lambda one: one[0])
+    return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], has_columns=columns)
+
+
+def _part(recording: Recording) -> tuple[str, float, float | None]:
+    return recording.file, recording.start_secs, recording.end_secs
+
+
+def _of_row(row: dict[str, str], base: Path) -> Recording:
+    start_secs = parse_secs(row.get("start") or "0")
+    end_secs = parse_secs(row["end"]) if row.get("end") else None
+    if end_secs is not None and end_secs <= start_secs:
+        raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
+    known = (printable(row.get(column, "").strip()) for column in ("label", "speaker", "split"))
+    label, speaker, split = (text or None for text in known)
+    return Recording(
+        printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs
+    )
 
 
 _CLOCK = re.compile(

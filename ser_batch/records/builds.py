@@ -8,11 +8,11 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def build_records(
             else:
                 pending.append(task)
         if done:
-            _check_sources(plan, _noted_sha256s(plan, folder), folder, engine)
+            _check_sources(_noted_sources(plan, folder), folder, engine)
         on_progress(done, len(plan.recordings))
         for task in _write_shards(pending, engine):
             done += len(task.recordings)
@@ -125,7 +125,7 @@ def _write_shards(pending: Sequence[ShardTask], engine: Engine) -> Iterator[Shar
         else:
             dead.append(outcome.task)
     for task in dead:
-        deadly = deadly_items(engine, partial(probe, front_end=task.front_end), task.recordings)
+        deadly = deadly_items(engine, partial(probe, front_end=task.front_end), tuple(task.recordings))
         spared = dataclasses.replace(task, deadly=tuple(deadly.items()))
         for outcome in engine.map(write_shard, [spared]):
             if outcome.death is not None:
@@ -144,7 +144,7 @@ def _begin(plan: BuildPlan, output: OutputFolder) -> None:
         return
     output.begin(BUILDING)
     with open_atomically(building / _PLANNED) as file:
-        write_rows(file, [_PLANNED_COLUMNS, *map(planned_row, plan.recordings)])
+        write_rows(file, chain([_PLANNED_COLUMNS], map(planned_row, plan.recordings)))
     write_json(building / _PLAN, plan.settings)
 
 
@@ -156,8 +156,7 @@ def _is_ours(name: str) -> bool:
 def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildResult:
     records = open_records(folder)
     _refuse_other_plan(plan, records.provenance["plan"], folder, chain(records.manifest(), records.errors()))
-    recorded = {row["file"]: row["sha256"] for row in chain(records.errors(), records.manifest())}
-    _check_sources(plan, recorded, folder, engine)
+    _check_sources(_recorded_sources(plan, records), folder, engine)
     shutil.rmtree(folder / BUILDING, ignore_errors=True)
     return BuildResult(records, True, records.provenance["errors"], records.provenance["warnings"])
 
@@ -180,37 +179,53 @@ def _refuse_other_plan(plan: BuildPlan, old: dict[str, Any], folder: Path, old_r
         )
 
 
-def _noted_sha256s(plan: BuildPlan, folder: Path) -> dict[str, str]:
-    recorded = {}
+# Files by their paths, with the sha256 of what was read of each; empty where nothing could be.
+_Sources = dict[str, str]
+
+
+def _noted_sources(plan: BuildPlan, folder: Path) -> Iterator[_Sources]:
+    """What each finished shard of an unfinished build was made from."""
     for task in plan.shards:
         if note_path(folder, task.name).exists():
             note = read_note(folder, task.name)
-            recorded.update({row[0]: row[-1] for row in [*note["errors"], *note["rows"]]})
-    return recorded
+            yield _sources(task, {row[0]: row[-1] for row in [*note["errors"], *note["rows"]]})
 
 
-def _check_sources(plan: BuildPlan, recorded: dict[str, str], folder: Path, engine: Engine) -> None:
-    """Raise an OutputError if the audio that finished shards were made from is not what it was."""
-    paths = {recording.file: recording.path for recording in plan.recordings if recording.file in recorded}
-    files = sorted(paths)
-    parts = [[(paths[file], recorded[file]) for file in files[at : at + 100]] for at in range(0, len(files), 100)]
-    changed = 0
-    for outcome in engine.map(_count_changed, parts):
-        changed += outcome.result or 0
+def _recorded_sources(plan: BuildPlan, records: RecordFolder) -> Iterator[_Sources]:
+    """What each shard of a finished folder was made from."""
+    errors = {row["file"]: row["sha256"] for row in records.errors()}
+    tasks = {task.name: task for task in plan.shards}
+    for name, rows in groupby(records.manifest(), lambda row: row["shard"]):
+        if task := tasks.pop(name, None):
+            yield _sources(task, ChainMap({row["file"]: row["sha256"] for row in rows}, errors))
+    for task in tasks.values():
+        yield _sources(task, errors)
+
+
+def _sources(task: ShardTask, sha256_of: Mapping[str, str]) -> _Sources:
+    return {recording.path: sha256_of[recording.file] for recording in task.recordings if recording.file in sha256_of}
+
+
+def _check_sources(sources: Iterable[_Sources], folder: Path, engine: Engine) -> None:
+    """Raise an OutputError if the audio that shards were made from is not what it was."""
+    changed: set[str] = set()
+    for outcome in engine.map(_changed, sources):
+        changed.update(outcome.result or ())
     if changed:
         raise OutputError(
-            f"{folder}: {changed} audio files changed since they were read; give --restart to build it anew"
+            f"{folder}: {len(changed)} audio files changed since they were read; give --restart to build it anew"
         )
 
 
-def _count_changed(sources: Sequence[tuple[str, str]]) -> int:
-    changed = 0
-    for path, sha256 in sources:
-        try:
-            changed += audio_sha256(path) != sha256
-        except AudioError:
-            changed += sha256 != ""
-    return changed
+def _changed(sources: _Sources) -> list[str]:
+    return [path for path, sha256 in sources.items() if _sha256_now(path) != sha256]
+
+
+def _sha256_now(path: str) -> str:
+    try:
+        return audio_sha256(path)
+    except AudioError:
+        return ""
 
 
 def _finish(plan: BuildPlan, folder: Path) -> BuildResult:

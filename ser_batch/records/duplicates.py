@@ -1,22 +1,50 @@
-"""Which files hold the same bytes: one recording under two names must not stand in two splits."""
+"""Which recordings hold the same audio: it must not stand in two splits under two names."""
 
 import hashlib
 import os
 import stat
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from ser_batch.audio.recordings import Recording, audio_sha256
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.audio.recordings import Recordings, Rows, audio_sha256, first_equal
 from ser_batch.errors import AudioError
 from ser_batch.tasks import Engine
 
 _HEAD_BYTES = 1 << 16
 _FILES_PER_TASK = 200
 
+# The beginnings of digests: two of ten million different files share theirs once in 400,000 sets, and then stand
+# in one split for nothing.
+Keys = NDArray[np.uint64]
+_UNREADABLE = 0
 
-def find_duplicates(recordings: Sequence[Recording], engine: Engine) -> dict[str, str]:
-    """The path of every file that repeats an earlier one, with that one's path.
+
+@dataclass(frozen=True)
+class SameAudio:
+    """Which recordings are parts of one file, and which files hold the same bytes.
+
+    Attributes:
+        files: for each recording the number of the first one that is in the same file ``(n,)``.
+        twins: for each recording the number of the first one that is in a file of the same bytes ``(n,)``.
+    """
+
+    files: Rows
+    twins: Rows
+
+    @property
+    def copies(self) -> Rows:
+        """The first recording of every file that repeats an earlier one."""
+        numbers = np.arange(len(self.files))
+        return np.flatnonzero((self.files == numbers) & (self.twins != numbers))
+
+
+def find_duplicates(recordings: Recordings, engine: Engine) -> SameAudio:
+    """Compare the bytes of all files.
 
     Only files of one size are read, first their beginnings, then as a whole where those agree too. A file
     that cannot be read repeats none.
@@ -25,34 +53,33 @@ def find_duplicates(recordings: Sequence[Recording], engine: Engine) -> dict[str
         recordings: in SOURCE's order.
         engine: where files are read.
     """
-    paths = list(dict.fromkeys(recording.path for recording in recordings))
-    suspects = _sharing(paths, {path: size for path in paths if (size := _size(path))})
-    suspects = _sharing(suspects, _keys(suspects, _head, engine))
-    contents = _keys(suspects, audio_sha256, engine)
-    first_with: dict[Hashable, str] = {}
-    duplicates = {}
-    for path in suspects:
-        if path in contents:
-            first = first_with.setdefault(contents[path], path)
-            if first != path:
-                duplicates[path] = first
-    return duplicates
+    files = recordings.first_of_file()
+    rows = np.flatnonzero(files == np.arange(len(files)))
+    sizes = np.fromiter((_size(recording.path) for recording in recordings.take(rows)), np.int64, len(rows))
+    rows = rows[_shared(sizes) & (sizes > 0)]
+    for key in (_head, _content):
+        keys = _keys(recordings.take(rows), key, engine)
+        is_suspect = _shared(keys) & (keys != _UNREADABLE)
+        rows, keys = rows[is_suspect], keys[is_suspect]
+    twins = files.copy()
+    twins[rows] = rows[first_equal(keys)]
+    return SameAudio(files, twins[files])
 
 
-def duplicate_warnings(recordings: Sequence[Recording], duplicates: Mapping[str, str]) -> list[str]:
+def duplicate_warnings(recordings: Recordings, same: SameAudio) -> list[str]:
     """What a user should know of them, a line each."""
-    if not duplicates:
+    copies = same.copies
+    if not len(copies):
         return []
-    by_path = {recording.path: recording for recording in recordings}
-    path, first = next(iter(duplicates.items()))
+    copy, first = recordings[copies[0]], recordings[same.twins[copies[0]]]
     lines = [
-        f"{len(duplicates)} files hold the same bytes as another ({by_path[path].file} as {by_path[first].file}); "
+        f"{len(copies)} files hold the same bytes as another ({copy.file} as {first.file}); "
         "each such pair stays in one split"
     ]
-    torn = [p for p, f in duplicates.items() if by_path[p].label != by_path[f].label]
-    if torn:
-        other = by_path[duplicates[torn[0]]]
-        mine = by_path[torn[0]]
+    _, labels = recordings.column("label")
+    torn = copies[labels[copies] != labels[same.twins[copies]]]
+    if len(torn):
+        mine, other = recordings[torn[0]], recordings[same.twins[torn[0]]]
         lines.append(
             f"{len(torn)} of them have another label than their twin ({mine.file}: {mine.label}, "
             f"{other.file}: {other.label})"
@@ -68,30 +95,39 @@ def _size(path: str) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _sharing(paths: Sequence[str], keys: Mapping[str, Hashable]) -> list[str]:
-    """The paths whose key another path has too."""
-    counts = Counter(keys.values())
-    return [path for path in paths if path in keys and counts[keys[path]] > 1]
+def _shared(keys: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether another has the same key."""
+    _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    shared: NDArray[np.bool_] = counts[group] > 1
+    return shared
 
 
-def _keys(paths: Sequence[str], key: Callable[[str], Hashable], engine: Engine) -> dict[str, Hashable]:
-    tasks = [paths[at : at + _FILES_PER_TASK] for at in range(0, len(paths), _FILES_PER_TASK)]
-    keys: dict[str, Hashable] = {}
+def _keys(recordings: Recordings, key: Callable[[str], bytes], engine: Engine) -> Keys:
+    """The key of each file."""
+    keys = np.full(len(recordings), _UNREADABLE, np.uint64)
+    tasks = ((at, recordings[at : at + _FILES_PER_TASK]) for at in range(0, len(recordings), _FILES_PER_TASK))
     for outcome in engine.map(partial(_keys_of_part, key=key), tasks):
-        keys.update(outcome.result or {})
+        if outcome.result is not None:
+            at, part = outcome.task
+            keys[at : at + len(part)] = outcome.result
     return keys
 
 
-def _keys_of_part(paths: Sequence[str], key: Callable[[str], Hashable]) -> dict[str, Hashable]:
-    keys = {}
-    for path in paths:
+def _keys_of_part(task: tuple[int, Recordings], key: Callable[[str], bytes]) -> Keys:
+    keys = []
+    for recording in task[1]:
         try:
-            keys[path] = key(path)
+            keys.append(int.from_bytes(key(recording.path)[:8], "big"))
         except (OSError, AudioError):  # the build itself says so
-            continue
-    return keys
+            keys.append(_UNREADABLE)
+    return np.array(keys, np.uint64)
 
 
-def _head(path: str) -> tuple[int, str]:
+def _head(path: str) -> bytes:
     with open(path, "rb") as file:
-        return os.stat(file.fileno()).st_size, hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
+        size = os.stat(file.fileno()).st_size
+        return hashlib.sha256(b"%d\0" % size + file.read(_HEAD_BYTES)).digest()
+
+
+def _content(path: str) -> bytes:
+    return bytes.fromhex(audio_sha256(path))

@@ -5,17 +5,18 @@ The plan is fixed before work starts and is a function of the input alone.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ser_batch.audio.corpora import Labelled
 from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import Recording, Rejection
-from ser_batch.files import json_fingerprint
-from ser_batch.records.duplicates import duplicate_warnings
+from ser_batch.audio.recordings import Recording, Recordings, Rejection
+from ser_batch.files import json_list_fingerprint
+from ser_batch.records.duplicates import SameAudio, duplicate_warnings
 from ser_batch.records.layout import shard_name
-from ser_batch.records.splits import SPLITS, SplitPlan, assign_splits, split_warnings, stable_order
+from ser_batch.records.splits import SPLITS, SplitPlan, assign_splits, split_warnings, stable_keys
 
 # A few recordings a shard waste open files; many waste work when a build is cut short.
 _MIN_PER_SHARD = 32
@@ -57,7 +58,7 @@ class ShardTask:
     split: str
     front_end: FrontEnd
     labels: tuple[str, ...]
-    recordings: tuple[Recording, ...]
+    recordings: Recordings
     deadly: tuple[tuple[Recording, str], ...] = ()
 
 
@@ -75,54 +76,51 @@ class BuildPlan:
     """
 
     labels: tuple[str, ...]
-    recordings: list[Recording]
+    recordings: Recordings
     rejections: list[Rejection]
     shards: list[ShardTask]
     settings: dict[str, Any]
     warnings: list[str]
 
 
-def plan_build(labelled: Labelled, options: BuildOptions, duplicates: Mapping[str, str] | None = None) -> BuildPlan:
+def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None = None) -> BuildPlan:
     """Fix which recording goes to which shard.
 
     Args:
         labelled: the recordings.
         options: what is asked for.
-        duplicates: from `ser_batch.records.duplicates.find_duplicates`.
+        same: from `ser_batch.records.duplicates.find_duplicates`; None: files are told apart by their paths alone.
 
     Raises:
         LabelError: a recording's given split is unknown.
     """
-    twins = duplicates or {}
-    recordings = assign_splits(labelled.recordings, options.split, twins)
-    labels = tuple(sorted({recording.label or "" for recording in recordings}))
+    recordings = assign_splits(labelled.recordings, options.split, None if same is None else same.twins)
+    labels = tuple(sorted({label or "" for label, _, _ in recordings.kinds()}))
+    split_names, codes = recordings.column("split")
     shards = []
     for split in SPLITS:
-        of_split = [recording for recording in recordings if recording.split == split]
+        of_split = np.flatnonzero(codes == split_names.index(split))
         # Shuffled once, so that shards, read in order, hold labels and speakers mixed.
-        of_split.sort(key=lambda r: stable_order(options.split.seed, f"{r.file}\0{r.start_secs}\0{r.end_secs}"))
+        parts = (f"{r.file}\0{r.start_secs}\0{r.end_secs}" for r in recordings.take(of_split))
+        of_split = of_split[np.argsort(stable_keys(options.split.seed, parts), kind="stable")]
         number = min(options.num_shards or _shards_for(len(of_split)), len(of_split))
         for index in range(number):
             part = of_split[index * len(of_split) // number : (index + 1) * len(of_split) // number]
             name = shard_name(split, index, number)
-            shards.append(ShardTask("", name, split, options.front_end, labels, tuple(part)))
+            shards.append(ShardTask("", name, split, options.front_end, labels, recordings.take(part)))
     settings = {
         "front_end": options.front_end.to_json(),
         "labels": list(labels),
         "label_rule": labelled.rule,
         "split": dataclasses.asdict(options.split) | {"fractions": list(options.split.fractions)},
         "shards": Counter(task.split for task in shards),
-        "recordings": json_fingerprint([planned_row(recording) for recording in recordings]),
-        "rejections": json_fingerprint([dataclasses.astuple(rejection) for rejection in labelled.rejections]),
+        "recordings": json_list_fingerprint(map(planned_row, recordings)),
+        "rejections": json_list_fingerprint(map(dataclasses.astuple, labelled.rejections)),
     }
-    return BuildPlan(
-        labels,
-        recordings,
-        labelled.rejections,
-        shards,
-        settings,
-        [*split_warnings(recordings, options.split), *duplicate_warnings(recordings, twins)],
-    )
+    warnings = split_warnings(recordings, options.split)
+    if same is not None:
+        warnings += duplicate_warnings(recordings, same)
+    return BuildPlan(labels, recordings, labelled.rejections, shards, settings, warnings)
 
 
 def _shards_for(n_recordings: int) -> int:

@@ -2,15 +2,21 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ser_batch.audio.recordings import Recording
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.audio.recordings import Recordings, Rows
 from ser_batch.errors import LabelError, UsageError
 
 SPLITS = ("train", "validation", "test")
 SplitRule = Literal["speakers", "random", "none"]
+
+# Numbers of splits in `SPLITS`, int8 (n,); -1: none.
+Codes = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,15 @@ def stable_order(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{key}".encode()).digest()
 
 
-def assign_splits(
-    recordings: Sequence[Recording], plan: SplitPlan, duplicates: Mapping[str, str] | None = None
-) -> list[Recording]:
+def stable_keys(seed: int, keys: Iterable[str]) -> NDArray[np.uint64]:
+    """The beginnings of `stable_order`, big enough to sort millions by ``(n,)``."""
+    beginnings = bytearray()
+    for key in keys:
+        beginnings += stable_order(seed, key)[:8]
+    return np.frombuffer(beginnings, ">u8").astype(np.uint64)
+
+
+def assign_splits(recordings: Recordings, plan: SplitPlan, twins: Rows | None = None) -> Recordings:
     """Every recording with its split, in the given order.
 
     A split that a recording already has (a CSV's column) stays, and draws the rest of its group with it.
@@ -71,65 +83,83 @@ def assign_splits(
     Args:
         recordings: with labels.
         plan: how to divide.
-        duplicates: path of a file that repeats another, to the path of that one.
+        twins: for each recording the number of the first one with the same audio ``(n,)``; None: look at paths alone.
 
     Raises:
         LabelError: a given split is none of `SPLITS`.
     """
-    for recording in recordings:
-        if recording.split is not None and recording.split not in SPLITS:
-            raise LabelError(f"{recording.file}: split {recording.split!r} is none of {', '.join(SPLITS)}")
+    splits = _given_splits(recordings)
     if plan.rule == "none":
-        return [replace(recording, split=recording.split or "train") for recording in recordings]
-    twin_of = duplicates or {}
-    if plan.rule == "speakers" and any(recording.speaker for recording in recordings):
-        groups = _speaker_groups(recordings, twin_of)
-        of_group = _speaker_splits(recordings, groups, plan)
+        return recordings.with_splits(SPLITS, np.maximum(splits, SPLITS.index("train")))
+    if twins is None:
+        twins = recordings.first_of_file()
+    speakers, _ = recordings.column("speaker")
+    if plan.rule == "speakers" and any(speakers):
+        groups, names = _speaker_groups(recordings, twins)
+        of_group = _speaker_splits(names, np.bincount(groups), _drawn_splits(groups, splits, len(names)), plan)
     else:
-        groups = [twin_of.get(recording.path, recording.path) for recording in recordings]
-        of_group = _random_splits(recordings, groups, plan)
-    return [
-        replace(recording, split=recording.split or of_group.get(group, "train"))
-        for recording, group in zip(recordings, groups, strict=True)
-    ]
+        groups = twins
+        of_group = _random_splits(recordings, groups, _drawn_splits(groups, splits, len(groups)), plan)
+    return recordings.with_splits(SPLITS, np.where(splits < 0, of_group[groups], splits))
 
 
-def _speaker_groups(recordings: Sequence[Recording], twin_of: Mapping[str, str]) -> list[str]:
-    """Each recording's group: all that a chain of shared speakers and shared audio joins; empty without a speaker."""
-    leader: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def lead(node: tuple[str, str]) -> tuple[str, str]:
-        while (above := leader.setdefault(node, node)) != node:
-            leader[node] = leader[above]
-            node = leader[node]
-        return node
-
-    audio = [("audio", twin_of.get(recording.path, recording.path)) for recording in recordings]
-    for recording, node in zip(recordings, audio, strict=True):
-        if recording.speaker:
-            # "speaker" sorts after "audio", and leads: a group is called by its last speaker.
-            first, second = sorted((lead(node), lead(("speaker", recording.speaker))))
-            leader[first] = second
-    leaders = [lead(node) for node in audio]
-    return [name if kind == "speaker" else "" for kind, name in leaders]
+def _given_splits(recordings: Recordings) -> Codes:
+    """The number of each recording's given split in `SPLITS`; -1 where none is given."""
+    given, codes = recordings.column("split")
+    for code in np.unique(codes).tolist():
+        if given[code] not in (None, *SPLITS):
+            wrong = recordings[int(np.argmax(codes == code))]
+            raise LabelError(f"{wrong.file}: split {wrong.split!r} is none of {', '.join(SPLITS)}")
+    numbers = [SPLITS.index(split) if split in SPLITS else -1 for split in given]
+    return np.array(numbers, np.int8)[codes]
 
 
-def _given_splits(recordings: Sequence[Recording], groups: Sequence[str]) -> dict[str, str]:
-    given: dict[str, str] = {}
-    for recording, group in zip(recordings, groups, strict=True):
-        if recording.split is not None and group:
-            given.setdefault(group, recording.split)
-    return given
+def _drawn_splits(groups: Rows, splits: Codes, n_groups: int) -> Codes:
+    """The split of each group one of whose recordings has one: the first such; -1 for all others."""
+    drawn = np.full(n_groups, -1, np.int8)
+    given = np.flatnonzero(splits >= 0)[::-1]
+    drawn[groups[given]] = splits[given]  # the last assignment, which is the first recording's, stays
+    return drawn
 
 
-def _speaker_splits(recordings: Sequence[Recording], groups: Sequence[str], plan: SplitPlan) -> dict[str, str]:
+def _speaker_groups(recordings: Recordings, twins: Rows) -> tuple[Rows, list[str]]:
+    """Each recording's group ``(n,)``: all that a chain of shared speakers and shared audio joins; and their names.
+
+    A group is called by the last of its speakers; group 0, without a name, has none.
+    """
+    found, codes = recordings.column("speaker")
+    names = sorted({speaker or "" for speaker in found} | {""})
+    place = {name: number for number, name in enumerate(names)}
+    speakers = np.array([place[speaker or ""] for speaker in found])[codes]
+    leader = list(range(len(names)))
+
+    def lead(speaker: int) -> int:
+        while leader[speaker] != speaker:
+            leader[speaker] = leader[leader[speaker]]
+            speaker = leader[speaker]
+        return speaker
+
+    of_audio = np.zeros(len(twins), np.int64)  # the last speaker of each audio
+    np.maximum.at(of_audio, twins, speakers)
+    joined = of_audio[twins]
+    apart = (speakers > 0) & (speakers != joined)
+    for pair in np.unique(speakers[apart] * len(names) + joined[apart]).tolist():
+        first, last = sorted(map(lead, divmod(pair, len(names))))
+        leader[first] = last
+    return np.array([lead(speaker) for speaker in range(len(names))])[joined], names
+
+
+def _speaker_splits(names: Sequence[str], counts: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
     """The split of each group of speakers: each goes where most recordings are still wanted.
 
     Groups much larger than the smallest wanted split are placed first, so that they go to the largest.
+    What has no speaker, group 0, is for training.
     """
-    sizes = Counter(group for group in groups if group)
-    of_speaker = _given_splits(recordings, groups)
-    wanted = {split: share * sizes.total() for split, share in zip(SPLITS, plan.fractions, strict=True) if share > 0}
+    sizes = {name: count for name, count in zip(names, counts.tolist(), strict=False) if name and count}
+    of_speaker = {name: SPLITS[split] for name, split in zip(names, drawn.tolist(), strict=True) if name and split >= 0}
+    wanted = {
+        split: share * sum(sizes.values()) for split, share in zip(SPLITS, plan.fractions, strict=True) if share > 0
+    }
     for speaker, split in of_speaker.items():
         if split in wanted:
             wanted[split] -= sizes[speaker]
@@ -146,41 +176,40 @@ def _speaker_splits(recordings: Sequence[Recording], groups: Sequence[str], plan
         wanted[split] -= sizes[speaker]
         if split in empty:
             empty.remove(split)
-    return of_speaker
+    return np.array([SPLITS.index(of_speaker.get(name, "train")) for name in names], np.int8)
 
 
-def _random_splits(recordings: Sequence[Recording], groups: Sequence[str], plan: SplitPlan) -> dict[str, str]:
+def _random_splits(recordings: Recordings, groups: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
     """The split of each file (all its parts and copies), each label divided by the fractions."""
-    of_path = _given_splits(recordings, groups)
-    files_of_label: defaultdict[str, list[tuple[bytes, str]]] = defaultdict(list)
-    seen = set(of_path)
-    for recording, group in zip(recordings, groups, strict=True):
-        if group not in seen:
-            seen.add(group)
-            files_of_label[recording.label or ""].append((stable_order(plan.seed, recording.file), group))
-    owed = dict.fromkeys(SPLITS, 0.0)
-    for _, files in sorted(files_of_label.items()):
-        for split, share in zip(SPLITS, plan.fractions, strict=True):
-            owed[split] += share * len(files)
-        for _, path in sorted(files):
-            split = max(SPLITS, key=lambda name: owed[name])
-            of_path[path] = split
+    of_group = drawn.copy()
+    free = np.flatnonzero((groups == np.arange(len(groups))) & (drawn < 0))  # a group's number is its first recording's
+    free = free[np.argsort(stable_keys(plan.seed, (one.file for one in recordings.take(free))), kind="stable")]
+    labels, codes = recordings.column("label")
+    owed = dict.fromkeys(range(len(SPLITS)), 0.0)
+    for _, label in sorted((label or "", code) for code, label in enumerate(labels)):
+        of_label = free[codes[free] == label]
+        for split, share in enumerate(plan.fractions):
+            owed[split] += share * len(of_label)
+        for number in of_label.tolist():
+            split = max(owed, key=lambda one: owed[one])
+            of_group[number] = split
             owed[split] -= 1
-    return of_path
+    return of_group
 
 
-def split_warnings(recordings: Sequence[Recording], plan: SplitPlan) -> list[str]:
+def split_warnings(recordings: Recordings, plan: SplitPlan) -> list[str]:
     """What a user should know of a division before trusting a score on it, a line each."""
     speakers: defaultdict[str, set[str]] = defaultdict(set)
     labels_of_split: defaultdict[str, set[str]] = defaultdict(set)
+    voices: defaultdict[str, set[str]] = defaultdict(set)
     unknown = 0
-    for recording in recordings:
-        split = recording.split or ""
-        labels_of_split[split].add(recording.label or "")
-        if recording.speaker:
-            speakers[split].add(recording.speaker)
+    for (label, speaker, split), count in recordings.kinds().items():
+        labels_of_split[split or ""].add(label or "")
+        if speaker:
+            speakers[split or ""].add(speaker)
+            voices[label or ""].add(speaker)
         else:
-            unknown += 1
+            unknown += count
     lines = []
     if not speakers:
         if plan.rule == "speakers":
@@ -211,10 +240,6 @@ def split_warnings(recordings: Sequence[Recording], plan: SplitPlan) -> list[str
             lines.append(f"the {split} split is empty: there are too few recordings or speakers to divide")
     if missing := labels - labels_of_split["train"]:
         lines.append(f"no training recording of: {', '.join(sorted(missing))}")
-    voices: defaultdict[str, set[str]] = defaultdict(set)
-    for recording in recordings:
-        if recording.speaker:
-            voices[recording.label or ""].add(recording.speaker)
     if len(set().union(*speakers.values())) > 1:
         lines += [
             f"only one speaker ({min(of_label)}) has recordings of {label}"

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from ser_batch.audio.corpora import CORPORA, corpus_rule, label_recordings, read_label_map
-from ser_batch.audio.recordings import Listing, Recording, Rejection, list_source
+from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, list_source
 from ser_batch.errors import LabelError, UsageError
 
 EMODB_SAMPLE_LABELS = {
@@ -26,7 +26,7 @@ EMODB_SAMPLE_LABELS = {
 
 def listing(*files, **columns):
     recordings = [Recording(file, f"/in/{file}", **columns) for file in files]
-    return Listing(recordings, has_columns=frozenset(columns))
+    return Listing(Recordings(recordings), has_columns=frozenset(columns))
 
 
 def labels(labelled):
@@ -143,7 +143,7 @@ class TestAuto:
 
     def test_a_row_without_a_label_beside_rows_with_one(self):
         mixed = Listing(
-            [Recording("a.wav", "a.wav", label="calm"), Recording("x/b.wav", "x/b.wav")],
+            Recordings([Recording("a.wav", "a.wav", label="calm"), Recording("x/b.wav", "x/b.wav")]),
             has_columns=frozenset({"file", "label"}),
         )
         labelled = label_recordings(mixed)
@@ -237,26 +237,26 @@ def test_no_match_at_all_names_the_first_file_and_the_three_ways():
 def test_one_class_alone_is_refused(rule):
     recordings = [Recording(file, file) for file in ("l/a.wav", "l/b.wav")]
     with pytest.raises(LabelError, match="only one class's folder, l, holds recordings"):
-        label_recordings(Listing(recordings), rule)
+        label_recordings(Listing(Recordings(recordings)), rule)
 
 
 @pytest.mark.parametrize("label", ["joy\n", "\x1b[31m", "two\nlines"])
 def test_labels_that_are_no_plain_text_are_refused(label):
     recordings = [Recording("a.wav", "a.wav", label), Recording("b.wav", "b.wav", "fear")]
-    labelled = label_recordings(Listing(recordings))
+    labelled = label_recordings(Listing(Recordings(recordings)))
     assert [(r.file, r.stage) for r in labelled.rejections] == [("a.wav", "label")]
 
 
 def test_rejections_of_the_listing_are_kept():
     before = Rejection("gone", "list", "is a link to a folder that contains it")
     recordings = [Recording(file, file) for file in ("x/a.wav", "y/a.wav")]
-    labelled = label_recordings(Listing(recordings, [before]), "folder")
+    labelled = label_recordings(Listing(Recordings(recordings), [before]), "folder")
     assert labelled.rejections == [before]
 
 
 def test_a_listing_of_rejections_alone_has_no_labels():
     with pytest.raises(LabelError, match="no labels found"):
-        label_recordings(Listing([], [Rejection("a.wav", "list", "line 2: not a time")]))
+        label_recordings(Listing(Recordings(), [Rejection("a.wav", "list", "line 2: not a time")]))
 
 
 class TestLabelMap:

@@ -1,12 +1,16 @@
 import io
 import os
+import pickle
 import sys
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from ser_batch.audio.recordings import (
     EXTENSIONS,
     Recording,
+    Recordings,
     list_source,
     parse_secs,
     posix_stem,
@@ -195,7 +199,7 @@ class TestCsv:
     def test_columns_are_text(self, tmp_path):
         text = "file,label,speaker,split,start,end,other\na.wav,03,007,test,1.5,00:00:02.25,x\nb.wav,,,,,,\n"
         listing = list_source(csv_source(tmp_path, text))
-        assert listing.recordings == [
+        assert list(listing.recordings) == [
             Recording("a.wav", f"{tmp_path}/a.wav", "03", "007", "test", 1.5, 2.25),
             Recording("b.wav", f"{tmp_path}/b.wav"),
         ]
@@ -265,7 +269,7 @@ class TestCsv:
 
     def test_line_numbers_count_quoted_newlines(self, tmp_path):
         rows, columns = read_csv(tmp_path / os.path.basename(csv_source(tmp_path, 'file\n"a\nb"\nc\n')))
-        assert rows == [(3, {"file": "a\nb"}), (4, {"file": "c"})]
+        assert list(rows) == [(3, {"file": "a\nb"}), (4, {"file": "c"})]
         assert columns == ["file"]
 
     def test_undecodable_names(self, tmp_path):
@@ -331,3 +335,60 @@ def test_a_link_to_itself_is_an_input_like_any_other(tmp_path):
     listing = list_source(str(tmp_path))
     assert [recording.file for recording in listing.recordings] == ["a.wav", "loop.wav", "z.wav"]
     assert (listing.other_files, listing.rejections) == (1, [])
+
+
+MIXED = [
+    Recording("a.wav", "/in/a.wav"),
+    Recording("b.wav", "/in/b.wav", "anger", "s1", "test", 1.5, 2.25),
+    Recording("/abs/c.wav", "/abs/c.wav", "anger", None, None, 0.0, 0.1),
+    Recording("../d.wav", "x/../d.wav", None, "s1"),
+    Recording(r"\xff.wav", "/in/\udcff.wav", "fear", "s2", None, 0.1 + 0.2),
+    Recording(r"a\\b.wav", r"/in/a\b.wav", "anger"),
+    Recording("é\n.wav", "/in/é\n.wav", "fear"),
+    Recording("b.wav", "/in/b.wav", "fear", "s1", "test", 2.25, None),
+]
+
+
+class TestTable:
+    def test_gives_back_what_it_was_made_of(self):
+        table = Recordings(MIXED)
+        assert list(table) == MIXED
+        assert [table[number] for number in range(len(table))] == MIXED
+        assert table[-1] == MIXED[-1]
+        assert list(table[1:6:2]) == MIXED[1:6:2]
+        assert list(table.take(np.array([5, 0]))[1:]) == [MIXED[0]]
+        with pytest.raises(IndexError):
+            table[len(table)]
+
+    def test_what_was_taken_is_pickled_alone(self):
+        many = Recordings(Recording(f"{number}.wav", f"/in/{number}.wav", "a", f"s{number}") for number in range(5000))
+        pickled = pickle.dumps(many.take(np.array([4321, 17])))
+        assert list(pickle.loads(pickled)) == [many[4321], many[17]]
+        assert len(pickled) < 2000
+
+    def test_new_splits_leave_the_old_table_alone(self):
+        table = Recordings(MIXED)
+        divided = table[2:4].with_splits(["x", "y"], np.array([1, 0]))
+        assert [recording.split for recording in divided] == ["y", "x"]
+        assert list(table) == MIXED
+
+    def test_parts_of_one_file_are_known_by_its_path(self):
+        assert Recordings(MIXED).first_of_file().tolist() == [0, 1, 2, 3, 4, 5, 6, 1]
+
+    def test_kinds_are_counted(self):
+        kinds = Recordings(MIXED)[1:].kinds()
+        assert kinds["anger", "s1", "test"] == kinds["fear", "s1", "test"] == 1
+        assert kinds["anger", None, None] == 2
+        assert sum(kinds.values()) == 7
+        assert not Recordings().kinds()
+
+    def test_a_recording_costs_few_bytes(self):
+        tracemalloc.start()
+        try:
+            made = (
+                Recording(f"{number:06d}.wav", f"/a/long/way/{number:06d}.wav", "a", "b") for number in range(20_000)
+            )
+            table = Recordings(made)
+            assert tracemalloc.get_traced_memory()[0] < 60 * len(table)
+        finally:
+            tracemalloc.stop()

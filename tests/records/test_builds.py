@@ -13,7 +13,7 @@ from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
 from ser_batch.errors import OutputError, RecordsError
-from ser_batch.files import OutputFolder
+from ser_batch.files import OutputFolder, json_fingerprint, json_list_fingerprint
 from ser_batch.records.builds import BuildResult, build_records
 from ser_batch.records.layout import open_records
 from ser_batch.records.plans import BuildOptions, plan_build
@@ -158,6 +158,12 @@ def test_notes_without_a_plan_are_not_trusted(source: Path, tmp_path: Path) -> N
     build(source, tmp_path / "whole")
     build(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_the_plans_fingerprint_does_not_depend_on_how_it_is_streamed() -> None:
+    for number in (0, 1, 1000, 1001, 2500):
+        rows = [(str(one), "ü", None) for one in range(number)]
+        assert json_list_fingerprint(iter(rows)) == json_fingerprint(rows)
 
 
 def test_two_builds_into_one_folder_do_not_meet(source: Path, tmp_path: Path) -> None:

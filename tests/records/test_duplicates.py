@@ -3,20 +3,23 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.recordings import Recording, list_source
+from ser_batch.audio.recordings import Recording, Recordings, list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
-from ser_batch.records.duplicates import duplicate_warnings, find_duplicates
+from ser_batch.records.duplicates import SameAudio, duplicate_warnings, find_duplicates
 from ser_batch.records.splits import SplitPlan, assign_splits
 
 
-def duplicates_of(recordings: list[Recording]) -> dict[str, str]:
+def duplicates_of(recordings: Recordings) -> dict[str, str]:
     with LocalEngine(2) as engine:
-        return {Path(path).name: Path(first).name for path, first in find_duplicates(recordings, engine).items()}
+        same = find_duplicates(recordings, engine)
+    return {recordings[copy].file: recordings[same.twins[copy]].file for copy in same.copies}
 
 
-def listed(folder: Path) -> list[Recording]:
+def listed(folder: Path) -> Recordings:
     return list_source(str(folder)).recordings
 
 
@@ -38,7 +41,8 @@ def test_the_same_bytes_under_other_names_are_found(tmp_path: Path, emodb_sample
 
 def test_parts_of_one_file_are_not_duplicates(tmp_path: Path, emodb_sample: Path) -> None:
     path = str(emodb_sample / "16b03Ta.wav")
-    assert not duplicates_of([Recording("x", path, "a", end_secs=1.0), Recording("x", path, "a", start_secs=1.0)])
+    parts = [Recording("x", path, "a", end_secs=1.0), Recording("x", path, "a", start_secs=1.0)]
+    assert not duplicates_of(Recordings(parts))
 
 
 def test_twins_stay_in_one_split_for_any_seed(emodb_sample: Path) -> None:
@@ -47,25 +51,28 @@ def test_twins_stay_in_one_split_for_any_seed(emodb_sample: Path) -> None:
         for speaker in range(10)
         for number in range(10)
     ]
-    twins = {"/30.wav": "/20.wav", "/40.wav": "/20.wav", "/80.wav": "/70.wav"}
+    pairs = {30: 20, 40: 20, 80: 70}
+    twins = np.arange(100)
+    twins[list(pairs)] = list(pairs.values())
     anonymous = [replace(recording, speaker=None) for recording in recordings]
     for seed in range(20):
         mixed = [
             one if number % 3 else other for number, (one, other) in enumerate(zip(recordings, anonymous, strict=True))
         ]
         for everyone in (recordings, anonymous, mixed):
-            split_of = {r.path: r.split for r in assign_splits(everyone, SplitPlan(seed=seed), twins)}
-            assert all(split_of[path] == split_of[first] for path, first in twins.items())
+            assigned = assign_splits(Recordings(everyone), SplitPlan(seed=seed), twins)
+            assert all(assigned[copy].split == assigned[first].split for copy, first in pairs.items())
         splits = defaultdict(set)
-        for recording in assign_splits(recordings, SplitPlan(seed=seed), twins):
+        for recording in assign_splits(Recordings(recordings), SplitPlan(seed=seed), twins):
             splits[recording.speaker].add(recording.split)
         assert all(len(of_speaker) == 1 for of_speaker in splits.values())
 
 
 def test_twins_with_another_label_are_said(emodb_sample: Path) -> None:
     labelled = label_recordings(list_source(str(emodb_sample))).recordings
-    first, other = labelled[0], labelled[1]
-    (_, line) = duplicate_warnings(labelled, {other.path: first.path})
+    twins = np.arange(len(labelled))
+    twins[1] = 0
+    (_, line) = duplicate_warnings(labelled, SameAudio(np.arange(len(labelled)), twins))
     assert line == ("1 of them have another label than their twin (03a01Wa.wav: anger, 03a01Fa.wav: happiness)")
 
 

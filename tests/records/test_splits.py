@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.recordings import Recording, list_source
+from ser_batch.audio.recordings import Recording, Recordings, list_source
 from ser_batch.errors import LabelError, UsageError
-from ser_batch.records.splits import SplitPlan, assign_splits, parse_fractions, split_warnings
+from ser_batch.records.splits import SplitPlan, assign_splits, parse_fractions, split_warnings, stable_keys
 
 
 def recordings(speakers: dict[str, int], label: str = "anger") -> list[Recording]:
@@ -17,7 +17,7 @@ def recordings(speakers: dict[str, int], label: str = "anger") -> list[Recording
     ]
 
 
-def speakers_of(assigned: list[Recording]) -> dict[str, set[str]]:
+def speakers_of(assigned: Recordings) -> dict[str, set[str]]:
     splits = defaultdict(set)
     for recording in assigned:
         splits[recording.split].add(recording.speaker)
@@ -25,17 +25,15 @@ def speakers_of(assigned: list[Recording]) -> dict[str, set[str]]:
 
 
 def test_no_speaker_stands_in_two_splits_for_any_seed() -> None:
-    everyone = recordings({f"s{number:02d}": 5 + number for number in range(20)})
+    everyone = Recordings(recordings({f"s{number:02d}": 5 + number for number in range(20)}))
     for seed in range(50):
-        counts = Counter(
-            s for split in speakers_of(assign_splits(everyone, SplitPlan(seed=seed))).values() for s in split
-        )
-        assert set(counts.values()) == {1}
+        splits = speakers_of(assign_splits(everyone, SplitPlan(seed=seed)))
+        assert set(Counter(speaker for of_split in splits.values() for speaker in of_split).values()) == {1}
 
 
 def test_fractions_are_about_met_and_seeds_differ() -> None:
     everyone = recordings({f"s{number:02d}": 50 for number in range(20)})
-    assigned = [assign_splits(everyone, SplitPlan(seed=seed)) for seed in range(5)]
+    assigned = [assign_splits(Recordings(everyone), SplitPlan(seed=seed)) for seed in range(5)]
     for one in assigned:
         assert Counter(r.split for r in one) == {"train": 800, "validation": 100, "test": 100}
     assert len({tuple(sorted(speakers_of(one)["test"])) for one in assigned}) > 1
@@ -52,13 +50,13 @@ def test_whole_emodb_is_divided_by_speaker(emodb: Path) -> None:
 )
 def test_few_speakers_fill_train_then_test(n_speakers: int, splits: set[str]) -> None:
     everyone = recordings({f"s{number}": 10 for number in range(n_speakers)})
-    assert set(speakers_of(assign_splits(everyone, SplitPlan()))) == splits
+    assert set(speakers_of(assign_splits(Recordings(everyone), SplitPlan()))) == splits
 
 
 def test_a_speaker_with_most_recordings_goes_to_train() -> None:
     everyone = recordings({"big": 500} | {f"s{number}": 10 for number in range(12)})
     for seed in range(20):
-        assert "big" in speakers_of(assign_splits(everyone, SplitPlan(seed=seed)))["train"]
+        assert "big" in speakers_of(assign_splits(Recordings(everyone), SplitPlan(seed=seed)))["train"]
 
 
 def test_without_speakers_labels_are_divided_alike_and_it_is_said() -> None:
@@ -67,7 +65,7 @@ def test_without_speakers_labels_are_divided_alike_and_it_is_said() -> None:
         for label, count in {"anger": 100, "fear": 20}.items()
         for number in range(count)
     ]
-    assigned = assign_splits(everyone, SplitPlan())
+    assigned = assign_splits(Recordings(everyone), SplitPlan())
     assert Counter((r.label, r.split) for r in assigned) == {
         ("anger", "train"): 80,
         ("anger", "validation"): 10,
@@ -82,7 +80,7 @@ def test_without_speakers_labels_are_divided_alike_and_it_is_said() -> None:
 def test_parts_of_one_file_stay_together() -> None:
     parts = [Recording(f"{f}.wav", f"/{f}.wav", "anger", None, None, s, s + 1) for f in range(30) for s in range(4)]
     splits = defaultdict(set)
-    for recording in assign_splits(parts, SplitPlan("random")):
+    for recording in assign_splits(Recordings(parts), SplitPlan("random")):
         splits[recording.path].add(recording.split)
     assert all(len(of_file) == 1 for of_file in splits.values())
 
@@ -95,7 +93,7 @@ def test_speakers_who_share_a_file_share_a_split() -> None:
     ]
     for seed in range(10):
         splits = defaultdict(set)
-        for recording in assign_splits(calls, SplitPlan(seed=seed)):
+        for recording in assign_splits(Recordings(calls), SplitPlan(seed=seed)):
             splits[recording.path].add(recording.split)
             if recording.speaker:
                 splits[recording.speaker].add(recording.split)
@@ -106,22 +104,22 @@ def test_speakers_who_share_a_file_share_a_split() -> None:
 def test_a_given_split_stays_and_draws_its_speaker_with_it() -> None:
     everyone = recordings({"a": 10, "b": 10, "c": 10})
     everyone[0] = Recording("a/0.wav", "/a/0.wav", "anger", "a", "test")
-    assert {r.split for r in assign_splits(everyone, SplitPlan()) if r.speaker == "a"} == {"test"}
+    assert {r.split for r in assign_splits(Recordings(everyone), SplitPlan()) if r.speaker == "a"} == {"test"}
 
 
 def test_an_unknown_given_split_is_refused() -> None:
     with pytest.raises(LabelError, match="'dev' is none of train, validation, test"):
-        assign_splits([Recording("a.wav", "/a.wav", "anger", "a", "dev")], SplitPlan())
+        assign_splits(Recordings([Recording("a.wav", "/a.wav", "anger", "a", "dev")]), SplitPlan())
 
 
 def test_none_puts_all_into_train() -> None:
-    assert {r.split for r in assign_splits(recordings({"a": 3, "b": 3}), SplitPlan("none"))} == {"train"}
+    assert {r.split for r in assign_splits(Recordings(recordings({"a": 3, "b": 3})), SplitPlan("none"))} == {"train"}
 
 
 def test_what_makes_a_score_doubtful_is_said() -> None:
     everyone = recordings({f"s{number}": 10 for number in range(10)})
     everyone += recordings({"s0": 1}, label="rare")
-    lines = split_warnings(assign_splits(everyone, SplitPlan()), SplitPlan())
+    lines = split_warnings(assign_splits(Recordings(everyone), SplitPlan()), SplitPlan())
     assert any("the test split has 1 of 10 speakers" in line for line in lines)
     assert any("only one speaker (s0) has recordings of rare" in line for line in lines)
 
@@ -130,3 +128,7 @@ def test_what_makes_a_score_doubtful_is_said() -> None:
 def test_bad_fractions_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--fractions"):
         parse_fractions(text)
+
+
+def test_what_orders_recordings_never_changes() -> None:
+    assert stable_keys(1, ["a", "b"]).tolist() == [0x03A95B5F06D98DCA, 0x68BE5C7182CDCCA5]
