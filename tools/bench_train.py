@@ -25,13 +25,16 @@ os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 keep_freed_memory()
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from ser_batch.files import json_fingerprint  # noqa: E402
 from ser_batch.models.augment import mixed, varied  # noqa: E402
+from ser_batch.models.networks import build_extractor, build_learner, graph_of  # noqa: E402
 from ser_batch.models.recipes import Recipe, find_recipe  # noqa: E402
-from ser_batch.models.training import build_network, make_optimizer  # noqa: E402
-from ser_batch.records.datasets import EpochOptions, TrainingData, split_selection  # noqa: E402
+from ser_batch.models.scales import Scale  # noqa: E402
+from ser_batch.models.training import make_optimizer  # noqa: E402
+from ser_batch.records.datasets import EpochOptions, Preparation, TrainingData, split_selection  # noqa: E402
 from ser_batch.records.layout import RecordFolder, open_records, shard_name  # noqa: E402
 
 _MIB = 1 << 20
@@ -53,15 +56,25 @@ def main() -> None:
         print_cost(records, recipe, arguments.repeats)
 
 
+def preparation(records: RecordFolder, recipe: Recipe) -> Preparation:
+    """What the recipe does to examples."""
+    extractor = build_extractor(records, recipe)
+    vary = varied(recipe.augmentation, records.front_end)
+    return Preparation(vary, extractor and graph_of(extractor), recipe.copies)
+
+
 def print_cost(records: RecordFolder, recipe: Recipe, repeats: int) -> None:
     """Seconds per epoch from the folder and from memory, and their ratio."""
     keras.utils.set_random_seed(0)
     train = split_selection(records, "train")
-    network = build_network(records, recipe, train)
+    extractor = build_extractor(records, recipe)
+    width = records.front_end.n_mels if extractor is None else extractor.output_shape[-1]
+    nothing = Scale(np.zeros(width, np.float32), np.ones(width, np.float32))
+    network = build_learner(records, recipe, None if recipe.normalise == "none" else nothing)
     network.compile(make_optimizer(recipe, train.n_examples), loss="categorical_crossentropy")
-    data = TrainingData(records, train)
-    vary, mix = varied(recipe.augmentation, records.front_end), mixed(recipe.augmentation)
-    held = list(data.epoch(EpochOptions(recipe.batch_size, 0, 0, vary, mix)))
+    data = TrainingData(records, train, preparation(records, recipe))
+    mix = mixed(recipe.augmentation)
+    held = list(data.epoch(EpochOptions(recipe.batch_size, 0, 0, mix)))
     # The same batches, in no order that has to be computed, as a dataset that does nothing.
     signature = tuple(tf.TensorSpec((None, *tensor.shape[1:-1], None), tensor.dtype) for tensor in held[0][:1])
     signature += tuple(tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in held[0][1:])
@@ -69,7 +82,7 @@ def print_cost(records: RecordFolder, recipe: Recipe, repeats: int) -> None:
     secs: dict[str, list[float]] = {"folder": [], "memory": []}
     for number in range(repeats + 1):
         for name in secs:
-            epoch = in_memory if name == "memory" else data.epoch(EpochOptions(recipe.batch_size, 0, 0, vary, mix))
+            epoch = in_memory if name == "memory" else data.epoch(EpochOptions(recipe.batch_size, 0, 0, mix))
             began = time.perf_counter()
             network.fit(epoch, verbose=0)
             if number:  # the first traces the graph
@@ -91,12 +104,11 @@ def print_memory(records: RecordFolder, recipe: Recipe, size_bytes: float) -> No
         large = enlarged(records, Path(folder), size_bytes)
         size = sum(shard["bytes"] for shard in large.shards())
         print(f"{large.n_examples():,} examples in {len(large.shards())} shards, {size / 1e9:.1f} GB")
-        data = TrainingData(large, split_selection(large, "train"))
-        vary = varied(recipe.augmentation, records.front_end)
+        data = TrainingData(large, split_selection(large, "train"), preparation(large, recipe))
         per_example = size / large.n_examples()
         began, n_read, shown = time.perf_counter(), 0, 0.0
         print("| read | examples/s | resident |\n| --- | --- | --- |")
-        for batch in data.epoch(EpochOptions(recipe.batch_size, 0, 0, vary)):
+        for batch in data.epoch(EpochOptions(recipe.batch_size, 0, 0)):
             n_read += len(batch[1])
             if n_read * per_example >= shown:
                 pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -16,8 +16,8 @@ import numpy as np
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.errors import BundleError, FrontEndError
 from ser_batch.files import json_fingerprint, open_atomically, sync_folder, write_json
-from ser_batch.models.crnn import InputScale
 from ser_batch.models.novelty import Novelty
+from ser_batch.models.scales import Scale
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +35,7 @@ class BundleContent:
         labels: label names in the order of the network's outputs.
         front_end: what the network expects its input to be made with.
         temperature: what the network's probabilities are calibrated with; 1 leaves them.
-        speaker_reference: what every speaker's log-mels are brought to first; None: they are taken as they are.
+        speaker_reference: what every speaker's functionals are brought to; None: they are taken as they are.
         novelty: fingerprint of what novelty is measured with.
         training: JSON: where it came from: records, recipe, seed, versions, scores.
     """
@@ -43,7 +43,7 @@ class BundleContent:
     labels: tuple[str, ...]
     front_end: FrontEnd
     temperature: float
-    speaker_reference: InputScale | None
+    speaker_reference: Scale | None
     novelty: str
     training: dict[str, Any]
 
@@ -73,8 +73,7 @@ class BundleContent:
             tuple(values["labels"]),
             FrontEnd.from_json(values["front_end"]),
             float(values["calibration"]["temperature"]),
-            reference
-            and InputScale(np.array(reference["mean"], np.float32), np.array(reference["variance"], np.float32)),
+            reference and Scale(np.array(reference["mean"], np.float32), np.array(reference["variance"], np.float32)),
             str(values["novelty"]),
             values["training"],
         )
@@ -105,6 +104,11 @@ class Bundle:
         return self.content.front_end
 
     @property
+    def temperature(self) -> float:
+        """What the network's probabilities are calibrated with."""
+        return self.content.temperature
+
+    @property
     def training(self) -> dict[str, Any]:
         """Where it came from."""
         return self.content.training
@@ -130,7 +134,7 @@ class Bundle:
             BundleError: the file is damaged, or not the one that was described.
         """
         network = load_keras(self.path / MODEL)
-        if network.output_shape[-1] != len(self.labels) or network.input_shape[1:] != self.front_end.shape:
+        if network.output_shape[-1] != len(self.labels) or network.inputs[0].shape[1:] != self.front_end.shape:
             raise BundleError(f"{self.path}: {MODEL} does not fit {DESCRIPTION}; copy the bundle again as a whole")
         if network_fingerprint(network, self.content) != self.fingerprint:
             raise BundleError(

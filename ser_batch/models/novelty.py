@@ -7,6 +7,7 @@ Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", Ne
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.waveforms import Float32s
 
-# Added to the covariance's diagonal, as a share of its mean: a feature that hardly moved in training must not
-# make everything new.
-_RIDGE = 1e-2
+# So many directions of the spread are told apart; in all others it is taken to be the same (Tipping and Bishop,
+# "Probabilistic principal component analysis", 1999). With few examples no more can be known.
+_DIRECTIONS = 32
 _MEDIAN, _TAIL = 0.5, 0.95
 
 
@@ -30,30 +31,37 @@ class Novelty:
 
     Attributes:
         centres: float32 ``(labels, features)``; only of labels that were trained on.
-        whitening: float32 ``(features, features)``: after it, the spread around every centre is the same in
-            all directions.
+        directions: float32 ``(features, directions)``: orthonormal, where the spread is widest.
+        variances: float32 ``(directions,)``: the spread along them.
+        rest: the spread along every other direction.
         scale, shape: the figure is ``1 - exp(-(distance / scale) ** shape)``, which is .5 at the median of the
             training examples' distances and .95 at their 95th percentile.
     """
 
     centres: Float32s
-    whitening: Float32s
+    directions: Float32s
+    variances: Float32s
+    rest: float
     scale: float
     shape: float
 
     def of(self, features: Float32s) -> NDArray[np.float64]:
         """The novelty of each row of ``(n, features)``, 0 to 1."""
-        figures: NDArray[np.float64] = -np.expm1(-((self._distances(features) / self.scale) ** self.shape))
+        figures: NDArray[np.float64] = -np.expm1(-((self.distances(features) / self.scale) ** self.shape))
         return figures
 
-    def _distances(self, features: Float32s) -> NDArray[np.float64]:
-        return _distances(
-            features.astype(np.float64) @ self.whitening, self.centres @ self.whitening.astype(np.float64)
-        )
+    def distances(self, features: Float32s) -> NDArray[np.float64]:
+        """The Mahalanobis distance of each row of ``(n, features)`` to the nearest centre."""
+        offsets = features[:, None, :].astype(np.float64) - self.centres
+        along = np.square(offsets @ self.directions)
+        across = np.square(offsets).sum(axis=2) - along.sum(axis=2)
+        squares = (along / self.variances).sum(axis=2) + np.maximum(across, 0.0) / self.rest
+        nearest: NDArray[np.float64] = np.sqrt(squares.min(axis=1))
+        return nearest
 
     def save(self, file: IO[bytes]) -> None:
         """Write all values as a NumPy archive."""
-        np.savez(file, centres=self.centres, whitening=self.whitening, scale=self.scale, shape=self.shape)
+        np.savez(file, **dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Novelty:
@@ -63,13 +71,14 @@ class Novelty:
             OSError, KeyError, ValueError, BadZipFile: it is missing or damaged.
         """
         with np.load(path) as stored:
-            return cls(stored["centres"], stored["whitening"], float(stored["scale"]), float(stored["shape"]))
+            arrays = (stored["centres"], stored["directions"], stored["variances"])
+            return cls(*arrays, *(float(stored[name]) for name in ("rest", "scale", "shape")))
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all values."""
-        values = (self.centres.tobytes(), self.whitening.tobytes(), repr((self.scale, self.shape)).encode())
-        return hashlib.sha256(b"".join(values)).hexdigest()
+        values = dataclasses.asdict(self).values()
+        return hashlib.sha256(b"".join(np.asarray(value).tobytes() for value in values)).hexdigest()
 
 
 Batches = Callable[[], Iterable[tuple[Float32s, NDArray[np.int64]]]]
@@ -95,20 +104,15 @@ def fit_novelty(batches: Batches) -> Novelty:
     centres = np.array([sums[label] / counts[label] for label in sorted(sums)])
     weights = np.array([counts[label] for label in sorted(sums)], dtype=np.float64)
     covariance = (squares - (centres.T * weights) @ centres) / weights.sum()
-    ridge = _RIDGE * np.trace(covariance) / len(covariance) + 1e-12
-    values, vectors = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
-    whitening = vectors / np.sqrt(values)
-    white_centres = centres @ whitening
-    distances = np.concatenate([_distances(f.astype(np.float64) @ whitening, white_centres) for f, _ in batches()])
+    values, vectors = np.linalg.eigh(covariance)
+    n_directions = min(_DIRECTIONS, len(values) - 1)
+    rest = max(float(values[:-n_directions].mean()), 1e-9)
+    directions, variances = vectors[:, -n_directions:], np.maximum(values[-n_directions:], rest)
+    arrays = (centres.astype(np.float32), directions.astype(np.float32), variances.astype(np.float32))
+    unscaled = Novelty(*arrays, rest, scale=1.0, shape=1.0)
+    distances = np.concatenate([unscaled.distances(features) for features, _ in batches()])
     median, tail = np.maximum(np.quantile(distances, [_MEDIAN, _TAIL]), 1e-9)
     tail = max(tail, 1.001 * median)  # a handful of examples may all be equally far away
     shape = np.log(np.log1p(-_TAIL) / np.log1p(-_MEDIAN)) / np.log(tail / median)
     scale = median / (-np.log1p(-_MEDIAN)) ** (1.0 / shape)
-    return Novelty(centres.astype(np.float32), whitening.astype(np.float32), float(scale), float(shape))
-
-
-def _distances(white: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From each row to the nearest centre."""
-    squares = np.square(white[:, None, :] - centres[None, :, :]).sum(axis=2)
-    nearest: NDArray[np.float64] = np.sqrt(squares.min(axis=1))
-    return nearest
+    return dataclasses.replace(unscaled, scale=float(scale), shape=float(shape))

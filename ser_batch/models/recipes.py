@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ser_batch.errors import UsageError
 from ser_batch.models.augment import Augmentation
 
-NetworkName = Literal["seed_crnn", "small_crnn"]
+NetworkName = Literal["seed_crnn", "functionals"]
 Normalisation = Literal["none", "train", "file", "speaker"]
 
 
@@ -21,10 +21,10 @@ class Recipe:
     Attributes:
         name: what people call it.
         front_end: the preset that the records have to be made with.
-        network: a function of `ser_batch.models.crnn`.
-        normalise: what log-mels are brought to a common scale with. ``train``: every mel band is scaled by the
-            training examples' mean and deviation. ``file``: each recording's own mean is taken from it first.
-            ``speaker``: each speaker's mean and deviation are first brought to those of the training examples.
+        network: ``seed_crnn`` (`ser_batch.models.crnn`) or ``functionals`` (`ser_batch.models.functionals`).
+        normalise: what the network's input is brought to a common scale with. ``train``: mean and deviation of
+            the training examples. ``file``: as well, each recording's own mean is taken from every mel band.
+            ``speaker``: as well, each speaker's functionals are brought to the mean and deviation of all.
         epochs: passes over the training examples; the last one's weights are kept.
         batch_size: examples per step.
         learning_rate: at its highest.
@@ -35,8 +35,11 @@ class Recipe:
         label_smoothing: share of the target spread over all labels.
         averaging: decay per step of the moving average of all weights, which is what is kept; 0: none.
         class_weight: ``balanced``: the rarer a label, the more an example counts; ``none``: all alike.
-        dropout, channel_dropout, norm_momentum: see `ser_batch.models.crnn.CrnnOptions`.
+        dropout: see `ser_batch.models.crnn.CrnnOptions` and `ser_batch.models.functionals.FunctionalOptions`.
+        norm_momentum: of `seed_crnn`.
+        l2: of ``functionals``.
         augmentation: how training examples are varied.
+        copies: with ``functionals``: so many varied copies of every example are made, and used in turn.
     """
 
     name: str
@@ -54,9 +57,10 @@ class Recipe:
     averaging: float
     class_weight: Literal["balanced", "none"]
     dropout: float
-    channel_dropout: float
     norm_momentum: float
+    l2: float
     augmentation: Augmentation
+    copies: int
 
     def to_json(self) -> dict[str, Any]:
         """All values as a JSON object."""
@@ -81,37 +85,31 @@ RECIPES = {
         averaging=0.0,
         class_weight="none",
         dropout=0.0,
-        channel_dropout=0.0,
         norm_momentum=0.99,
+        l2=0.0,
         augmentation=Augmentation(),
+        copies=1,
     ),
     "default": Recipe(
         name="default",
         front_end="speech",
-        network="small_crnn",
+        network="functionals",
         normalise="train",
-        epochs=80,
-        batch_size=16,
-        learning_rate=1e-3,
-        warmup_epochs=3,
+        epochs=60,
+        batch_size=32,
+        learning_rate=2e-3,
+        warmup_epochs=2,
         schedule="cosine",
-        weight_decay=0.02,
-        clip_norm=5.0,
-        label_smoothing=0.1,
-        averaging=0.995,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        label_smoothing=0.0,
+        averaging=0.99,
         class_weight="none",
-        dropout=0.3,
-        channel_dropout=0.1,
+        dropout=0.0,
         norm_momentum=0.9,
-        augmentation=Augmentation(
-            crop_min_frames=100,
-            crop_max_frames=150,
-            warp=0.16,
-            warp_share=0.7,
-            tempo=0.15,
-            time_mask=0.15,
-            mel_mask_bands=8,
-        ),
+        l2=0.035,
+        augmentation=Augmentation(warp=0.1, warp_share=0.7),
+        copies=6,
     ),
 }
 
@@ -188,7 +186,7 @@ def _checked(example: Recipe | Augmentation, values: dict[str, Any], where: str)
         if number and (isinstance(value, bool) or not isinstance(value, (int, kind)) or value < 0):
             whole = "a whole number" if kind is int else "a number"
             raise UsageError(f"{where}: {name} = {value!r}: give {whole}, 0 or more")
-        if name in ("epochs", "batch_size") and not value:
+        if name in ("epochs", "batch_size", "copies") and not value:
             raise UsageError(f"{where}: {name} = 0: give 1 or more")
         if kind is str and not isinstance(value, str):
             raise UsageError(f"{where}: {name} = {value!r}: give a text")

@@ -37,17 +37,15 @@ from ser_batch.models.bundles import (
     save_bundle,
 )
 from ser_batch.models.calibration import fit_temperature
-from ser_batch.models.crnn import CrnnOptions, InputScale, features_of, seed_crnn, small_crnn
+from ser_batch.models.networks import build_extractor, build_learner, build_network, features_of, graph_of
 from ser_batch.models.novelty import fit_novelty
 from ser_batch.models.recipes import Recipe
-from ser_batch.models.speakers import random_speaker_scales, scaled, speaker_scales
+from ser_batch.models.scales import Scale, measure_scale, random_speaker_scales, speaker_scales
 from ser_batch.records.datasets import (
-    BandSums,
     EpochOptions,
+    Preparation,
     Selection,
     TrainingData,
-    band_statistics,
-    band_sums,
     damage_named,
     manifest_rows,
     read_batches,
@@ -57,6 +55,7 @@ from ser_batch.records.layout import RecordFolder
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 Precision = Literal["float32", "mixed_bfloat16"]
 
@@ -65,6 +64,7 @@ HISTORY = "history.csv"
 LOGS = "logs"
 _RUN = "run.json"
 _KEPT_CHECKPOINTS = 2
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -209,15 +209,16 @@ class _Run:
         self.history: list[dict[str, float]] = []
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
-        self._statistics = InputScale(*band_statistics(records, sides.train)) if recipe.normalise != "none" else None
-        by_speaker = recipe.normalise == "speaker"
-        self._train = _Side(records, sides.train, by_speaker)
-        self._validation = _Side(records, sides.validation, by_speaker) if sides.validation else None
-        self._vary = varied(recipe.augmentation, records.front_end)
+        self._extractor = build_extractor(records, recipe)
+        self._scale = self._training_scale()
+        reference = self._scale if recipe.normalise == "speaker" else None
+        vary = varied(recipe.augmentation, records.front_end)
+        self._train = _Side(records, sides.train, self._extractor, reference, vary, recipe.copies)
+        self._validation = _Side(records, sides.validation, self._extractor, reference) if sides.validation else None
         self._mix = mixed(recipe.augmentation)
         self._label_weights = self._balanced() if recipe.class_weight == "balanced" else None
         with _computing_in(precision):
-            self._network = _network(records, recipe, self._statistics)
+            self._network = build_learner(records, recipe, self._scale)
         self._network.compile(
             optimizer=make_optimizer(recipe, sides.train.n_examples),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
@@ -225,6 +226,17 @@ class _Run:
         )
         self._network.optimizer.build(self._network.trainable_variables)
         self._average = _Average(self._network, recipe.averaging) if recipe.averaging else None
+
+    def _training_scale(self) -> Scale | None:
+        """What the network standardises with: of functionals, or of every mel band over all frames."""
+        if self._recipe.normalise == "none":
+            return None
+        batches = read_batches(self._records, self._sides.train, _BATCH_SIZE)
+        if self._extractor is None:
+            n_mels = self._records.front_end.n_mels
+            return measure_scale(batch.log_mels.transpose(0, 2, 1).reshape(-1, n_mels) for batch in batches)
+        extract = graph_of(self._extractor)
+        return measure_scale(extract(batch.log_mels).numpy() for batch in batches)
 
     def _balanced(self) -> Float32s:
         """For every label the weight at which all labels present count alike, 1 on average over examples."""
@@ -284,14 +296,13 @@ class _Run:
             self._recipe.batch_size,
             self._seed,
             number,
-            self._vary,
             self._mix,
-            self._train.scales(self._statistics, random),
+            self._train.random_scales(random),
             self._label_weights,
         )
 
     def _validate(self, side: _Side) -> dict[str, float]:
-        options = EpochOptions(self._recipe.batch_size, self._seed, 0, scales=side.scales(self._statistics))
+        options = EpochOptions(self._recipe.batch_size, self._seed, 0, scales=side.scales)
         with self._averaged(), damage_named(self._records):
             measured = self._network.evaluate(side.data.epoch(options), verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in measured.items()}
@@ -335,12 +346,13 @@ class _Run:
         import tensorflow as tf
 
         _write_history(self._folder / HISTORY, self.history)
-        network = _network(
-            self._records, self._recipe, self._statistics
-        )  # not compiled: the optimizer's two copies of the weights stay behind
+        # Not compiled: the optimizer's copies of the weights stay behind.
+        network = build_network(self._records, self._recipe, self._scale)
         kept = self._average.variables if self._average else self._network.weights
         for weight, values in zip(network.weights, kept, strict=True):
             weight.assign(np.asarray(values))
+        learner = build_learner(self._records, self._recipe, self._scale)
+        learner.set_weights(network.get_weights())
         training = identity | {
             "records_path": self._records.path.name,
             "n_examples": {
@@ -351,12 +363,12 @@ class _Run:
             "parameters": network.count_params(),
             "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         }
-        novelty = fit_novelty(lambda: self._outputs(features_of(network), self._train))
+        novelty = fit_novelty(lambda: self._train.outputs(features_of(learner)))
         content = BundleContent(
             self._records.labels,
             self._records.front_end,
-            self._temperature(network),
-            self._statistics if self._recipe.normalise == "speaker" else None,
+            self._temperature(learner),
+            self._scale if self._recipe.normalise == "speaker" else None,
             novelty.fingerprint,
             training,
         )
@@ -364,49 +376,60 @@ class _Run:
         shutil.rmtree(self._folder / CHECKPOINTS)
         return bundle
 
-    def _temperature(self, network: keras.Model) -> float:
+    def _temperature(self, learner: keras.Model) -> float:
         """Fitted on the validation side; 1 without one."""
         if self._validation is None:
             return 1.0
-        batches = list(self._outputs(network, self._validation))
+        batches = list(self._validation.outputs(learner))
         probabilities, truth = (np.concatenate(column) for column in zip(*batches, strict=True))
         return fit_temperature(probabilities, truth)
 
-    def _outputs(self, network: keras.Model, side: _Side) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """What a network makes of a side's examples as they are, with their labels."""
-        import tensorflow as tf
-
-        graph = tf.function(lambda log_mels: network(log_mels, training=False), reduce_retracing=True)
-        scales = side.scales(self._statistics)
-        first = 0
-        for batch in read_batches(self._records, side.selection, batch_size=32):
-            log_mels = batch.log_mels
-            if scales is not None:
-                log_mels = scaled(log_mels, scales[first : first + len(log_mels)])
-            first += len(log_mels)
-            yield graph(tf.constant(log_mels)).numpy(), batch.labels
-
 
 class _Side:
-    """Examples of a training, with what is known of their speakers where that is used."""
+    """Examples of a training; with what is known of their speakers, if there is a reference to bring them to."""
 
-    def __init__(self, records: RecordFolder, selection: Selection, by_speaker: bool) -> None:
-        self.selection = selection
-        self.data = TrainingData(records, selection, in_order=by_speaker)
-        self._sums: BandSums | None = None
-        self._speakers: list[str] = []
-        if by_speaker:
-            parts = [band_sums(batch.log_mels) for batch in read_batches(records, selection, batch_size=64)]
-            self._sums = BandSums.concatenated(parts)
+    def __init__(
+        self,
+        records: RecordFolder,
+        selection: Selection,
+        extractor: keras.Model | None,
+        reference: Scale | None,
+        vary: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        copies: int = 1,
+    ) -> None:
+        self._records = records
+        self._selection = selection
+        self._extract = graph_of(extractor) if extractor else None
+        self._reference = reference
+        self.data = TrainingData(
+            records, selection, Preparation(vary, self._extract, copies, in_order=reference is not None)
+        )
+        self.scales: Float32s | None = None
+        if reference is not None:
+            self._features = np.concatenate([examples for examples, _ in self._batches()])
             self._speakers = [row["speaker"] for row in manifest_rows(records, selection)]
+            self.scales = speaker_scales(self._features, self._speakers, reference)
 
-    def scales(self, reference: InputScale | None, random: np.random.Generator | None = None) -> Float32s | None:
-        """Of every example; with ``random``, from some of its speaker's examples, else from all."""
-        if self._sums is None or reference is None:
+    def _batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+        """The examples as they are, as a learner takes them, with their labels."""
+        for batch in read_batches(self._records, self._selection, _BATCH_SIZE):
+            yield self._extract(batch.log_mels).numpy() if self._extract else batch.log_mels, batch.labels
+
+    def random_scales(self, random: np.random.Generator) -> Float32s | None:
+        """Of every example, from some of its speaker's examples."""
+        if self._reference is None:
             return None
-        if random is None:
-            return speaker_scales(self._sums, self._speakers, reference)
-        return random_speaker_scales(self._sums, self._speakers, reference, random)
+        return random_speaker_scales(self._features, self._speakers, self._reference, random)
+
+    def outputs(self, learner: keras.Model) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+        """What a learner makes of the examples as they are, with their labels."""
+        graph = graph_of(learner)
+        first = 0
+        for examples, labels in self._batches():
+            last = first + len(labels)
+            extra = () if self.scales is None else (self.scales[first:last],)
+            yield graph(examples, *extra).numpy(), labels
+            first = last
 
 
 class _Average:
@@ -438,26 +461,6 @@ class _Average:
         import keras
 
         return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._update())
-
-
-def build_network(records: RecordFolder, recipe: Recipe, train: Selection) -> keras.Model:
-    """The recipe's network, with random weights, for the log-mels and labels of a record folder.
-
-    Args:
-        records: a finished record folder.
-        recipe: which network, and with what normalisation.
-        train: the examples whose statistics the network takes up.
-    """
-    statistics = InputScale(*band_statistics(records, train)) if recipe.normalise != "none" else None
-    return _network(records, recipe, statistics)
-
-
-def _network(records: RecordFolder, recipe: Recipe, statistics: InputScale | None) -> keras.Model:
-    shape, n_labels = records.front_end.shape, len(records.labels)
-    options = CrnnOptions(recipe.dropout, recipe.channel_dropout, recipe.norm_momentum)
-    if recipe.network == "seed_crnn":
-        return seed_crnn(shape, n_labels, options, statistics)
-    return small_crnn(shape, n_labels, options, statistics, centre_files=recipe.normalise == "file")
 
 
 def make_optimizer(recipe: Recipe, n_examples: int) -> keras.optimizers.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SHARDS_AT_ONCE = 16
 _SHUFFLED_BYTES = 512 << 20
+_SHUFFLED_FEATURES = 100_000
+_EXTRACTED_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -100,23 +102,39 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """What is done to examples before they are batched.
+
+    Attributes:
+        vary: from a log-mel ``(n_mels, n_frames)`` and a seed, int32 ``(2,)``, to a varied log-mel; None: as it is.
+        extract: from log-mels ``(batch, n_mels, n_frames)`` to what the network learns from, ``(batch, features)``;
+            None: the log-mels themselves, varied anew in every epoch.
+        copies: with ``extract``: so many varied copies of every example are made once, and used in turn.
+        in_order: count examples in the manifest's order, as ``EpochOptions.scales`` does; else shards are read in
+            parallel.
+    """
+
+    vary: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    extract: Callable[[tf.Tensor], tf.Tensor] | None = None
+    copies: int = 1
+    in_order: bool = False
+
+
+@dataclass(frozen=True)
 class EpochOptions:
     """How the examples of one epoch are made into batches.
 
     Attributes:
         batch_size: examples a batch.
-        seed, epoch: the order of examples, and all that is random in ``vary``, is a function of these two.
-        vary: from a log-mel ``(n_mels, n_frames)`` and a seed, int32 ``(2,)``, to a varied log-mel; None: as it is.
-        mix: from a batch ``(log_mels, one-hot labels)`` and a seed to a mixed batch; None: as it is.
-        scales: float32 ``(examples, 2, n_mels)``: each example's log-mel is multiplied by the first and
-            added to the second; None: as it is.
+        seed, epoch: the order of examples, and all else that is random, is a function of these two.
+        mix: from a batch ``(examples, one-hot labels)`` and a seed to a mixed batch; None: as it is.
+        scales: float32 ``(examples, 2, features)``, a second input of the network; None: there is one input.
         label_weights: weight of an example of each label; None: all alike.
     """
 
     batch_size: int
     seed: int
     epoch: int
-    vary: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
     scales: Float32s | None = None
     label_weights: Float32s | None = None
@@ -128,56 +146,91 @@ class TrainingData:
     Args:
         records: a finished record folder.
         selection: which of its examples.
-        in_order: count them in the manifest's order, as ``EpochOptions.scales`` does; else shards are read in
-            parallel.
+        preparation: what is done to them.
     """
 
-    def __init__(self, records: RecordFolder, selection: Selection, in_order: bool = False) -> None:
+    def __init__(self, records: RecordFolder, selection: Selection, preparation: Preparation = Preparation()) -> None:
         self._shape = records.front_end.shape
         self._longest = records.front_end.n_frames
         self._n_labels = len(records.labels)
         self._n_examples = selection.n_examples
-        serialized = _serialized(records, selection, 1 if in_order else _SHARDS_AT_ONCE).enumerate()
-        self._serialized = serialized.cache() if selection.size_bytes <= usable_memory() // 4 else serialized
+        self._preparation = preparation
+        serialized = _serialized(records, selection, 1 if preparation.in_order else _SHARDS_AT_ONCE).enumerate()
+        self._fits = selection.size_bytes <= usable_memory() // 4
+        self._serialized = serialized.cache() if self._fits else serialized
+        self._copies: dict[tuple[int, int], tf.data.Dataset] = {}
 
     def epoch(self, options: EpochOptions) -> tf.data.Dataset:
-        """The batches of one epoch: ``(log_mels (batch, n_mels, n_frames), one-hot labels, weights)``.
+        """The batches of one epoch: ``(examples, one-hot labels (batch, labels), weights (batch,))``.
 
-        A training that continues sees the same. Shorter log-mels are padded with `PADDING_DB`.
+        Examples are log-mels ``(batch, n_mels, n_frames)``, padded with `PADDING_DB`, or what was extracted from them;
+        with scales, ``(examples, scales)``. A training that continues sees the same.
         """
         import tensorflow as tf
 
-        def to_example(index: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            features = parse_tensors(serialized, self._shape)
-            log_mel = features["log_mel"]
-            if options.scales is not None:
-                scale = tf.gather(options.scales, index)
-                log_mel = log_mel * scale[0][:, tf.newaxis] + scale[1][:, tf.newaxis]
-            if options.vary is not None:
-                log_mel = options.vary(log_mel, seed_of(index))
-            return log_mel, tf.one_hot(features["label"], self._n_labels)
+        def scaled(index: tf.Tensor, example: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            extra = () if options.scales is None else (tf.gather(options.scales, index),)
+            return example, *extra, label
 
-        def seed_of(number: tf.Tensor) -> tf.Tensor:
-            return tf.stack([order_seed, tf.cast(number, tf.int32)])
-
-        def weighed(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            log_mels, labels = batch
+        def weighed(number: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[Any, tf.Tensor, tf.Tensor]:
+            examples, *extra, labels = batch
             if options.mix is not None:
-                log_mels, labels = options.mix(log_mels, labels, seed_of(-1 - number))
+                examples, labels = options.mix(examples, labels, tf.stack([order, -1 - tf.cast(number, tf.int32)]))
             weights = tf.ones(self._n_labels) if options.label_weights is None else options.label_weights
-            return log_mels, labels, tf.linalg.matvec(labels, weights)
+            return (examples, *extra) if extra else examples, labels, tf.linalg.matvec(labels, weights)
 
-        order_seed = int(np.random.SeedSequence([options.seed, options.epoch]).generate_state(1)[0] >> 1)
-        example_bytes = 4 * self._shape[0] * self._longest
-        buffer = min(self._n_examples, max(_SHUFFLED_BYTES // example_bytes, 1))
+        order = _seed_number(options.seed, options.epoch)
+        padding = (PADDING_DB, 0.0) if options.scales is None else (PADDING_DB, 0.0, 0.0)
+        if self._preparation.extract is None:
+            buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
+            shuffled = self._serialized.shuffle(min(self._n_examples, buffer), order, reshuffle_each_iteration=False)
+            examples = self._examples(shuffled, order)
+        else:
+            copy = self._copy(options.seed, options.epoch % self._preparation.copies)
+            examples = copy.shuffle(min(self._n_examples, _SHUFFLED_FEATURES), order, reshuffle_each_iteration=False)
         return (
-            self._serialized.shuffle(buffer, seed=order_seed, reshuffle_each_iteration=False)
-            .map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
-            .padded_batch(options.batch_size, padding_values=(PADDING_DB, 0.0))
+            examples.map(scaled, num_parallel_calls=tf.data.AUTOTUNE)
+            .padded_batch(options.batch_size, padding_values=padding)
             .enumerate()
             .map(weighed, num_parallel_calls=tf.data.AUTOTUNE)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+    def _examples(self, serialized: tf.data.Dataset, order: int) -> tf.data.Dataset:
+        """Elements ``(index, log-mel, one-hot label)``."""
+        import tensorflow as tf
+
+        vary = self._preparation.vary
+
+        def parsed(index: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            features = parse_tensors(serialized, self._shape)
+            log_mel = features["log_mel"]
+            if vary is not None:
+                log_mel = vary(log_mel, tf.stack([order, tf.cast(index, tf.int32)]))
+            return index, log_mel, tf.one_hot(features["label"], self._n_labels)
+
+        return serialized.map(parsed, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _copy(self, seed: int, number: int) -> tf.data.Dataset:
+        """Elements ``(index, extracted, one-hot label)`` of one varied copy of the examples; kept if they fit."""
+        import tensorflow as tf
+
+        extract = self._preparation.extract
+        assert extract is not None
+        if (seed, number) not in self._copies:
+            batches = self._examples(self._serialized, _seed_number(seed, number)).padded_batch(
+                _EXTRACTED_AT_ONCE, padding_values=(np.int64(0), PADDING_DB, 0.0)
+            )
+            copy = batches.map(
+                lambda index, log_mels, labels: (index, extract(log_mels), labels), num_parallel_calls=tf.data.AUTOTUNE
+            ).unbatch()
+            self._copies[seed, number] = copy.cache() if self._fits else copy
+        return self._copies[seed, number]
+
+
+def _seed_number(*numbers: int) -> int:
+    """One 31-bit seed from several."""
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1)[0] >> 1)
 
 
 def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -> Iterator[Batch]:
@@ -213,47 +266,6 @@ def damage_named(records: RecordFolder) -> Iterator[None]:
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
         detail = " ".join(str(error.message).split())[:200]
         raise RecordsError(f"{records.path}: is damaged ({detail}); ser-batch verify says where") from error
-
-
-@dataclass(frozen=True)
-class BandSums:
-    """What means and deviations are computed from: sums over the frames of each of some examples.
-
-    Attributes:
-        frames: float64 ``(examples,)``.
-        totals, squares: float64 ``(examples, n_mels)``: of the log-mels and of their squares.
-    """
-
-    frames: NDArray[np.float64]
-    totals: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-    @classmethod
-    def concatenated(cls, parts: Sequence[BandSums]) -> BandSums:
-        """Of the examples of all parts, in order."""
-        columns = ((part.frames, part.totals, part.squares) for part in parts)
-        return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
-
-
-def band_sums(log_mels: Float32s) -> BandSums:
-    """Of a batch ``(batch, n_mels, n_frames)``, padding left out."""
-    real = log_mels[:, :1] != PADDING_DB
-    values = np.where(real, log_mels, 0.0).astype(np.float64)
-    return BandSums(real.sum(axis=(1, 2)).astype(np.float64), values.sum(axis=2), np.square(values).sum(axis=2))
-
-
-def band_statistics(records: RecordFolder, selection: Selection) -> tuple[Float32s, Float32s]:
-    """Mean and variance of every mel band over a selection, each float32 ``(n_mels,)``."""
-    n_frames = 0.0
-    total = squares = np.zeros(records.front_end.n_mels)
-    for batch in read_batches(records, selection, batch_size=64):
-        sums = band_sums(batch.log_mels)
-        n_frames += sums.frames.sum()
-        total = total + sums.totals.sum(axis=0)
-        squares = squares + sums.squares.sum(axis=0)
-    mean = total / n_frames
-    variance = np.maximum(squares / n_frames - np.square(mean), 0.0)
-    return mean.astype(np.float32), variance.astype(np.float32)
 
 
 def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int) -> tf.data.Dataset:

@@ -1,6 +1,7 @@
 """A bundle's predictions on a split of a record folder, scored: the evaluation folder."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,25 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.bundles import Bundle
-from ser_batch.models.speakers import scaled, speaker_scales
+from ser_batch.models.scales import Heard, speaker_scale
 from ser_batch.records.datasets import (
-    BandSums,
-    Batch,
     Selection,
-    band_sums,
     manifest_rows,
     read_batches,
     split_selection,
 )
 from ser_batch.records.layout import RecordFolder
 from ser_batch.results.plots import plot_confusion
-from ser_batch.results.predictions import Prediction, load_predictor
+from ser_batch.results.predictions import Float64s, Prediction, Predictor
 from ser_batch.results.scores import Scores, score
 from ser_batch.results.tables import clock
+
+_BATCH_SIZE = 32
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.csv"
@@ -86,7 +85,7 @@ def evaluate(
         if _is_finished(folder, identity):
             return _read_scores(folder, bundle.labels), True
         output.clear()
-        evaluated = list(predict_examples(bundle, records, split_selection(records, split)))
+        evaluated = list(predict_examples(bundle, Predictor(bundle), records, split_selection(records, split)))
         scores = score(
             [one.label for one in evaluated],
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
@@ -100,55 +99,52 @@ def evaluate(
 
 
 def predict_examples(
-    bundle: Bundle, records: RecordFolder, selection: Selection, calibrated: bool = True
+    bundle: Bundle, predictor: Predictor, records: RecordFolder, selection: Selection
 ) -> Iterator[Evaluated]:
     """The predictions on a selection's recordings, in shard order; windows of one recording are averaged.
 
     A bundle that normalises by speaker uses all of a speaker's examples in the selection.
     """
-    network = load_predictor(bundle, calibrated)
+    _know_speakers(predictor, bundle, records, selection)
     rows = manifest_rows(records, selection)
     to_model = [bundle.labels.index(label) for label in records.labels]
-    group: list[Float32s] = []
+    group: list[Float64s] = []
     began: dict[str, str] = {}
-    for batch in _scaled_batches(bundle, records, selection):
-        for label, probabilities in zip(batch.labels, network(batch.log_mels), strict=True):
-            row = next(rows, None)
-            if row is None:
-                raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
+    for batch in read_batches(records, selection, _BATCH_SIZE):
+        of_batch = list(itertools.islice(rows, len(batch.labels)))
+        if len(of_batch) < len(batch.labels):
+            raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
+        predicted = predictor(batch.log_mels, [row["speaker"] for row in of_batch])
+        for row, label, figures in zip(of_batch, batch.labels, predicted, strict=True):
             began = began if group else row
-            group.append(probabilities)
+            group.append(figures)
             # A recording's windows follow each other, and the last ends where the recording does.
             if float(row["end"]) >= float(began["start"]) + float(row["duration"]) - 1e-5:
                 yield Evaluated(row["speaker"], to_model[label], _averaged(group, began, float(row["end"])))
                 group = []
 
 
-def _scaled_batches(bundle: Bundle, records: RecordFolder, selection: Selection) -> Iterator[Batch]:
-    batches = read_batches(records, selection, batch_size=32)
+def _know_speakers(predictor: Predictor, bundle: Bundle, records: RecordFolder, selection: Selection) -> None:
     reference = bundle.content.speaker_reference
     if reference is None:
-        yield from batches
         return
-    speakers = [row["speaker"] for row in manifest_rows(records, selection)]
-    sums = BandSums.concatenated([band_sums(batch.log_mels) for batch in batches])
-    scales = speaker_scales(sums, speakers, reference)
-    first = 0
-    for batch in read_batches(records, selection, batch_size=32):
-        last = first + len(batch.labels)
-        yield Batch(scaled(batch.log_mels, scales[first:last]), batch.labels)
-        first = last
+    heard: dict[str, Heard] = {}
+    rows = manifest_rows(records, selection)
+    for batch in read_batches(records, selection, _BATCH_SIZE):
+        for features in predictor.functionals(batch.log_mels):
+            speaker = next(rows)["speaker"]
+            one = Heard.of(features[None])
+            if speaker in heard:
+                heard[speaker].add(one)
+            elif speaker:
+                heard[speaker] = one
+    predictor.know({speaker: speaker_scale(known, reference) for speaker, known in heard.items()})
 
 
-def _averaged(group: list[Float32s], began: dict[str, str], end_secs: float) -> Prediction:
-    mean = np.mean(group, axis=0, dtype=np.float64)
-    return Prediction(
-        began["file"],
-        float(began["start"]),
-        end_secs,
-        tuple(float(probability) for probability in mean),
-        float(began["duration"]),
-    )
+def _averaged(group: list[Float64s], began: dict[str, str], end_secs: float) -> Prediction:
+    *probabilities, novelty = np.mean(group, axis=0).tolist()
+    duration_secs = float(began["duration"])
+    return Prediction(began["file"], float(began["start"]), end_secs, tuple(probabilities), duration_secs, novelty)
 
 
 def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labels: tuple[str, ...]) -> None:

@@ -16,12 +16,13 @@ from ser_batch.results.journals import Comparison, Journal, journal_path, open_j
 from ser_batch.results.predictions import (
     Prediction,
     PredictionOptions,
-    load_predictor,
+    Predictor,
     predict_blocks,
     results_in_order,
 )
 from ser_batch.results.summaries import Tally
 from ser_batch.results.tables import FORMATS, Append, read_kind, standard_output, table_format
+from ser_batch.results.voices import hear_speakers
 from ser_batch.tasks import Engine
 
 
@@ -109,7 +110,7 @@ class _Making:
         """Rows to standard output."""
         tally = Tally()
         recordings = self.listing.recordings
-        network = load_predictor(self.bundle)
+        network = self._predictor()
         with standard_output() as file, self._rows_to(file) as append:
             for result in results_in_order(
                 recordings, self.bundle.front_end, network, self.engine, self.options.prediction
@@ -137,6 +138,14 @@ class _Making:
             n_known = len(self.listing.recordings) - sum(map(len, pending))
             audio_secs = self._predict(pending, n_known, journal) if pending else 0.0
             return InferResult(self._write(journal, out), False, n_known, audio_secs)
+
+    def _predictor(self) -> Predictor:
+        predictor = Predictor(self.bundle)
+        if self.bundle.content.speaker_reference is not None:
+            predictor.know(
+                hear_speakers(self.listing.recordings, self.bundle, predictor, self.engine, self.on_progress)
+            )
+        return predictor
 
     def _plan(self, journal: Journal, out: Path) -> None:
         """Begin a table, or see that what the journal knows is of the one that is asked for."""
@@ -175,9 +184,8 @@ class _Making:
         done, audio_secs = n_known, 0.0
         self.on_progress(done, len(recordings))
         blocks = ([(position, recordings[position]) for position in block] for block in pending)
-        for results in predict_blocks(
-            blocks, self.bundle.front_end, load_predictor(self.bundle), self.engine, self.options.prediction
-        ):
+        predictor = self._predictor()
+        for results in predict_blocks(blocks, self.bundle.front_end, predictor, self.engine, self.options.prediction):
             journal.record(results)
             done += len(results)
             audio_secs += sum(result.duration_secs for result in results if not result.error)
@@ -192,7 +200,7 @@ class _Making:
         labels = self.bundle.labels
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
-                for name, result in journal.results(2 + len(labels)):
+                for name, result in journal.results(3 + len(labels)):
                     append(tally.add(result.predictions(name), labels))
             file.flush()
             sha256 = file_sha256(file.name)

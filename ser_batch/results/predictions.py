@@ -7,9 +7,10 @@ windows in their order: the same block gives the same numbers, whatever the work
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, cast
@@ -25,6 +26,8 @@ from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError
 from ser_batch.models.bundles import Bundle
 from ser_batch.models.calibration import apply_temperature
+from ser_batch.models.networks import features_of, functionals_of
+from ser_batch.models.scales import scales_of
 from ser_batch.tasks import Engine, Outcome, expect_progress
 
 Float64s = NDArray[np.float64]
@@ -46,6 +49,7 @@ class Prediction:
         start_secs, end_secs: the part of the audio file.
         probabilities: one per label, in the bundle's order, summing to 1.
         duration_secs: of the recording.
+        novelty: how far it lies from what the model was trained on, 0 to 1.
         warnings: codes of what a user should know.
         error: empty, or why there is no prediction; then all other fields but ``file`` are void.
     """
@@ -55,6 +59,7 @@ class Prediction:
     end_secs: float = 0.0
     probabilities: tuple[float, ...] = ()
     duration_secs: float = 0.0
+    novelty: float = 0.0
     warnings: tuple[str, ...] = ()
     error: str = ""
 
@@ -86,8 +91,8 @@ class Result:
 
     Attributes:
         number: which one it is, as the caller counts.
-        rows: float64 ``(rows, 2 + labels)``: start and end in seconds, then the probabilities. One row for
-            the recording, or one per window.
+        rows: float64 ``(rows, 3 + labels)``: start and end in seconds, the probabilities, the novelty. One
+            row for the recording, or one per window.
         duration_secs: of the recording.
         warnings: codes of what a user should know.
         error: empty, or why there are no rows.
@@ -105,8 +110,9 @@ class Result:
         """The rows of a table."""
         if self.error:
             yield Prediction(file, error=self.error)
-        for start_secs, end_secs, *probabilities in self.rows.tolist():
-            yield Prediction(file, start_secs, end_secs, tuple(probabilities), self.duration_secs, self.warnings)
+        for start_secs, end_secs, *probabilities, novelty in self.rows.tolist():
+            shares = tuple(probabilities)
+            yield Prediction(file, start_secs, end_secs, shares, self.duration_secs, novelty, self.warnings)
 
 
 @dataclass(frozen=True)
@@ -125,32 +131,66 @@ class PredictionOptions:
 # A recording and its number.
 Numbered = tuple[int, Recording]
 
-Network = Callable[[Float32s], Float64s]
+# From log-mels ``(batch, n_mels, n_frames)`` and their speakers to what a `Result` has in its rows after the times.
+Network = Callable[[Float32s, Sequence[str]], Float64s]
 
 
-def load_predictor(bundle: Bundle, calibrated: bool = True) -> Network:
-    """A function from log-mels ``(batch, n_mels, n_frames)`` to probabilities ``(batch, labels)``.
-
-    Shorter log-mels are padded as `ser_batch.audio.logmels.stack` does.
+class Predictor:
+    """A bundle's network at work.
 
     Args:
         bundle: whose network.
-        calibrated: at the bundle's temperature, not as the network gives them.
 
     Raises:
         BundleError: the bundle is damaged.
     """
-    import tensorflow as tf
 
-    network = bundle.load_network()
-    temperature = bundle.content.temperature if calibrated else 1.0
-    signature = tf.TensorSpec((None, *bundle.front_end.shape), tf.float32)
-    graph = tf.function(lambda log_mels: network(log_mels, training=False), input_signature=[signature])
+    def __init__(self, bundle: Bundle) -> None:
+        import keras
+        import tensorflow as tf
 
-    def predict(log_mels: Float32s) -> NDArray[np.float64]:
-        return apply_temperature(graph(tf.constant(log_mels)).numpy(), temperature)
+        network = bundle.load_network()
+        self._novelty = bundle.load_novelty()
+        self._reference = bundle.content.speaker_reference
+        self._temperature = bundle.content.temperature
+        self._scales: Mapping[str, Float32s] = {}
+        whole = keras.Model(network.inputs, [network.output, features_of(network).output])
+        self._graph = tf.function(lambda *inputs: whole(list(inputs), training=False), reduce_retracing=True)
+        if self._reference is not None:
+            functionals = functionals_of(network)
+            self._functionals = tf.function(lambda log_mels: functionals(log_mels), reduce_retracing=True)
 
-    return predict
+    def at(self, temperature: float) -> Predictor:
+        """The same, calibrated with another temperature than the bundle's; 1 leaves what the network says."""
+        other = copy.copy(self)
+        other._temperature = temperature
+        return other
+
+    def know(self, scales: Mapping[str, Float32s]) -> None:
+        """From now on, bring these speakers to the bundle's reference; others stay as they are."""
+        self._scales = scales
+
+    def functionals(self, log_mels: Float32s, speakers: Sequence[str] = ()) -> Float64s:
+        """What a speaker is known by: float64 ``(batch, features)``."""
+        features: Float64s = self._functionals(log_mels).numpy().astype(np.float64)
+        return features
+
+    def __call__(self, log_mels: Float32s, speakers: Sequence[str] = ()) -> Float64s:
+        """Probabilities of the labels, then the novelty: float64 ``(batch, labels + 1)``.
+
+        Args:
+            log_mels: float32 ``(batch, n_mels, n_frames)``; shorter ones padded as `logmels.stack` does.
+            speakers: of each; an empty name, or none at all, is nobody's.
+        """
+        import tensorflow as tf
+
+        inputs = [tf.constant(log_mels)]
+        if self._reference is not None:
+            names = speakers or [""] * len(log_mels)
+            inputs.append(tf.constant(scales_of(names, self._scales, self._reference)))
+        probabilities, features = self._graph(*inputs)
+        calibrated = apply_temperature(probabilities.numpy(), self._temperature)
+        return np.hstack([calibrated, self._novelty.of(features.numpy())[:, None]])
 
 
 def predict_recordings(
@@ -165,7 +205,7 @@ def predict_recordings(
     Args:
         recordings: what to predict.
         front_end: the bundle's.
-        network: from `load_predictor`.
+        network: a `Predictor`, or a method of one.
         engine: where audio is decoded and transformed.
         options: how.
     """
@@ -208,7 +248,7 @@ def predict_blocks(
     Args:
         blocks: read as workers become free.
         front_end: the bundle's.
-        network: from `load_predictor`.
+        network: a `Predictor`, or a method of one.
         engine: where audio is decoded and transformed.
         options: how.
 
@@ -243,12 +283,14 @@ class _Part:
     Attributes:
         log_mels: of the windows.
         numbers: of the recording that each window belongs to.
+        speakers: who speaks in each window; empty where unknown.
         spans: each window's start and end in seconds.
         ended: the recordings that ended in this part; their rows are to come.
     """
 
     log_mels: list[Float32s] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    speakers: list[str] = field(default_factory=list)
     spans: list[tuple[float, float]] = field(default_factory=list)
     ended: list[Result] = field(default_factory=list)
 
@@ -269,6 +311,7 @@ def _parts(task: _Task, front_end: FrontEnd) -> Iterator[_Part]:
             for window in windows:
                 part.log_mels.append(window.log_mel)
                 part.numbers.append(number)
+                part.speakers.append(recording.speaker or "")
                 part.spans.append((window.start_secs, window.end_secs))
                 if part.is_full:
                     expect_progress(0)  # whoever reads it may take their time
@@ -355,10 +398,11 @@ class _Gathering:
         """Add the rows of some windows, in batches of their own."""
         log_mels = [log_mel for part in parts for log_mel in part.log_mels]
         numbers = [number for part in parts for number in part.numbers]
+        speakers = [speaker for part in parts for speaker in part.speakers]
         spans = [span for part in parts for span in part.spans]
         size = self._options.batch_size
         for at in range(0, len(log_mels), size):
-            probabilities = self._network(stack(log_mels[at : at + size]))
+            probabilities = self._network(stack(log_mels[at : at + size]), speakers[at : at + size])
             rows = np.hstack([np.array(spans[at : at + size]), probabilities])
             of = np.array(numbers[at : at + size])
             for number in dict.fromkeys(numbers[at : at + size]):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BEFORE = ("file", "start", "end", "emotion", "confidence")
-_AFTER = ("duration", "model", "warnings", "error")
+_AFTER = ("duration", "novelty", "model", "warnings", "error")
 _TIMES = {"start", "end"}
 _TEXTS = {"file", "emotion", "model", "warnings", "error"}
 
@@ -47,13 +47,13 @@ def table_columns(labels: Sequence[str]) -> list[str]:
 def table_values(prediction: Prediction, labels: Sequence[str], model: str) -> list[Any]:
     """One row: text, numbers (times and durations in seconds), or None where there is nothing to say."""
     if prediction.error:
-        return [prediction.file, *[None] * (len(_BEFORE) - 1 + len(labels) + 1), model, None, prediction.error]
+        return [prediction.file, *[None] * (len(_BEFORE) - 1 + len(labels) + 2), model, None, prediction.error]
     best = prediction.best
     shares = [round(probability, 6) for probability in prediction.probabilities]
     times = (round(prediction.start_secs, 6), round(prediction.end_secs, 6))
-    duration = round(prediction.duration_secs, 6)
+    figures = (round(prediction.duration_secs, 6), round(prediction.novelty, 6))
     warnings = " ".join(prediction.warnings) or None
-    return [prediction.file, *times, labels[best], shares[best], *shares, duration, model, warnings, None]
+    return [prediction.file, *times, labels[best], shares[best], *shares, *figures, model, warnings, None]
 
 
 def clock(secs: float) -> str:

@@ -1,7 +1,8 @@
 """Cross-validation: every example predicted by a network that never met its speaker.
 
-One training per fold and seed, each a task of its own: it continues where it was killed, and leaves a small
-file with its predictions. What a fold holds out is used for nothing but the final score.
+Every fold and seed is a task of its own: it continues where it was killed, and leaves a small file with its
+predictions. What a fold holds out is used for nothing but the final score. A fold is trained twice: first without
+one of its speakers, on whom the temperature is fitted; then with all of them, for the predictions.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ser_batch.records.layout import RecordFolder, open_records
 from ser_batch.records.partitions import Fold, FoldRule, make_folds
 from ser_batch.results.evaluation import predict_examples
 from ser_batch.results.folds import FOLD_FILES, SCORES, FoldPrediction, write_folds
+from ser_batch.results.predictions import Predictor
 from ser_batch.results.scores import score
 from ser_batch.tasks import Engine
 
@@ -237,15 +239,18 @@ def run_fold(task: _FoldTask) -> list[FoldPrediction]:
 def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
     _prepare(task.threads)
     select = partial(row_selection, records)
-    has_validation = bool(fold.validation.any())
-    sides = Sides(
-        select(f"fold {fold.name}", fold.train),
-        select(f"the validation side of fold {fold.name}", fold.validation) if has_validation else None,
-        {"by": task.by, "folds": task.n_folds, "fold": fold.name},
-    )
-    bundle = train(records, folder, task.recipe, task.seed, sides=sides).bundle
+    sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
+    temperature = 1.0
+    if fold.validation.any():
+        training = select(f"the training side of fold {fold.name}", fold.train & ~fold.validation)
+        validation = select(f"the validation side of fold {fold.name}", fold.validation)
+        inner = Sides(training, validation, sides | {"held out": "validation"})
+        temperature = train(records, folder / "calibration", task.recipe, task.seed, sides=inner).bundle.temperature
+    everyone = Sides(select(f"fold {fold.name}", fold.train), None, sides)
+    bundle = train(records, folder / "final", task.recipe, task.seed, sides=everyone).bundle
     held_out = select(f"what fold {fold.name} holds out", fold.test)
-    raw, calibrated = (list(predict_examples(bundle, records, held_out, how)) for how in (False, True))
+    predictor = Predictor(bundle)
+    raw, calibrated = (list(predict_examples(bundle, predictor.at(at), records, held_out)) for at in (1.0, temperature))
     return [
         FoldPrediction(
             after.prediction.file,

@@ -1,0 +1,130 @@
+"""What a network's features are standardised with: statistics of the training examples, and of each speaker.
+
+Speaker normalisation brings each speaker's features to the mean and variance of the training examples. It uses
+what a speaker's recordings have in common, not their labels: what is left tells less of who speaks and through what
+microphone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.audio.waveforms import Float32s
+
+# A speaker of whom little is heard is taken to be average: as if so many average recordings had been heard, too.
+_PRIOR_RECORDINGS = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Mean and variance of features over the training examples: float32 ``(features,)`` each."""
+
+    mean: Float32s
+    variance: Float32s
+
+
+def measure_scale(batches: Iterable[NDArray[np.floating[Any]]]) -> Scale:
+    """The scale of examples that come in batches ``(batch, features)``."""
+    n_examples = 0
+    total = squares = np.zeros(1)
+    for batch in batches:
+        exact = batch.astype(np.float64)
+        n_examples += len(exact)
+        total = total + exact.sum(axis=0)
+        squares = squares + np.square(exact).sum(axis=0)
+    mean = total / n_examples
+    variance = np.maximum(squares / n_examples - np.square(mean), 0.0)
+    return Scale(mean.astype(np.float32), variance.astype(np.float32))
+
+
+@dataclass
+class Heard:
+    """What is known of a speaker: sums over the features of so many recordings, float64 ``(features,)``."""
+
+    n_recordings: int
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, features: NDArray[np.floating[Any]]) -> "Heard":
+        """Of recordings' features ``(recordings, features)``."""
+        exact = features.astype(np.float64)
+        return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
+
+    def add(self, other: "Heard") -> None:
+        """Hear more of the same speaker."""
+        self.n_recordings += other.n_recordings
+        self.total = self.total + other.total
+        self.squares = self.squares + other.squares
+
+
+def speaker_scale(heard: Heard, reference: Scale) -> Float32s:
+    """What a speaker's features are multiplied by, and what is added then; float32 ``(2, features)``.
+
+    Args:
+        heard: of the speaker.
+        reference: what the speaker's mean and variance are brought to.
+    """
+    wanted_mean = reference.mean.astype(np.float64)
+    wanted_square = reference.variance.astype(np.float64) + np.square(wanted_mean)
+    weight = heard.n_recordings + _PRIOR_RECORDINGS
+    mean = (heard.total + _PRIOR_RECORDINGS * wanted_mean) / weight
+    square = (heard.squares + _PRIOR_RECORDINGS * wanted_square) / weight
+    factor = np.sqrt(reference.variance / np.maximum(square - np.square(mean), 1e-12))
+    scale: Float32s = np.stack([factor, wanted_mean - factor * mean]).astype(np.float32)
+    return scale
+
+
+def unchanged(reference: Scale) -> Float32s:
+    """The scale of somebody unknown: times one, plus nothing."""
+    return np.stack([np.ones_like(reference.mean), np.zeros_like(reference.mean)])
+
+
+def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str], reference: Scale) -> Float32s:
+    """The scale of every example's speaker, from all of that speaker's examples.
+
+    Args:
+        features: of the examples, ``(examples, features)``.
+        speakers: of the examples; an empty name is nobody's, and its example stays as it is.
+        reference: what every speaker's mean and variance are brought to.
+
+    Returns:
+        float32 ``(examples, 2, features)``.
+    """
+    of_speaker = {name: speaker_scale(Heard.of(features[rows]), reference) for name, rows in _members(speakers).items()}
+    return scales_of(speakers, of_speaker, reference)
+
+
+def scales_of(speakers: Sequence[str], of_speaker: Mapping[str, Float32s], reference: Scale) -> Float32s:
+    """Each speaker's scale, float32 ``(speakers, 2, features)``; `unchanged` where it is not known."""
+    nobodys = unchanged(reference)
+    return np.stack([of_speaker.get(name, nobodys) for name in speakers])
+
+
+def random_speaker_scales(
+    features: NDArray[np.floating[Any]], speakers: Sequence[str], reference: Scale, random: np.random.Generator
+) -> Float32s:
+    """As `speaker_scales`, but each from the example itself and some random others of its speaker.
+
+    How many others is drawn evenly on a logarithmic scale, so that a network trained on these has met
+    speakers of whom there is one recording, and speakers of whom there are many.
+    """
+    members = _members(speakers)
+    scales = []
+    for index, name in enumerate(speakers):
+        if not name:
+            scales.append(unchanged(reference))
+            continue
+        everyone = members[name]
+        n_heard = min(int(np.exp(random.uniform(0.0, np.log(len(everyone) + 1)))), len(everyone))
+        others = random.choice(everyone, size=n_heard - 1, replace=False)
+        scales.append(speaker_scale(Heard.of(features[np.union1d(others, [index])]), reference))
+    return np.stack(scales)
+
+
+def _members(speakers: Sequence[str]) -> dict[str, NDArray[np.intp]]:
+    names = np.array(speakers, dtype=object)
+    return {name: np.flatnonzero(names == name) for name in sorted(set(speakers) - {""})}
