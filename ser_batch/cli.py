@@ -166,8 +166,8 @@ def build_records(
 
         labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
         del listing  # as large as what was made of it
-        same = find_duplicates(labelled.recordings, engine)
-        plan = plan_build(labelled, BuildOptions(transform, parts, num_shards), same)
+        options = BuildOptions(transform, parts, num_shards)
+        plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
         _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
         for line in plan.warnings:
             _say(f"warning: {line}", quiet)

@@ -67,7 +67,8 @@ class Recordings(Sequence[Recording]):
     def __init__(self, recordings: Iterable[Recording] = ()) -> None:
         self._entries = bytearray()
         ends = array("q", [0])
-        prefixes, labels, speakers, splits = numbers = tuple[dict[str | None, int], ...]({} for _ in _SHARED)
+        numbers: tuple[dict[str | None, int], ...] = ({}, {}, {}, {})
+        prefixes, labels, speakers, splits = numbers
         of_prefix, of_label, of_speaker, of_split = codes = tuple(array("i") for _ in _SHARED)
         for one in recordings:
             prefix, entry = _entry(one)
@@ -147,20 +148,17 @@ class Recordings(Sequence[Recording]):
 
     def kinds(self) -> Counter[tuple[str | None, str | None, str | None]]:
         """How many recordings there are of each label, speaker and split."""
-        columns = [self._values[name] for name in _SHARED[1:]]
-        shape = tuple(map(len, columns))
-        codes = tuple(self._codes[name][self._rows].astype(np.int64) for name in _SHARED[1:])
-        if not len(self):
-            return Counter()
-        found, counts = np.unique(np.ravel_multi_index(codes, shape), return_counts=True)
-        kinds = zip(*(of_one.tolist() for of_one in np.unravel_index(found, shape)), strict=True)
-        labels, speakers, splits = columns
-        return Counter(
-            {
-                (labels[label], speakers[speaker], splits[split]): count
-                for (label, speaker, split), count in zip(kinds, counts.tolist(), strict=True)
-            }
-        )
+        labels, speakers, splits = (self._values[name] for name in _SHARED[1:])
+        codes = self._codes["label"][self._rows].astype(np.int64)
+        for name in ("speaker", "split"):
+            codes *= len(self._values[name])
+            codes += self._codes[name][self._rows]
+        kinds: Counter[tuple[str | None, str | None, str | None]] = Counter()
+        for code, count in zip(*(found.tolist() for found in np.unique(codes, return_counts=True)), strict=True):
+            rest, split = divmod(code, len(splits))
+            label, speaker = divmod(rest, len(speakers))
+            kinds[labels[label], speakers[speaker], splits[split]] = count
+        return kinds
 
     def first_of_file(self) -> Rows:
         """For each recording the number of the first one that is in the same file ``(n,)``."""
@@ -200,9 +198,23 @@ def _key(text: str) -> int:
 
 def first_equal(keys: NDArray[Any]) -> Rows:
     """For each key the place of the first that is equal to it ``(n,)``."""
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    places: Rows = first[group]
+    order, is_new = ordered(keys)
+    runs = np.flatnonzero(is_new)
+    places = np.empty(len(keys), np.int64)
+    places[order] = np.repeat(order[runs], np.diff(runs, append=len(keys)))
     return places
+
+
+def ordered(keys: NDArray[Any]) -> tuple[Rows, NDArray[np.bool_]]:
+    """The places of all keys, equal ones beside each other in their order, and whether each differs from the last.
+
+    `numpy.unique` holds six arrays of this length to tell the same.
+    """
+    order = np.argsort(keys, kind="stable")
+    is_new = np.full(len(keys), True)
+    in_order = keys[order]
+    np.not_equal(in_order[1:], in_order[:-1], out=is_new[1:])
+    return order, is_new
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,11 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.audio.recordings import Recordings, Rows, audio_sha256, first_equal
+from ser_batch.audio.recordings import Recordings, Rows, audio_sha256, first_equal, ordered
 from ser_batch.errors import AudioError
 from ser_batch.tasks import Engine
 
@@ -21,7 +20,7 @@ _FILES_PER_TASK = 200
 # The beginnings of digests: two of ten million different files share theirs once in 400,000 sets, and then stand
 # in one split for nothing.
 Keys = NDArray[np.uint64]
-_UNREADABLE = 0
+_NO_KEY = 0  # what is empty, or cannot be read
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,10 @@ def find_duplicates(recordings: Recordings, engine: Engine) -> SameAudio:
     """
     files = recordings.first_of_file()
     rows = np.flatnonzero(files == np.arange(len(files)))
-    sizes = np.fromiter((_size(recording.path) for recording in recordings.take(rows)), np.int64, len(rows))
-    rows = rows[_shared(sizes) & (sizes > 0)]
+    sizes = (_size(recording.path) for recording in recordings.take(rows))
+    rows, keys = _suspects(rows, np.fromiter(sizes, np.uint64, len(rows)))
     for key in (_head, _content):
-        keys = _keys(recordings.take(rows), key, engine)
-        is_suspect = _shared(keys) & (keys != _UNREADABLE)
-        rows, keys = rows[is_suspect], keys[is_suspect]
+        rows, keys = _suspects(rows, _keys(recordings.take(rows), key, engine))
     twins = files.copy()
     twins[rows] = rows[first_equal(keys)]
     return SameAudio(files, twins[files])
@@ -95,16 +92,18 @@ def _size(path: str) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _shared(keys: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether another has the same key."""
-    _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    shared: NDArray[np.bool_] = counts[group] > 1
-    return shared
+def _suspects(rows: Rows, keys: Keys) -> tuple[Rows, Keys]:
+    """Those whose key another has too."""
+    order, is_new = ordered(keys)
+    is_shared = np.empty(len(keys), np.bool_)
+    is_shared[order] = ~is_new | ~np.append(is_new[1:], True)
+    is_shared &= keys != _NO_KEY
+    return rows[is_shared], keys[is_shared]
 
 
 def _keys(recordings: Recordings, key: Callable[[str], bytes], engine: Engine) -> Keys:
     """The key of each file."""
-    keys = np.full(len(recordings), _UNREADABLE, np.uint64)
+    keys = np.full(len(recordings), _NO_KEY, np.uint64)
     tasks = ((at, recordings[at : at + _FILES_PER_TASK]) for at in range(0, len(recordings), _FILES_PER_TASK))
     for outcome in engine.map(partial(_keys_of_part, key=key), tasks):
         if outcome.result is not None:
@@ -119,7 +118,7 @@ def _keys_of_part(task: tuple[int, Recordings], key: Callable[[str], bytes]) -> 
         try:
             keys.append(int.from_bytes(key(recording.path)[:8], "big"))
         except (OSError, AudioError):  # the build itself says so
-            keys.append(_UNREADABLE)
+            keys.append(_NO_KEY)
     return np.array(keys, np.uint64)
 
 

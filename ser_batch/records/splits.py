@@ -1,6 +1,7 @@
 """Which recording goes to which split: speaker-disjoint wherever speakers are known."""
 
 import hashlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,10 +69,8 @@ def stable_order(seed: int, key: str) -> bytes:
 
 def stable_keys(seed: int, keys: Iterable[str]) -> NDArray[np.uint64]:
     """The beginnings of `stable_order`, big enough to sort millions by ``(n,)``."""
-    beginnings = bytearray()
-    for key in keys:
-        beginnings += stable_order(seed, key)[:8]
-    return np.frombuffer(beginnings, ">u8").astype(np.uint64)
+    beginnings = array("Q", (int.from_bytes(stable_order(seed, key)[:8], "big") for key in keys))
+    return np.frombuffer(beginnings, np.uint64)
 
 
 def assign_splits(recordings: Recordings, plan: SplitPlan, twins: Rows | None = None) -> Recordings:
