@@ -14,7 +14,7 @@ from ser_batch.audio.recordings import Recordings, Rows, audio_sha256, first_equ
 from ser_batch.errors import AudioError
 from ser_batch.tasks import Engine
 
-_HEAD_BYTES = 1 << 16
+_HEAD_BYTES = 1 << 17
 _FILES_PER_TASK = 200
 
 # The beginnings of digests: two of ten million different files share theirs once in 400,000 sets, and then stand
@@ -45,8 +45,8 @@ class SameAudio:
 def find_duplicates(recordings: Recordings, engine: Engine) -> SameAudio:
     """Compare the bytes of all files.
 
-    Only files of one size are read, first their beginnings, then as a whole where those agree too. A file
-    that cannot be read repeats none.
+    Only files of one size are read: their beginnings, and what is longer as a whole where those agree too. A
+    file that cannot be read repeats none.
 
     Args:
         recordings: in SOURCE's order.
@@ -54,10 +54,13 @@ def find_duplicates(recordings: Recordings, engine: Engine) -> SameAudio:
     """
     files = recordings.first_of_file()
     rows = np.flatnonzero(files == np.arange(len(files)))
-    sizes = (_size(recording.path) for recording in recordings.take(rows))
-    rows, keys = _suspects(rows, np.fromiter(sizes, np.uint64, len(rows)))
-    for key in (_head, _content):
-        rows, keys = _suspects(rows, _keys(recordings.take(rows), key, engine))
+    sizes = np.fromiter((_size(recording.path) for recording in recordings.take(rows)), np.uint64, len(rows))
+    is_suspect = _shared(sizes)
+    rows, goes_on = rows[is_suspect], sizes[is_suspect] > _HEAD_BYTES
+    keys = _keys(recordings.take(rows), _head, engine)
+    goes_on &= _shared(keys)
+    keys[goes_on] = _keys(recordings.take(rows[goes_on]), _content, engine)
+    rows, keys = rows[keys != _NO_KEY], keys[keys != _NO_KEY]
     twins = files.copy()
     twins[rows] = rows[first_equal(keys)]
     return SameAudio(files, twins[files])
@@ -92,17 +95,17 @@ def _size(path: str) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _suspects(rows: Rows, keys: Keys) -> tuple[Rows, Keys]:
-    """Those whose key another has too."""
+def _shared(keys: Keys) -> NDArray[np.bool_]:
+    """Whether another has the same key."""
     order, is_new = ordered(keys)
     is_shared = np.empty(len(keys), np.bool_)
     is_shared[order] = ~is_new | ~np.append(is_new[1:], True)
     is_shared &= keys != _NO_KEY
-    return rows[is_shared], keys[is_shared]
+    return is_shared
 
 
 def _keys(recordings: Recordings, key: Callable[[str], bytes], engine: Engine) -> Keys:
-    """The key of each file."""
+    """The key of each file ``(n,)``."""
     keys = np.full(len(recordings), _NO_KEY, np.uint64)
     tasks = ((at, recordings[at : at + _FILES_PER_TASK]) for at in range(0, len(recordings), _FILES_PER_TASK))
     for outcome in engine.map(partial(_keys_of_part, key=key), tasks):

@@ -34,9 +34,18 @@ def test_the_same_bytes_under_other_names_are_found(tmp_path: Path, emodb_sample
     data = bytearray((tmp_path / "a.wav").read_bytes())
     data[-1] ^= 1
     (tmp_path / "same size and head.wav").write_bytes(data)
+    for name in ("d.wav", "e.wav"):
+        (tmp_path / name).write_bytes(bytes(data[:-2]) + b"xy")
+    for name in ("short1.wav", "short2.wav"):
+        shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / name)
     (tmp_path / "empty1.wav").touch()
     (tmp_path / "empty2.wav").touch()
-    assert duplicates_of(listed(tmp_path)) == {"b.wav": "a.wav", "c.wav": "a.wav"}
+    assert duplicates_of(listed(tmp_path)) == {
+        "b.wav": "a.wav",
+        "c.wav": "a.wav",
+        "e.wav": "d.wav",
+        "short2.wav": "short1.wav",
+    }
 
 
 def test_parts_of_one_file_are_not_duplicates(tmp_path: Path, emodb_sample: Path) -> None:
