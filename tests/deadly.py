@@ -16,8 +16,10 @@ def touched(task: Any) -> set[str]:
     """The files that a task of any stage will open."""
     if isinstance(task, ShardTask):
         return {r.file for r in task.recordings} - {r.file for r, _ in task.deadly}
-    recordings = task if isinstance(task, Sequence) else [recording for _, recording in task.recordings]
-    return {recording.file for recording in recordings if isinstance(recording, Recording)}
+    if not isinstance(task, Sequence):
+        return {recording.file for _, recording in task.recordings}
+    parts = [part for part in [task, *task] if isinstance(part, Sequence)]
+    return {item.file for part in parts for item in part if isinstance(item, Recording)}
 
 
 def die_on(task: Any, function: Any, deadly: str, signum: int) -> Any:

@@ -1,13 +1,9 @@
 """Damaged recordings of every format: each ends as examples or as one refusal, and none ends its worker."""
 
-import os
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,10 +12,10 @@ from ser_batch.audio.frontend import SPEECH
 from ser_batch.audio.recordings import list_source
 from ser_batch.engines import LocalEngine
 from ser_batch.records.builds import build_records
-from ser_batch.records.plans import BuildOptions, ShardTask, plan_build
+from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
-from ser_batch.tasks import Outcome
 from tests.conftest import write_tone
+from tests.deadly import DeadlyEngine
 from tools import fuzz_audio
 from tools.fuzz_audio import INTACT, MUTATIONS, Intact, MeasuringEngine, Tally, count, encode_all, fuzz, make_mutant
 
@@ -61,30 +57,11 @@ def test_every_mutation_and_every_format_is_met(intact: Intact) -> None:
 # --- the fuzzer itself notices
 
 
-@dataclass
-class CrashingEngine:
-    """Its workers crash where they are to touch one file."""
-
-    inner: LocalEngine
-    deadly: str
-    workers: int = 2
-
-    def map(self, function: Any, tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
-        return self.inner.map(partial(crash_on, function=function, deadly=self.deadly), tasks)
-
-
-def crash_on(task: Any, function: Any, deadly: str) -> Any:
-    spared = isinstance(task, ShardTask) and task.deadly
-    if deadly in repr(task) and not spared:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return function(task)
-
-
 def test_a_mutant_that_ends_its_worker_is_told_and_kept(intact: Intact, tmp_path: Path) -> None:
     deadly = make_mutant(3, 0, intact)[0]
     tally = Tally()
     with LocalEngine(2) as engine:
-        fuzz(range(8), 0, intact, CrashingEngine(engine, deadly), tally, tmp_path)
+        fuzz(range(8), 0, intact, DeadlyEngine(engine, deadly, signal.SIGSEGV), tally, tmp_path)
     assert tally.deaths == [f"{deadly}: made its worker crash (SIGSEGV)"]
     assert tally.outcomes["worker: made its worker crash"] == 1
     assert (tmp_path / deadly).read_bytes() == make_mutant(3, 0, intact)[1]
