@@ -9,7 +9,7 @@ from typing import Any
 from ser_batch.audio.recordings import Recording
 from ser_batch.engines import LocalEngine
 from ser_batch.records.plans import ShardTask
-from ser_batch.tasks import Outcome
+from ser_batch.tasks import Outcome, expect_progress
 
 
 def touched(task: Any) -> set[str]:
@@ -26,6 +26,25 @@ def die_on(task: Any, function: Any, deadly: str, signum: int) -> Any:
     if deadly in touched(task):
         os.kill(os.getpid(), signum)
     return function(task)
+
+
+def hang_on(task: Any, function: Any, deadly: str, secs: float) -> Any:
+    if deadly in touched(task):
+        expect_progress(secs)
+        while True:
+            pass
+    return function(task)
+
+
+@dataclass
+class HangingEngine:
+    inner: LocalEngine
+    deadly: str
+    secs: float = 0.3
+    workers: int = 2
+
+    def map(self, function: Any, tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
+        return self.inner.map(partial(hang_on, function=function, deadly=self.deadly, secs=self.secs), tasks)
 
 
 @dataclass

@@ -93,7 +93,8 @@ def open_journal(table: Path, restart: bool = False) -> Iterator["Journal"]:
             path.with_name(f"{path.name}-wal").unlink(missing_ok=True)
             os.truncate(path, 0)
         sync_folder(path.parent)
-        with _database_errors_named(table, path), contextlib.closing(_connect(path)) as connection:
+        with _database_errors_named(table, path), contextlib.closing(sqlite3.connect(path)) as connection:
+            _prepare(connection)
             yield Journal(connection)
 
 
@@ -113,8 +114,8 @@ def _database_errors_named(table: Path, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.isolation_level = None  # transactions begin and end where `Journal` says
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # no shared memory, which network disks lack
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -125,7 +126,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
     connection.execute(f"CREATE TABLE IF NOT EXISTS recordings {_COLUMNS}")
     connection.execute(f"CREATE TEMP TABLE listing {_COLUMNS}")
-    return connection
 
 
 class Journal:

@@ -1,0 +1,213 @@
+"""From recordings to predictions: windows, long files, and files that end their worker."""
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser_batch.audio.frontend import SPEECH
+from ser_batch.audio.recordings import Recording, list_source
+from ser_batch.audio.windows import LogMelWindows
+from ser_batch.engines import LocalEngine
+from ser_batch.results.predictions import Prediction, PredictionOptions, predict_recordings
+from tests.conftest import write_tone
+from tests.deadly import DeadlyEngine, HangingEngine, touched
+from tests.records.test_long_files import write_long
+from tests.results.conftest import CountingNetwork
+
+WINDOWS = PredictionOptions(batch_size=16, windows=True)
+WHOLE = PredictionOptions(batch_size=16)
+MINUTE = 60
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with LocalEngine(2) as engine:
+        yield engine
+
+
+def write_speech(path: Path, secs: float) -> Path:
+    """Noise whose level changes, so that no two windows are alike."""
+    rng = np.random.default_rng(0)
+    levels = np.repeat(rng.random(round(secs) + 1), 16_000)[: round(16_000 * secs)]
+    soundfile.write(path, levels * rng.normal(0, 0.1, len(levels)), 16_000)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
+    """Long and short recordings in turn: 5 minutes are several parts, 6 seconds are 3 windows."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for number, secs in enumerate([6, 250, 1, 6, 200, 6.5, 200, 3, 3.01, 1, 400]):
+        write_speech(folder / f"{number:02d}.wav", secs)
+    (folder / "03broken.wav").write_bytes(b"x")
+    return list_source(str(folder)).recordings
+
+
+def predict(recordings, engine, options=WHOLE) -> list[Prediction]:
+    return list(predict_recordings(recordings, SPEECH, CountingNetwork(), engine, options))
+
+
+def directly(recording: Recording) -> tuple[list[tuple[float, float]], np.ndarray]:
+    windows = list(LogMelWindows(recording, SPEECH))
+    return (
+        [(window.start_secs, window.end_secs) for window in windows],
+        np.concatenate([CountingNetwork()(window.log_mel[None]) for window in windows]).astype(np.float64),
+    )
+
+
+def test_every_window_has_a_row(mixed, engine) -> None:
+    rows = predict(mixed, engine, WINDOWS)
+    assert [*dict.fromkeys(row.file for row in rows)] == [recording.file for recording in mixed]
+    for recording in mixed:
+        of_file = [row for row in rows if row.file == recording.file]
+        if recording.file == "03broken.wav":
+            assert [bool(row.error) for row in of_file] == [True]
+            continue
+        spans, probabilities = directly(recording)
+        assert [(row.start_secs, row.end_secs) for row in of_file] == spans
+        np.testing.assert_allclose([row.probabilities for row in of_file], probabilities, atol=1e-7)
+        assert {row.duration_secs for row in of_file} == {spans[-1][1]}
+
+
+def test_a_recording_has_the_mean_of_its_windows(mixed, engine) -> None:
+    rows = predict(mixed, engine)
+    assert [row.file for row in rows] == [recording.file for recording in mixed]
+    for recording, row in zip(mixed, rows, strict=True):
+        if not row.error:
+            spans, probabilities = directly(recording)
+            assert (row.start_secs, row.end_secs) == (0.0, spans[-1][1])
+            np.testing.assert_allclose(row.probabilities, probabilities.mean(axis=0), atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [WHOLE, WINDOWS])
+def test_workers_change_nothing(mixed, options) -> None:
+    said = []
+    for workers in (1, 3):
+        with LocalEngine(workers) as engine:
+            said.append(predict(mixed, engine, options))
+    assert said[0] == said[1]
+
+
+def test_the_network_never_sees_more_than_a_batch(mixed, engine) -> None:
+    network = CountingNetwork()
+    list(predict_recordings(mixed, SPEECH, network, engine, WHOLE))
+    assert network.largest_batch == 16
+
+
+def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Path, engine) -> None:
+    long, _ = soundfile.read(write_speech(tmp_path / "1.wav", 300), dtype="float32")
+    long[-10] = np.nan
+    soundfile.write(tmp_path / "1.wav", long, 16_000, subtype="FLOAT")
+    for name in ("0.wav", "2.wav"):
+        write_tone(tmp_path / name)
+    rows = predict(list_source(str(tmp_path)).recordings, engine, WINDOWS)
+    assert [row.file for row in rows] == ["0.wav", "1.wav", "2.wav"]
+    assert rows[1].error == "has a sample that is not finite, at 299.999 s"
+    assert not rows[0].error
+    assert not rows[2].error
+
+
+# --- workers that end
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("options", [WHOLE, WINDOWS])
+def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, options) -> None:
+    undisturbed = predict(mixed, engine, options)
+    rows = predict(mixed, DeadlyEngine(engine, "04.wav", signum), options)
+    assert [row for row in rows if row.file != "04.wav"] == [row for row in undisturbed if row.file != "04.wav"]
+    (error,) = [row.error for row in rows if row.file == "04.wav"]
+    assert signal.Signals(signum).name in error
+
+
+def die_within(task, function, deadly: str, after: int):
+    for number, part in enumerate(function(task)):
+        if deadly in touched(task) and number == after:
+            os.abort()
+        yield part
+
+
+class DyingWithin:
+    """An engine whose workers die on one file, after some of its windows were sent."""
+
+    workers = 2
+
+    def __init__(self, inner: LocalEngine, deadly: str, after: int) -> None:
+        self._inner, self._deadly, self._after = inner, deadly, after
+
+    def map(self, function, tasks):
+        return self._inner.map(partial(die_within, function=function, deadly=self._deadly, after=self._after), tasks)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_worker_that_dies_within_a_long_recording(mixed, engine, after: int) -> None:
+    undisturbed = predict(mixed, engine, WINDOWS)
+    rows = predict(mixed, DyingWithin(engine, "10.wav", after), WINDOWS)
+    assert [row for row in rows if row.file != "10.wav"] == [row for row in undisturbed if row.file != "10.wav"]
+    assert ["SIGABRT" in row.error for row in rows if row.file == "10.wav"] == [True]
+
+
+def test_a_file_that_hangs_its_decoder_is_a_row(mixed, engine) -> None:
+    rows = predict(mixed, HangingEngine(engine, "04.wav"))
+    assert [row.file for row in rows if row.error] == ["03broken.wav", "04.wav"]
+    assert "made its worker hang" in rows[5].error
+
+
+def test_many_deadly_files_among_many(tmp_path: Path) -> None:
+    for number in range(40):
+        write_tone(tmp_path / f"{number:02d}.wav", secs=0.2)
+    recordings = list_source(str(tmp_path)).recordings
+    with LocalEngine(2) as engine:
+        twice = DeadlyEngine(DeadlyEngine(engine, "07.wav", 9), "31.wav", 11)  # type: ignore[arg-type]
+        rows = predict(recordings, twice, PredictionOptions(batch_size=4))
+    assert [row.file for row in rows] == [recording.file for recording in recordings]
+    assert [row.file for row in rows if row.error] == ["07.wav", "31.wav"]
+
+
+# --- memory
+
+MEMORY_OF_INFER = """
+import resource, sys
+from pathlib import Path
+import ser_batch.results.inference as inference
+from ser_batch.audio.frontend import SPEECH
+from ser_batch.audio.recordings import list_source
+from ser_batch.engines import LocalEngine, keep_freed_memory
+from ser_batch.models.bundles import Bundle, shipped_bundle
+from ser_batch.results.predictions import PredictionOptions
+from tests.results.conftest import CountingNetwork
+
+def main():
+    keep_freed_memory()
+    inference.load_predictor = CountingNetwork().load
+    bundle = Bundle(Path("none"), shipped_bundle().labels, SPEECH, "f" * 64, {})
+    options = inference.InferOptions(PredictionOptions(windows=True))
+    with LocalEngine(1) as engine:
+        result = inference.infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, options)
+    print(result.tally.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_an_hour_takes_the_memory_of_ten_minutes(tmp_path: Path) -> None:
+    (tmp_path / "measure.py").write_text(MEMORY_OF_INFER)
+    peaks = {}
+    for minutes in (10, 60):
+        audio = write_long(tmp_path / f"{minutes}.wav", minutes * MINUTE)
+        command = [sys.executable, tmp_path / "measure.py", audio, tmp_path / f"{minutes}.csv"]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        assert ended.returncode == 0, ended.stderr
+        n_rows, *peaks[minutes] = map(int, ended.stdout.split())
+        assert n_rows == 40 * minutes - 1
+        audio.unlink()
+    assert peaks[60][0] - peaks[10][0] < 20  # the caller
+    assert peaks[60][1] - peaks[10][1] < 20  # the worker
