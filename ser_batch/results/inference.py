@@ -214,7 +214,8 @@ class _Making:
 
 def _refuse_other(out: Path, changed: list[str], comparison: Comparison, was_finished: bool) -> None:
     """Raise an OutputError that says what differs, if anything does."""
-    advice = "" if changed else "--update to keep what is known of the files that did not change, "
+    knows_none = changed or comparison.elsewhere
+    advice = "" if knows_none else "--update to keep what is known of the files that did not change, "
     if comparison.elsewhere:
         changed.append("where the files are (the names are the same)")
     elif comparison.came or comparison.went:

@@ -1,5 +1,6 @@
 """What a finished prediction table holds, counted row by row, and told in a few lines."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import Any
 from ser_batch.results.predictions import Prediction
 
 LISTED_ERRORS = 20
-_LISTED_REASONS = 8
+_LISTED_REASONS = 10
 
 # A spreadsheet that opens a CSV takes what begins so for a formula.
 _FORMULA = ("=", "+", "-", "@")
@@ -94,12 +95,13 @@ def summary_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> lis
     lines = []
     if tally.formulas and out.endswith(".csv"):
         lines.append(
-            f"warning: {tally.formulas:,} names begin with =, +, - or @: a spreadsheet must import them as text"
+            f"warning: {tally.formulas:,} names begin with =, +, - or @; import them into a spreadsheet as text"
         )
     rows = f"{tally.rows:,} rows" if tally.rows == tally.files else f"{tally.rows:,} rows of {tally.files:,} files"
     lines.append(f"{out}: {rows}, {tally.errors:,} of them errors, in {secs:.1f} s")
-    speed = f", {audio_secs:,.1f} s of it now, {audio_secs / secs:,.0f} x real time" if audio_secs else ""
-    lines.append(f"  audio     {tally.audio_secs / 3600:,.2f} h{speed}")
+    now = "" if math.isclose(audio_secs, tally.audio_secs) else f", {_long(audio_secs)} of it now"
+    speed = f"{now}, {audio_secs / secs:,.0f} x real time" if audio_secs else ""
+    lines.append(f"  audio     {_long(tally.audio_secs)}{speed}")
     if tally.emotions:
         n_rows = tally.emotions.total()
         shares = [f"{emotion} {count / n_rows:.1%}" for emotion, count in _ranked(tally.emotions)]
@@ -109,8 +111,14 @@ def summary_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> lis
     counts = _ranked(Counter({example or form: count for form, (count, example) in tally.reasons.items()}))
     reasons = [f"{count:,} x {reason}" for reason, count in counts[:_LISTED_REASONS]]
     if left := counts[_LISTED_REASONS:]:
-        reasons.append(f"{sum(count for _, count in left):,} x one of {len(left)} other reasons")
+        reasons.append(f"{sum(count for _, count in left):,} for {len(left)} other reasons")
     return lines + [f"  {'' if index else 'errors':10}{reason}" for index, reason in enumerate(reasons)]
+
+
+def _long(secs: float) -> str:
+    if secs < 60:
+        return f"{secs:.1f} s"
+    return f"{secs / 60:.1f} min" if secs < 3600 else f"{secs / 3600:,.1f} h"
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
