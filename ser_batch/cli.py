@@ -430,7 +430,7 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
-        _say(f"{out}: {result.n_known:,} recordings were known, {tally.files - result.n_known:,} are new", quiet)
+        _say(f"{out}: {result.n_known:,} recordings were known, {result.n_new:,} are new", quiet)
     _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out)
     for line in summary_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)

@@ -50,13 +50,14 @@ class InferResult:
     Attributes:
         tally: what the table holds.
         was_finished: the table had been finished before.
-        n_known: recordings that an earlier run had done.
+        n_known, n_new: recordings that an earlier run had done, and that this one did.
         audio_secs: of what this run predicted.
     """
 
     tally: Tally
     was_finished: bool = False
     n_known: int = 0
+    n_new: int = 0
     audio_secs: float = 0.0
 
 
@@ -135,9 +136,10 @@ class _Making:
             if out.exists() and journal.fact("tally"):
                 return InferResult(Tally.from_json(journal.fact("tally")), was_finished=True)
             pending = journal.pending()
-            n_known = len(self.listing.recordings) - sum(map(len, pending))
+            n_new = sum(map(len, pending))
+            n_known = len(self.listing.recordings) - n_new
             audio_secs = self._predict(pending, n_known, journal) if pending else 0.0
-            return InferResult(self._write(journal, out), False, n_known, audio_secs)
+            return InferResult(self._write(journal, out), False, n_known, n_new, audio_secs)
 
     def _predictor(self) -> Predictor:
         predictor = Predictor(self.bundle)

@@ -15,19 +15,18 @@ import pytest
 from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
-from ser_batch.files import held
 from ser_batch.models.bundles import shipped_bundle
-from ser_batch.results.journals import journal_path
 from ser_batch.results.predictions import PredictionOptions, load_predictor, predict_recordings
 from ser_batch.results.scores import score
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
+from tests.results.conftest import CountingNetwork
 
 LABELS = shipped_bundle().labels
 
 
 @pytest.fixture(scope="module")
-def network():
+def shipped():
     return load_predictor(shipped_bundle())
 
 
@@ -36,7 +35,7 @@ def source(tmp_path: Path, emodb_sample: Path) -> Path:
     return Path(shutil.copytree(emodb_sample, tmp_path / "in"))
 
 
-def infer(source: Path | str, out: Path, *options: str) -> int:
+def infer(source: Path | str, out: Path | str, *options: str) -> int:
     return main(["infer", str(source), "-o", str(out), "-j", "2", *options])
 
 
@@ -82,24 +81,24 @@ def test_nothing_but_errors_exits_1(tmp_path: Path) -> None:
     assert len(table(tmp_path / "preds.csv")) == 1
 
 
-def test_batch_size_and_workers_change_nothing(emodb_sample: Path, network) -> None:
+def test_batch_size_and_workers_change_nothing(emodb_sample: Path, shipped) -> None:
     recordings = list_source(str(emodb_sample)).recordings
     front_end = shipped_bundle().front_end
     results = []
     for workers, batch_size in [(1, 1), (2, 5), (3, 32)]:
         with LocalEngine(workers) as engine:
             options = PredictionOptions(batch_size)
-            predictions = predict_recordings(recordings, front_end, network, engine, options)
+            predictions = predict_recordings(recordings, front_end, shipped, engine, options)
             results.append(np.array([one.probabilities for one in predictions]))
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
     np.testing.assert_allclose(results[0], results[2], atol=1e-5)
 
 
-def test_a_file_that_ends_its_worker_is_a_row(emodb_sample: Path, network) -> None:
+def test_a_file_that_ends_its_worker_is_a_row(emodb_sample: Path, shipped) -> None:
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
         deadly = DeadlyEngine(engine, "08a02La.wav", signum=11)
-        predictions = list(predict_recordings(recordings, shipped_bundle().front_end, network, deadly))
+        predictions = list(predict_recordings(recordings, shipped_bundle().front_end, shipped, deadly))
     assert [one.file for one in predictions] == [recording.file for recording in recordings]
     assert [one.file for one in predictions if one.error] == ["08a02La.wav"]
 
@@ -135,15 +134,6 @@ def test_standard_output_holds_rows_and_nothing_else(emodb_sample: Path, capfd) 
     assert lines[1].startswith("03a01Wa.wav,00:00:00.000000,00:00:01.877813,")
 
 
-def test_audformat_reads_the_table(source: Path, tmp_path: Path) -> None:
-    import audformat
-
-    infer(source, tmp_path / "preds.csv")
-    index = audformat.utils.read_csv(str(tmp_path / "preds.csv"))
-    assert audformat.is_segmented_index(index)
-    assert len(index) == 14
-
-
 def test_odd_names_and_parts(tmp_path: Path, emodb_sample: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -162,17 +152,60 @@ def test_odd_names_and_parts(tmp_path: Path, emodb_sample: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("options", [["--format", "csv"], ["--format", "jsonl", "--windows"], ["--format", "parquet"]])
+def test_standard_output_is_what_the_file_would_be(
+    source: Path, tmp_path: Path, capfdbinary, network: CountingNetwork, options: list[str]
+) -> None:
+    (source / "broken.wav").write_bytes(b"not audio")
+    (source / "up").symlink_to(source)
+    assert main(["infer", str(source), "-o", "-", "-j", "2", "-b", "4", *options]) == 3
+    streamed = capfdbinary.readouterr().out
+    assert infer(source, tmp_path / "table", "-b", "4", *options) == 3
+    assert streamed == (tmp_path / "table").read_bytes()
+
+
+def test_rows_come_to_standard_output_before_the_end(source: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        shutil.copytree(source, tmp_path / "many" / f"{number}")
+    command = [sys.executable, "-m", "ser_batch", "infer", str(tmp_path / "many"), "-o", "-", "-j", "1", "-b", "4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert b"0/03a01Fa.wav," in process.stdout.readline()
+        assert process.poll() is None
+
+
+def test_options_that_do_not_fit_are_wrong_usage(source: Path, tmp_path: Path, capfd) -> None:
+    for out, options, says in [
+        (tmp_path / "preds.xlsx", [], "the suffix .xlsx says no format; end it with .csv, .jsonl"),
+        (tmp_path / "preds.csv", ["--format", "xlsx"], "choose one of csv, parquet, jsonl"),
+        (tmp_path / "preds.csv", ["--update", "--restart"], "--update cannot be combined with --restart"),
+        ("-", ["--update"], "--update cannot be combined with --out -"),
+    ]:
+        assert infer(source, out, *options) == 2
+        assert says in capfd.readouterr().err
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_quiet_says_only_errors(source: Path, tmp_path: Path, capfd) -> None:
+    assert infer(source, tmp_path / "preds.csv", "-q") == 0
+    assert capfd.readouterr().err == ""
+    (source / "broken.wav").write_bytes(b"not audio")
+    assert infer(source, tmp_path / "preds.csv", "-q", "--update") == 3
+    assert capfd.readouterr().err.count("\n") == 1
+
+
 def test_a_missing_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd) -> None:
     assert infer(emodb_sample, tmp_path / "p.csv", "--model", str(tmp_path)) == 1
     assert "not a model bundle" in capfd.readouterr().err
 
 
-def test_the_shipped_model_knows_its_own_corpus(emodb: Path, network) -> None:
+def test_the_shipped_model_knows_its_own_corpus(emodb: Path, shipped) -> None:
     from ser_batch.audio.corpora import label_recordings
 
     recordings = label_recordings(list_source(str(emodb))).recordings
     with LocalEngine(2) as engine:
-        predictions = list(predict_recordings(recordings, shipped_bundle().front_end, network, engine))
+        predictions = list(predict_recordings(recordings, shipped_bundle().front_end, shipped, engine))
     truth = [LABELS.index(recording.label or "") for recording in recordings]
     scores = score(truth, [int(np.argmax(one.probabilities)) for one in predictions], LABELS)
     assert len(predictions) == 535
@@ -194,16 +227,3 @@ def test_a_closed_pipe_is_one_line(emodb_sample: Path) -> None:
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert result.stderr.count("\n") <= 1
     assert "Traceback" not in result.stderr
-
-
-def test_changed_audio_is_not_taken_for_finished(source: Path, tmp_path: Path, capfd) -> None:
-    infer(source, tmp_path / "preds.csv")
-    shutil.copy(source / "03a01Fa.wav", source / "03a01Wa.wav")
-    assert infer(source, tmp_path / "preds.csv") == 1
-    assert "the audio (1 files were written since they were read)" in capfd.readouterr().err
-
-
-def test_two_runs_do_not_write_one_table(source: Path, tmp_path: Path, capfd) -> None:
-    with held(journal_path(tmp_path / "preds.csv"), tmp_path):
-        assert infer(source, tmp_path / "preds.csv") == 1
-        assert "another run is writing here" in capfd.readouterr().err
