@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 SEED_RATE_HZ = 44_100
 SEED_SAMPLES = 132_300
 SPEECH_RATE_HZ = 16_000
-SPEECH_SAMPLES = 48_000
+SPEECH_SAMPLES = 160_000
 
 
 def public_log_mel(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
@@ -27,10 +27,10 @@ def public_log_mel(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.flo
 
 
 def public_speech_log_mel(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
-    """The speech front end's one window: float32 ``(64, 188)`` in dB over a power of 1."""
+    """The speech front end's first window: float32 ``(64, 1 + samples // 256)`` in dB over a power of 1."""
     resampled = librosa.resample(samples, orig_sr=rate_hz, target_sr=SPEECH_RATE_HZ)
-    fixed = librosa.util.fix_length(resampled, size=SPEECH_SAMPLES)
+    heard = resampled[:SPEECH_SAMPLES]
     power = librosa.feature.melspectrogram(
-        y=fixed, sr=SPEECH_RATE_HZ, n_fft=512, hop_length=256, n_mels=64, fmin=50.0, fmax=7600.0
+        y=heard, sr=SPEECH_RATE_HZ, n_fft=512, hop_length=256, n_mels=64, fmin=50.0, fmax=7600.0
     )
     return librosa.power_to_db(power, ref=1.0, amin=1e-6, top_db=None).astype(np.float32)

@@ -10,8 +10,9 @@ from ser_batch.errors import FrontEndError, UsageError
 def test_shapes_of_the_presets():
     assert SEED.n_samples == 132_300
     assert SEED.shape == (128, 259)
-    assert SPEECH.n_samples == 48_000
-    assert SPEECH.shape == (64, 188)
+    assert SPEECH.n_samples == 160_000
+    assert SPEECH.shape == (64, None)
+    assert SPEECH.n_frames == 626
 
 
 def test_the_seed_never_changes():
@@ -23,6 +24,7 @@ def test_the_seed_never_changes():
         "fmin_hz": 0.0,
         "fmax_hz": 22_050.0,
         "length_secs": 3.0,
+        "shorter": "pad",
         "longer": "truncate",
         "window_hop_secs": None,
         "trim_top_db": 60.0,

@@ -12,8 +12,9 @@ from ser_batch.audio.recordings import Recording
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError
 from tests.conftest import write_tone
+from tests.frontends import WINDOWED
 
-LENGTH, HOP = SPEECH.n_samples, SPEECH.window_hop_samples
+LENGTH, HOP = WINDOWED.n_samples, WINDOWED.window_hop_samples
 PRESETS = [pytest.param(SEED, id="seed"), pytest.param(SPEECH, id="speech")]
 
 
@@ -26,12 +27,12 @@ def noise(n_samples, level=0.1):
     return (level * np.random.default_rng(0).standard_normal(n_samples)).clip(-0.9, 0.9).astype(np.float32)
 
 
-def read(path, front_end=SPEECH, start_secs=0.0, end_secs=None):
+def read(path, front_end=WINDOWED, start_secs=0.0, end_secs=None):
     reading = LogMelWindows(Recording("a", str(path), start_secs=start_secs, end_secs=end_secs), front_end)
     return list(reading), reading
 
 
-def refusal(path, front_end=SPEECH, **part):
+def refusal(path, front_end=WINDOWED, **part):
     with pytest.raises(AudioError) as caught:
         read(path, front_end, **part)
     return caught.value
@@ -52,7 +53,7 @@ def test_duration_is_that_of_the_file(tmp_path, front_end, rate_hz):
 
 def test_every_emodb_sample_is_read_without_a_warning_but_truncated(emodb_sample):
     for path in sorted(emodb_sample.glob("*.wav")):
-        for front_end in (SEED, SPEECH):
+        for front_end in (SEED, WINDOWED):
             _, reading = read(path, front_end)
             assert set(reading.warnings) <= {"truncated"}
             assert reading.duration_secs == soundfile.info(path).duration
@@ -106,7 +107,7 @@ def test_a_peak_at_full_scale_is_not_clipped(tmp_path):
 def test_truncated_says_that_something_was_not_heard(tmp_path):
     assert read(write(tmp_path, noise(48_000)), SEED)[1].warnings == []
     assert read(write(tmp_path, noise(48_100)), SEED)[1].warnings == ["truncated"]
-    assert read(write(tmp_path, noise(96_000)), SPEECH)[1].warnings == []
+    assert read(write(tmp_path, noise(96_000)), WINDOWED)[1].warnings == []
     silent_end = np.r_[noise(40_000), np.zeros(100_000, dtype=np.float32)]
     assert read(write(tmp_path, silent_end), SEED)[1].warnings == []
 
@@ -136,19 +137,30 @@ def test_windows_and_the_last_ends_with_the_file(tmp_path, n_samples, starts):
     found, _ = read(write(tmp_path, samples))
     assert spans(found) == [(start / 16_000, min(start + LENGTH, n_samples) / 16_000) for start in starts]
     for window, start in zip(found, starts, strict=True):
-        np.testing.assert_array_equal(window.log_mel, log_mel(samples[start : start + LENGTH], 16_000, SPEECH))
+        np.testing.assert_array_equal(window.log_mel, log_mel(samples[start : start + LENGTH], 16_000, WINDOWED))
+
+
+@pytest.mark.parametrize("n_samples", [100, 40_000, 159_999, 160_000, 160_001, 200_000])
+def test_where_shorter_audio_is_kept_every_frame_is_heard(tmp_path, n_samples):
+    samples = noise(n_samples)
+    found, _ = read(write(tmp_path, samples), SPEECH)
+    expected = [(0, n_samples)] if n_samples <= 160_000 else [(0, 160_000), (n_samples - 160_000, n_samples)]
+    assert spans(found) == [(start / 16_000, end / 16_000) for start, end in expected]
+    for window, (start, end) in zip(found, expected, strict=True):
+        assert window.log_mel.shape == (64, 1 + (end - start) // 256)
+        np.testing.assert_array_equal(window.log_mel, log_mel(samples[start:end], 16_000, SPEECH))
 
 
 @pytest.mark.parametrize("hop_secs", [3.0, 1.0, 0.1])
 def test_other_hops(tmp_path, hop_secs):
     samples = noise(100_000)
-    front_end = dataclasses.replace(SPEECH, window_hop_secs=hop_secs)
+    front_end = dataclasses.replace(WINDOWED, window_hop_secs=hop_secs)
     hop = round(hop_secs * 16_000)
     starts = [*range(0, len(samples) - LENGTH, hop), len(samples) - LENGTH]
     found, _ = read(write(tmp_path, samples), front_end)
     assert spans(found) == [(start / 16_000, (start + LENGTH) / 16_000) for start in starts]
     for window, start in zip(found, starts, strict=True):
-        np.testing.assert_array_equal(window.log_mel, log_mel(samples[start : start + LENGTH], 16_000, SPEECH))
+        np.testing.assert_array_equal(window.log_mel, log_mel(samples[start : start + LENGTH], 16_000, WINDOWED))
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])
@@ -161,7 +173,7 @@ def test_streamed_windows_are_slices_of_the_resampled_file(tmp_path, rate_hz):
     assert found[-1].start_secs == pytest.approx(7.3, abs=2 / 16_000)
     for window in found:
         start = round(window.start_secs * 16_000)
-        expected = log_mel(whole[start : start + LENGTH], 16_000, SPEECH)
+        expected = log_mel(whole[start : start + LENGTH], 16_000, WINDOWED)
         np.testing.assert_allclose(window.log_mel, expected, rtol=0, atol=0.01)
 
 
@@ -210,13 +222,13 @@ def test_one_channel_of_a_call(tmp_path, front_end):
 
 def test_warnings_look_at_the_channel_that_is_heard(tmp_path):
     path = write(tmp_path, np.stack([noise(16_000), np.zeros(16_000, dtype=np.float32)], axis=1))
-    assert "silence" in refusal(path, dataclasses.replace(SPEECH, channel=1)).reason
+    assert "silence" in refusal(path, dataclasses.replace(WINDOWED, channel=1)).reason
     assert read(path)[1].warnings == []
 
 
 def memory_peak(path):
     tracemalloc.start()
-    count = sum(1 for _ in LogMelWindows(Recording("a", str(path)), SPEECH))
+    count = sum(1 for _ in LogMelWindows(Recording("a", str(path)), WINDOWED))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return count, peak
@@ -239,4 +251,4 @@ def test_truncating_refuses_what_it_would_have_to_hold(tmp_path, monkeypatch):
     path = write(tmp_path, noise(16_000 * 10))
     assert "start and end" in refusal(path, SEED).reason
     assert read(path, SEED, 2.0, 6.0)[1].duration_secs == 4.0
-    assert read(path, SPEECH)[1].duration_secs == 10.0
+    assert read(path, WINDOWED)[1].duration_secs == 10.0

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import SPEECH
 from ser_batch.audio.recordings import list_source
 from ser_batch.engines import LocalEngine
 from ser_batch.records.builds import build_records
 from ser_batch.records.layout import RecordFolder
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
+from tests.frontends import TRUNCATED
 
-SMALL = replace(SPEECH, hop_length=1024, n_mels=32, longer="truncate", window_hop_secs=None)
+SMALL = replace(TRUNCATED, hop_length=1024, n_mels=32)
 
 
 @pytest.fixture(scope="session")

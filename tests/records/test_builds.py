@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 
 from ser_batch.audio.corpora import Labelled, label_recordings
-from ser_batch.audio.frontend import SEED, SPEECH
+from ser_batch.audio.frontend import SEED, SPEECH, FrontEnd
 from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
 from ser_batch.errors import OutputError, RecordsError
 from ser_batch.files import OutputFolder, json_fingerprint, json_list_fingerprint
 from ser_batch.records.builds import BuildResult, build_records
+from ser_batch.records.examples import parse, read_records
 from ser_batch.records.layout import open_records
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
+from tests.frontends import TRUNCATED, WINDOWED
 
-QUICK = replace(SPEECH, longer="truncate", window_hop_secs=None)
-OPTIONS = BuildOptions(QUICK, SplitPlan(), num_shards=3)
+OPTIONS = BuildOptions(TRUNCATED, SplitPlan(), num_shards=3)
 
 
 def build(source: Path | str, out: Path, workers: int = 2, options: BuildOptions = OPTIONS, **keywords) -> BuildResult:
@@ -57,10 +58,11 @@ def test_bytes_do_not_depend_on_workers_or_place(source: Path, tmp_path: Path) -
     assert contents(tmp_path / "one") == contents(tmp_path / "deep" / "four")
 
 
-def test_tensorflow_datasets_opens_it(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("front_end", [SEED, SPEECH], ids=["seed", "speech, of any length"])
+def test_tensorflow_datasets_opens_it(source: Path, tmp_path: Path, front_end: FrontEnd) -> None:
     import tensorflow_datasets as tfds
 
-    records = build(source, tmp_path / "mine", options=replace(OPTIONS, front_end=SEED)).records
+    records = build(source, tmp_path / "mine", options=replace(OPTIONS, front_end=front_end)).records
     builder = tfds.builder_from_directory(str(tmp_path / "mine"))
     assert builder.name == "recordings"
     assert builder.info.features["label"].names == list(records.labels)
@@ -72,8 +74,11 @@ def test_tensorflow_datasets_opens_it(source: Path, tmp_path: Path) -> None:
     for row in records.manifest():
         example = seen.pop(row["file"])
         recording = Recording(row["file"], str(source / row["file"]))
-        (window,) = LogMelWindows(recording, SEED)
+        (window,) = LogMelWindows(recording, front_end)
         np.testing.assert_allclose(example["log_mel"], window.log_mel, atol=1e-4)
+        with open(tmp_path / "mine" / row["shard"], "rb") as file:
+            stored = list(read_records(file))[int(row["index"])]
+        np.testing.assert_array_equal(example["log_mel"], parse(stored, front_end.shape).log_mel)
         assert records.labels[example["label"]] == row["label"]
         assert example["speaker"].decode() == row["speaker"]
         assert example["end"] == np.float32(row["end"])
@@ -240,7 +245,7 @@ def test_parts_of_a_file_are_examples_with_their_times(source: Path, tmp_path: P
 def test_windows_are_examples_of_one_split(tmp_path: Path) -> None:
     write_tone(tmp_path / "in" / "a" / "long.wav", secs=7.0)
     write_tone(tmp_path / "in" / "b" / "short.wav", secs=1.0)
-    records = build(tmp_path / "in", tmp_path / "out", options=BuildOptions(SPEECH, SplitPlan("none"))).records
+    records = build(tmp_path / "in", tmp_path / "out", options=BuildOptions(WINDOWED, SplitPlan("none"))).records
     times = sorted((row["file"], row["start"], row["end"]) for row in records.manifest())
     assert times == [
         ("a/long.wav", "0.0", "3.0"),

@@ -85,16 +85,19 @@ def test_tensorflow_makes_the_same_bytes(tmp_path: Path) -> None:
     assert list(read_records(io.BytesIO(path.read_bytes()))) == [theirs, b"", b"x" * 1000]
 
 
-def test_tensorflow_reads_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [SHAPE, (4, None)])
+def test_tensorflow_reads_ours(tmp_path: Path, shape: tuple[int, int | None]) -> None:
     import tensorflow as tf
 
     path = tmp_path / "ours.tfrecord"
     path.write_bytes(framed(*(serialize(example(label=label)) for label in range(3))))
-    records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-    features = parse_tensors(tf.constant(records), SHAPE)
-    assert features["label"].numpy().tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(features["log_mel"][0].numpy(), example().log_mel)
-    assert features["file"][0].numpy().decode() == example().file
+    parsed = tf.data.TFRecordDataset(str(path)).map(lambda serialized: parse_tensors(serialized, shape))
+    assert parsed.element_spec["log_mel"].shape.as_list() == list(shape)
+    found = list(parsed.as_numpy_iterator())
+    assert [features["label"] for features in found] == [0, 1, 2]
+    for features in found:
+        np.testing.assert_array_equal(features["log_mel"], example().log_mel)
+        assert features["file"].decode() == example().file
 
 
 @pytest.mark.parametrize(
@@ -129,3 +132,14 @@ def test_another_schema_is_refused() -> None:
         parse(b"", SHAPE)
     with pytest.raises(RecordsError, match="20 values in log_mel, not 24"):
         parse(serialize(example()), (4, 6))
+    with pytest.raises(RecordsError, match="20 values in log_mel, not a multiple of 3"):
+        parse(serialize(example()), (3, None))
+    with pytest.raises(RecordsError, match="0 values in log_mel, not a multiple of 4"):
+        parse(serialize(example(log_mel=np.zeros((4, 0), np.float32))), (4, None))
+
+
+def test_each_example_may_have_its_own_number_of_frames() -> None:
+    for n_frames in (1, 7, 300):
+        log_mel = np.random.default_rng(n_frames).normal(size=(4, n_frames)).astype(np.float32)
+        after = parse(serialize(example(log_mel=log_mel)), (4, None))
+        np.testing.assert_array_equal(after.log_mel, log_mel)

@@ -46,7 +46,8 @@ def source(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> Path
 
 
 def build(source: Path, out: Path) -> int:
-    return main(["build-records", str(source), "-o", str(out), "--labels", "folder", "--split", "none", "-j", "2"])
+    options = ("--front-end", "seed", "--labels", "folder", "--split", "none", "-j", "2")
+    return main(["build-records", str(source), "-o", str(out), *options])
 
 
 def log_mels(folder: Path) -> dict[str, Float32s]:

@@ -27,8 +27,8 @@ from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.records.verification import Problem, verify_records
 from ser_batch.tasks import Outcome
+from tests.frontends import TRUNCATED, WINDOWED
 
-QUICK = replace(SPEECH, longer="truncate", window_hop_secs=None)
 SHARD = "recordings-train.tfrecord-00000-of-00002"
 OTHER = "recordings-train.tfrecord-00001-of-00002"
 
@@ -48,7 +48,7 @@ def engine() -> Iterator[LocalEngine]:
         yield engine
 
 
-def build(source: Path, out: Path, engine: LocalEngine, front_end: FrontEnd = QUICK) -> Path:
+def build(source: Path, out: Path, engine: LocalEngine, front_end: FrontEnd = TRUNCATED) -> Path:
     options = BuildOptions(front_end, SplitPlan(), num_shards=2)
     build_records(plan_build(label_recordings(list_source(str(source))), options), out, engine)
     return out
@@ -165,7 +165,7 @@ def test_windows_parts_and_odd_names_are_no_problem(tmp_path: Path, emodb_sample
         shutil.copy(emodb_sample / name, tmp_path / (f'a, "b"\n{name}' if number == 0 else name))
         lines += [f"{odd},{'ab'[number % 2]},,", f"{odd},{'ab'[number % 2]},0.1234567,1.0000004"]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    hopping = replace(SPEECH, length_secs=0.7, window_hop_secs=0.3)
+    hopping = replace(WINDOWED, length_secs=0.7, window_hop_secs=0.3)
     folder = build(tmp_path / "list.csv", tmp_path / "out", engine, hopping)
     assert len(rows_of(folder)) > 3 * len(names)
     assert verify_records(open_records(folder), engine, list_source(str(tmp_path / "list.csv"))) == []
@@ -307,6 +307,16 @@ def spoiled(example: Example) -> bytes:
 def test_a_wrong_record_is_told(folder: Path, check: Check, change: Callable[[Example], bytes], words: str) -> None:
     rewrite(folder, SHARD, 2, change)
     assert_only(check(), (SHARD, 2, files_of(folder, SHARD)[2], words))
+
+
+def test_where_lengths_differ_a_log_mel_has_whole_frames(
+    tmp_path: Path, emodb_sample: Path, engine: LocalEngine
+) -> None:
+    folder = build(emodb_sample, tmp_path / "records", engine, SPEECH)
+    assert verify_records(open_records(folder), engine) == []
+    rewrite(folder, SHARD, 2, lambda e: serialize(replace(e, log_mel=e.log_mel.ravel()[1:])))
+    words = "values in log_mel, not a multiple of 64"
+    assert_only(verify_records(open_records(folder), engine), (SHARD, 2, files_of(folder, SHARD)[2], words))
 
 
 # --- a damaged manifest
