@@ -11,6 +11,7 @@ import typer
 
 from ser_batch.cli import app, main
 from ser_batch.models.bundles import shipped_bundle
+from ser_batch.models.recipes import RECIPES
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -32,11 +33,12 @@ def test_its_commands_run(tmp_path: Path, emodb_sample: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     shutil.copytree(emodb_sample, tmp_path / "recordings")
     shutil.copytree(emodb_sample, tmp_path / "calls")
+    front_end = RECIPES["default"].front_end
     lines = shell_lines()
     assert [line[1] for line in lines] == ["build-records", "train", "evaluate", "infer"]
     for program, *arguments in lines:
         assert program == "ser-batch"
-        quick = ["--front-end", "speech"] if arguments[0] == "build-records" else []
+        quick = ["--front-end", front_end] if arguments[0] == "build-records" else []
         few = ["--epochs", "1"] if arguments[0] == "train" else []
         assert main([*arguments, *quick, *few]) == 0
     assert len((tmp_path / "preds.csv").read_text().splitlines()) == 15

@@ -11,8 +11,8 @@ def test_shapes_of_the_presets():
     assert SEED.n_samples == 132_300
     assert SEED.shape == (128, 259)
     assert SPEECH.n_samples == 160_000
-    assert SPEECH.shape == (64, None)
-    assert SPEECH.n_frames == 626
+    assert SPEECH.shape == (SPEECH.n_mels, None)
+    assert SPEECH.n_frames == 1 + 160_000 // SPEECH.hop_length
 
 
 def test_the_seed_never_changes():

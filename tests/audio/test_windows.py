@@ -147,7 +147,7 @@ def test_where_shorter_audio_is_kept_every_frame_is_heard(tmp_path, n_samples):
     expected = [(0, n_samples)] if n_samples <= 160_000 else [(0, 160_000), (n_samples - 160_000, n_samples)]
     assert spans(found) == [(start / 16_000, end / 16_000) for start, end in expected]
     for window, (start, end) in zip(found, expected, strict=True):
-        assert window.log_mel.shape == (64, 1 + (end - start) // 256)
+        assert window.log_mel.shape == (SPEECH.n_mels, 1 + (end - start) // SPEECH.hop_length)
         np.testing.assert_array_equal(window.log_mel, log_mel(samples[start:end], 16_000, SPEECH))
 
 

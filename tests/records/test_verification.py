@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import SPEECH, FrontEnd
+from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
@@ -27,7 +27,7 @@ from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.records.verification import Problem, verify_records
 from ser_batch.tasks import Outcome
-from tests.frontends import TRUNCATED, WINDOWED
+from tests.frontends import KEPT, TRUNCATED, WINDOWED
 
 SHARD = "recordings-train.tfrecord-00000-of-00002"
 OTHER = "recordings-train.tfrecord-00001-of-00002"
@@ -312,10 +312,10 @@ def test_a_wrong_record_is_told(folder: Path, check: Check, change: Callable[[Ex
 def test_where_lengths_differ_a_log_mel_has_whole_frames(
     tmp_path: Path, emodb_sample: Path, engine: LocalEngine
 ) -> None:
-    folder = build(emodb_sample, tmp_path / "records", engine, SPEECH)
+    folder = build(emodb_sample, tmp_path / "records", engine, KEPT)
     assert verify_records(open_records(folder), engine) == []
     rewrite(folder, SHARD, 2, lambda e: serialize(replace(e, log_mel=e.log_mel.ravel()[1:])))
-    words = "values in log_mel, not a multiple of 64"
+    words = f"values in log_mel, not a multiple of {KEPT.n_mels}"
     assert_only(verify_records(open_records(folder), engine), (SHARD, 2, files_of(folder, SHARD)[2], words))
 
 

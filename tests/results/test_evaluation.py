@@ -1,23 +1,31 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import SEED, SPEECH
+from ser_batch.audio.frontend import SEED, SPEECH, FrontEnd
 from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
-from ser_batch.models.bundles import save_bundle, shipped_bundle
-from ser_batch.models.crnn import CrnnOptions, seed_crnn
+from ser_batch.models.bundles import Bundle, BundleContent, save_bundle, shipped_bundle
+from ser_batch.models.calibration import apply_temperature
+from ser_batch.models.crnn import features_of
+from ser_batch.models.novelty import Novelty
+from ser_batch.models.training import build_network
 from ser_batch.records.builds import build_records
+from ser_batch.records.datasets import split_selection
 from ser_batch.records.layout import RecordFolder
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.results.evaluation import predict_examples
 from ser_batch.results.predictions import load_predictor, predict_recordings
+from tests.frontends import KEPT, WINDOWED
+from tests.recipes import PLAIN
 
 
 def build(source: Path, out: Path, front_end=SEED) -> RecordFolder:
@@ -97,20 +105,45 @@ def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder
     assert "poem.txt" in capfd.readouterr().err
 
 
-def test_windows_of_a_recording_are_one_prediction_in_both(tmp_path: Path, emodb_sample: Path) -> None:
-    network = seed_crnn(SPEECH.shape, 7, CrnnOptions(dropout=0.0, norm_momentum=0.9))
+def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1.0) -> Bundle:
+    folder.mkdir()
+    network = build_network(records, PLAIN, split_selection(records, "train"))
+    n_features = features_of(network).output_shape[-1]
+    novelty = Novelty(np.zeros((1, n_features), np.float32), np.eye(n_features, dtype=np.float32), 1.0, 1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
-    (tmp_path / "bundle").mkdir()
-    bundle = save_bundle(tmp_path / "bundle", network, shipped_bundle().labels, SPEECH, training)
-    records = build(emodb_sample, tmp_path / "records", SPEECH)
+    content = BundleContent(records.labels, records.front_end, temperature, None, novelty.fingerprint, training)
+    return save_bundle(folder, network, novelty, content)
+
+
+SHORT = {"length_secs": 2.0, "window_hop_secs": 1.0}
+
+
+@pytest.mark.parametrize("front_end", [replace(KEPT, **SHORT), replace(WINDOWED, **SHORT)], ids=["kept", "padded"])
+def test_windows_of_a_recording_are_one_prediction_in_both(
+    tmp_path: Path, emodb_sample: Path, front_end: FrontEnd
+) -> None:
+    records = build(emodb_sample, tmp_path / "records", front_end)
+    bundle = untrained_bundle(tmp_path / "bundle", records)
     assert records.n_examples() > 14
+    split = split_selection(records, "train")
+    evaluated = {one.prediction.file: one.prediction for one in predict_examples(bundle, records, split)}
     predictor = load_predictor(bundle)
-    evaluated = {
-        one.prediction.file: one.prediction for one in predict_examples(predictor, records, "train", bundle.labels)
-    }
     with LocalEngine(2) as engine:
-        for one in predict_recordings(list_source(str(emodb_sample)).recordings, SPEECH, predictor, engine):
+        for one in predict_recordings(list_source(str(emodb_sample)).recordings, front_end, predictor, engine):
             assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-5)
             assert evaluated[one.file].end_secs == pytest.approx(one.end_secs, abs=1e-5)
             assert one.end_secs == pytest.approx(one.duration_secs)
     assert len(evaluated) == 14
+
+
+def test_probabilities_are_given_at_the_bundles_temperature(tmp_path: Path, emodb_sample: Path) -> None:
+    records = build(emodb_sample, tmp_path / "records", KEPT)
+    bundle = untrained_bundle(tmp_path / "bundle", records, temperature=0.25)
+    split = split_selection(records, "train")
+    raw = [one.prediction.probabilities for one in predict_examples(bundle, records, split, calibrated=False)]
+    sharp = [one.prediction.probabilities for one in predict_examples(bundle, records, split)]
+    np.testing.assert_allclose(sharp, apply_temperature(raw, 0.25), atol=1e-6)
+    assert np.abs(np.array(sharp) - raw).max() > 0.01
+    assert main(["evaluate", str(bundle.path), str(records.path), "-o", str(tmp_path / "e"), "--split", "train"]) == 0
+    written = [[float(row[f"p_{label}"]) for label in bundle.labels] for row in read(tmp_path / "e/predictions.csv")]
+    np.testing.assert_allclose(written, sharp, atol=1e-6)
