@@ -99,7 +99,6 @@ class _FoldTask:
     n_folds: int | None
     seed: int
     number: int
-    threads: int
 
 
 def parallel_folds(records: RecordFolder, workers: int) -> int:
@@ -154,7 +153,7 @@ def cross_validate(
             shutil.rmtree(folder / FOLDS, ignore_errors=True)
             return True
         _begin(output, identity)
-        tasks = _tasks(records, folder, recipe, protocol, engine.workers)
+        tasks = _tasks(records, folder, recipe, protocol)
         predictions = [one for found in _run(tasks, records, engine, on_fold) for one in found]
         write_folds(folder, predictions, records.labels, protocol.title(recipe), identity)
         shutil.rmtree(folder / FOLDS)
@@ -179,11 +178,8 @@ def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) ->
         )
 
 
-def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protocol, workers: int) -> list[_FoldTask]:
+def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protocol) -> list[_FoldTask]:
     rows = list(records.manifest())
-    from ser_batch.engines import usable_cpus
-
-    threads = max(1, usable_cpus() // workers)
     return [
         _FoldTask(
             records.path.absolute(),
@@ -193,7 +189,6 @@ def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protoc
             protocol.n_folds,
             seed,
             number,
-            threads,
         )
         for seed in range(protocol.seed, protocol.seed + protocol.n_seeds)
         for number in range(len(make_folds(rows, protocol.by, protocol.n_folds, seed)))
@@ -237,7 +232,7 @@ def run_fold(task: _FoldTask) -> list[FoldPrediction]:
 
 
 def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
-    _prepare(task.threads)
+    _prepare()
     select = partial(row_selection, records)
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
     temperature = 1.0
@@ -267,12 +262,15 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
     ]
 
 
-def _prepare(threads: int) -> None:
-    """A worker's TensorFlow, set before its first use, with so many threads; 0: as many as it likes."""
+def _prepare() -> None:
+    """A worker's TensorFlow, set before its first use: one thread, as folds are what runs in parallel.
+
+    Sums that are divided among more threads are rounded otherwise; the number of workers must change nothing.
+    """
     import keras
     import tensorflow as tf
 
-    if tf.config.threading.get_intra_op_parallelism_threads() != threads:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    if tf.config.threading.get_intra_op_parallelism_threads() != 1:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.backend.clear_session()
