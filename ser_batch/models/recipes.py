@@ -1,6 +1,7 @@
 """How a network is trained: every choice that changes its weights, by name."""
 
 import dataclasses
+import math
 import tomllib
 import typing
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, ValueError) as error:
         raise UsageError(f"--recipe {path}: cannot be read ({error})") from error
     base = values.pop("base", "default")
-    if base not in RECIPES:
+    if not isinstance(base, str) or base not in RECIPES:
         raise UsageError(f"{path}: base = {base!r}: no such recipe; choose one of {', '.join(sorted(RECIPES))}")
     return _changed(dataclasses.replace(RECIPES[base], name=path.stem), values, str(path))
 
@@ -171,6 +172,10 @@ def _changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
     return dataclasses.replace(recipe, **checked, augmentation=varied)
 
 
+# A dropout of 1 would leave nothing, an average that keeps all would never move, and so on.
+_BELOW_ONE = {"dropout", "channel_dropout", "norm_momentum", "label_smoothing", "averaging", "warp", "time_mask"}
+
+
 def _checked(example: Recipe | Augmentation, values: dict[str, Any], where: str) -> dict[str, Any]:
     """The values, each of the kind that its field has."""
     kinds = typing.get_type_hints(type(example))
@@ -183,9 +188,11 @@ def _checked(example: Recipe | Augmentation, values: dict[str, Any], where: str)
         if choices and value not in choices:
             raise UsageError(f"{where}: {name} = {value!r}: choose one of {', '.join(choices)}")
         number = kind in (int, float)
-        if number and (isinstance(value, bool) or not isinstance(value, (int, kind)) or value < 0):
+        if number and (isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 <= value < math.inf):
             whole = "a whole number" if kind is int else "a number"
             raise UsageError(f"{where}: {name} = {value!r}: give {whole}, 0 or more")
+        if name in _BELOW_ONE and value >= 1:
+            raise UsageError(f"{where}: {name} = {value!r}: give a number from 0 to less than 1")
         if name in ("epochs", "batch_size", "copies") and not value:
             raise UsageError(f"{where}: {name} = 0: give 1 or more")
         if kind is str and not isinstance(value, str):
