@@ -173,7 +173,7 @@ def _changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
 
 
 # A dropout of 1 would leave nothing, an average that keeps all would never move, and so on.
-_BELOW_ONE = {"dropout", "channel_dropout", "norm_momentum", "label_smoothing", "averaging", "warp", "time_mask"}
+_BELOW_ONE = {"dropout", "norm_momentum", "label_smoothing", "averaging", "warp", "time_mask"}
 
 
 def _checked(example: Recipe | Augmentation, values: dict[str, Any], where: str) -> dict[str, Any]:
