@@ -121,8 +121,8 @@ def build_records(
         Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to.")
     ] = None,
     front_end: Annotated[
-        str, typer.Option(metavar="NAME", help="How audio becomes log-mels: seed or speech.")
-    ] = "seed",
+        str, typer.Option(metavar="NAME", help="How audio becomes log-mels: speech or seed.")
+    ] = "speech",
     channel: Annotated[
         str, typer.Option(metavar="mean|N", help="The mean of all channels, or one, counted from 0.")
     ] = "mean",

@@ -98,7 +98,7 @@ RECIPES = {
         normalise="train",
         epochs=60,
         batch_size=32,
-        learning_rate=2e-3,
+        learning_rate=1e-2,
         warmup_epochs=2,
         schedule="cosine",
         weight_decay=0.0,
@@ -109,7 +109,7 @@ RECIPES = {
         dropout=0.0,
         norm_momentum=0.9,
         l2=0.035,
-        augmentation=Augmentation(warp=0.1, warp_share=0.7),
+        augmentation=Augmentation(warp=0.08, warp_share=0.7),
         copies=6,
     ),
 }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ser_batch.audio.waveforms import Float32s
 
 # A speaker of whom little is heard is taken to be average: as if so many average recordings had been heard, too.
-_PRIOR_RECORDINGS = 2.0
+_PRIOR_RECORDINGS = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,19 @@ class Heard:
         self.squares = self.squares + other.squares
 
 
+def within_speakers(features: NDArray[np.floating[Any]], speakers: Sequence[str]) -> Scale:
+    """The mean of all examples, and the mean over speakers of the variance within each; without speakers, of all.
+
+    Args:
+        features: of the examples, ``(examples, features)``.
+        speakers: of the examples; empty where unknown.
+    """
+    members = _members(speakers)
+    groups = [features[rows] for rows in members.values() if len(rows) > 1] or [features]
+    variance = np.mean([np.var(group, axis=0, dtype=np.float64) for group in groups], axis=0)
+    return Scale(features.mean(axis=0, dtype=np.float64).astype(np.float32), variance.astype(np.float32))
+
+
 def speaker_scale(heard: Heard, reference: Scale) -> Float32s:
     """What a speaker's features are multiplied by, and what is added then; float32 ``(2, features)``.
 
@@ -68,13 +81,12 @@ def speaker_scale(heard: Heard, reference: Scale) -> Float32s:
         heard: of the speaker.
         reference: what the speaker's mean and variance are brought to.
     """
-    wanted_mean = reference.mean.astype(np.float64)
-    wanted_square = reference.variance.astype(np.float64) + np.square(wanted_mean)
-    weight = heard.n_recordings + _PRIOR_RECORDINGS
-    mean = (heard.total + _PRIOR_RECORDINGS * wanted_mean) / weight
-    square = (heard.squares + _PRIOR_RECORDINGS * wanted_square) / weight
-    factor = np.sqrt(reference.variance / np.maximum(square - np.square(mean), 1e-12))
-    scale: Float32s = np.stack([factor, wanted_mean - factor * mean]).astype(np.float32)
+    n, prior = heard.n_recordings, _PRIOR_RECORDINGS
+    own_variance = np.maximum(heard.squares / n - np.square(heard.total / n), 0.0)
+    mean = (heard.total + prior * reference.mean) / (n + prior)
+    variance = (n * own_variance + prior * reference.variance) / (n + prior)
+    factor = np.sqrt(reference.variance / np.maximum(variance, 1e-12))
+    scale: Float32s = np.stack([factor, reference.mean - factor * mean]).astype(np.float32)
     return scale
 
 

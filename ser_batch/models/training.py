@@ -40,7 +40,13 @@ from ser_batch.models.calibration import fit_temperature
 from ser_batch.models.networks import build_extractor, build_learner, build_network, features_of, graph_of
 from ser_batch.models.novelty import fit_novelty
 from ser_batch.models.recipes import Recipe
-from ser_batch.models.scales import Scale, measure_scale, random_speaker_scales, speaker_scales
+from ser_batch.models.scales import (
+    Scale,
+    measure_scale,
+    random_speaker_scales,
+    speaker_scales,
+    within_speakers,
+)
 from ser_batch.records.datasets import (
     EpochOptions,
     Preparation,
@@ -236,7 +242,11 @@ class _Run:
             n_mels = self._records.front_end.n_mels
             return measure_scale(batch.log_mels.transpose(0, 2, 1).reshape(-1, n_mels) for batch in batches)
         extract = graph_of(self._extractor)
-        return measure_scale(extract(batch.log_mels).numpy() for batch in batches)
+        functionals = (extract(batch.log_mels).numpy() for batch in batches)
+        if self._recipe.normalise == "speaker":
+            speakers = [row["speaker"] for row in manifest_rows(self._records, self._sides.train)]
+            return within_speakers(np.concatenate(list(functionals)), speakers)
+        return measure_scale(functionals)
 
     def _balanced(self) -> Float32s:
         """For every label the weight at which all labels present count alike, 1 on average over examples."""

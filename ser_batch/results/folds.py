@@ -44,6 +44,7 @@ class FoldPrediction:
         label: index of the true label.
         fold: name of the fold that held the recording out.
         seed: of the training.
+        temperature: of the fold, fitted on others of its training side.
         raw: probability of each label as the network gave it, summing to 1.
         calibrated: the same at the fold's temperature.
     """
@@ -55,6 +56,7 @@ class FoldPrediction:
     label: int
     fold: str
     seed: int
+    temperature: float
     raw: Sequence[float]
     calibrated: Sequence[float]
 
@@ -131,6 +133,8 @@ class _Rows:
         self.raw = np.array([one.raw for one in predictions], dtype=np.float64)
         self.calibrated = np.array([one.calibrated for one in predictions], dtype=np.float64)
         self.predicted = self.calibrated.argmax(axis=1)
+        # Temperatures are factors, so their mean is the geometric one.
+        self.temperature = float(np.exp(np.mean([np.log(one.temperature) for one in predictions])))
         self.seed_values = sorted(set(self.seeds.tolist()))
         self.n_recordings = len(set(self.recordings))
         if not _each_once(self.recordings, self.seeds):
@@ -229,6 +233,7 @@ def _summary(rows: _Rows, table: Sequence[_Line]) -> dict[str, Any]:
     alone = {when: round(figures[f"ece_{when}"], 6) for when in ("before", "after")}
     return overall | {
         "ece": {"bins": ECE_BINS, "mean_of_seeds": alone},
+        "temperature": round(rows.temperature, 6),
         "labels": list(rows.labels),
         "recordings": rows.n_recordings,
         "seeds": rows.seed_values,

@@ -255,6 +255,7 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
             after.label,
             fold.name,
             task.seed,
+            temperature,
             before.prediction.probabilities,
             after.prediction.probabilities,
         )
