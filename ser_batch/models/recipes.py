@@ -110,7 +110,7 @@ RECIPES = {
         norm_momentum=0.9,
         l2=0.035,
         augmentation=Augmentation(warp=0.08, warp_share=0.7),
-        copies=6,
+        copies=4,
     ),
 }
 

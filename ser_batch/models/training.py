@@ -216,11 +216,11 @@ class _Run:
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
         self._extractor = build_extractor(records, recipe)
-        self._scale = self._training_scale()
-        reference = self._scale if recipe.normalise == "speaker" else None
         vary = varied(recipe.augmentation, records.front_end)
-        self._train = _Side(records, sides.train, self._extractor, reference, vary, recipe.copies)
-        self._validation = _Side(records, sides.validation, self._extractor, reference) if sides.validation else None
+        by_speaker = recipe.normalise == "speaker"
+        self._train = _Side(records, sides.train, self._extractor, by_speaker, vary, recipe.copies)
+        self._validation = _Side(records, sides.validation, self._extractor, by_speaker) if sides.validation else None
+        self._scale = self._training_scale()
         self._mix = mixed(recipe.augmentation)
         self._label_weights = self._balanced() if recipe.class_weight == "balanced" else None
         with _computing_in(precision):
@@ -237,16 +237,13 @@ class _Run:
         """What the network standardises with: of functionals, or of every mel band over all frames."""
         if self._recipe.normalise == "none":
             return None
-        batches = read_batches(self._records, self._sides.train, _BATCH_SIZE)
+        examples = (examples for examples, _ in self._train.batches())
         if self._extractor is None:
             n_mels = self._records.front_end.n_mels
-            return measure_scale(batch.log_mels.transpose(0, 2, 1).reshape(-1, n_mels) for batch in batches)
-        extract = graph_of(self._extractor)
-        functionals = (extract(batch.log_mels).numpy() for batch in batches)
+            return measure_scale(log_mels.transpose(0, 2, 1).reshape(-1, n_mels) for log_mels in examples)
         if self._recipe.normalise == "speaker":
-            speakers = [row["speaker"] for row in manifest_rows(self._records, self._sides.train)]
-            return within_speakers(np.concatenate(list(functionals)), speakers)
-        return measure_scale(functionals)
+            return within_speakers(np.concatenate(list(examples)), self._train.speakers())
+        return measure_scale(examples)
 
     def _balanced(self) -> Float32s:
         """For every label the weight at which all labels present count alike, 1 on average over examples."""
@@ -307,12 +304,12 @@ class _Run:
             self._seed,
             number,
             self._mix,
-            self._train.random_scales(random),
+            self._train.random_scales(self._scale, random),
             self._label_weights,
         )
 
     def _validate(self, side: _Side) -> dict[str, float]:
-        options = EpochOptions(self._recipe.batch_size, self._seed, 0, scales=side.scales)
+        options = EpochOptions(self._recipe.batch_size, self._seed, 0, scales=side.scales(self._scale))
         with self._averaged(), damage_named(self._records):
             measured = self._network.evaluate(side.data.epoch(options), verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in measured.items()}
@@ -373,7 +370,7 @@ class _Run:
             "parameters": network.count_params(),
             "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         }
-        novelty = fit_novelty(lambda: self._train.outputs(features_of(learner)))
+        novelty = fit_novelty(lambda: self._train.outputs(features_of(learner), self._scale))
         content = BundleContent(
             self._records.labels,
             self._records.front_end,
@@ -390,54 +387,73 @@ class _Run:
         """Fitted on the validation side; 1 without one."""
         if self._validation is None:
             return 1.0
-        batches = list(self._validation.outputs(learner))
+        batches = list(self._validation.outputs(learner, self._scale))
         probabilities, truth = (np.concatenate(column) for column in zip(*batches, strict=True))
         return fit_temperature(probabilities, truth)
 
 
 class _Side:
-    """Examples of a training; with what is known of their speakers, if there is a reference to bring them to."""
+    """Examples of a training, as they are and as they are learnt from.
+
+    What is extracted from the examples as they are is kept if they fit in memory, or if their speakers count.
+    """
 
     def __init__(
         self,
         records: RecordFolder,
         selection: Selection,
         extractor: keras.Model | None,
-        reference: Scale | None,
+        by_speaker: bool,
         vary: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         copies: int = 1,
     ) -> None:
+        extract = graph_of(extractor) if extractor else None
+        self.data = TrainingData(records, selection, Preparation(vary, extract, copies, in_order=by_speaker))
         self._records = records
         self._selection = selection
-        self._extract = graph_of(extractor) if extractor else None
-        self._reference = reference
-        self.data = TrainingData(
-            records, selection, Preparation(vary, self._extract, copies, in_order=reference is not None)
-        )
-        self.scales: Float32s | None = None
-        if reference is not None:
-            self._features = np.concatenate([examples for examples, _ in self._batches()])
-            self._speakers = [row["speaker"] for row in manifest_rows(records, selection)]
-            self.scales = speaker_scales(self._features, self._speakers, reference)
+        self._extract = extract
+        self._by_speaker = by_speaker
+        self._kept: list[tuple[Float32s, NDArray[np.int64]]] = []
 
-    def _batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+    def batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
         """The examples as they are, as a learner takes them, with their labels."""
+        if self._kept:
+            yield from self._kept
+            return
+        keep = self._extract is not None and (self.data.fits or self._by_speaker)
         for batch in read_batches(self._records, self._selection, _BATCH_SIZE):
-            yield self._extract(batch.log_mels).numpy() if self._extract else batch.log_mels, batch.labels
+            pair = (self._extract(batch.log_mels).numpy() if self._extract else batch.log_mels, batch.labels)
+            if keep:
+                self._kept.append(pair)
+            yield pair
 
-    def random_scales(self, random: np.random.Generator) -> Float32s | None:
-        """Of every example, from some of its speaker's examples."""
-        if self._reference is None:
+    def speakers(self) -> list[str]:
+        """Of every example; empty where unknown."""
+        return [row["speaker"] for row in manifest_rows(self._records, self._selection)]
+
+    def scales(self, reference: Scale | None) -> Float32s | None:
+        """Of every example, from all of its speaker's; None if speakers do not count."""
+        if not self._by_speaker or reference is None:
             return None
-        return random_speaker_scales(self._features, self._speakers, self._reference, random)
+        return speaker_scales(self._features(), self.speakers(), reference)
 
-    def outputs(self, learner: keras.Model) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+    def random_scales(self, reference: Scale | None, random: np.random.Generator) -> Float32s | None:
+        """Of every example, from some of its speaker's; None if speakers do not count."""
+        if not self._by_speaker or reference is None:
+            return None
+        return random_speaker_scales(self._features(), self.speakers(), reference, random)
+
+    def _features(self) -> Float32s:
+        return np.concatenate([examples for examples, _ in self.batches()])
+
+    def outputs(self, learner: keras.Model, reference: Scale | None) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
         """What a learner makes of the examples as they are, with their labels."""
         graph = graph_of(learner)
+        scales = self.scales(reference)
         first = 0
-        for examples, labels in self._batches():
+        for examples, labels in self.batches():
             last = first + len(labels)
-            extra = () if self.scales is None else (self.scales[first:last],)
+            extra = () if scales is None else (scales[first:last],)
             yield graph(examples, *extra).numpy(), labels
             first = last
 

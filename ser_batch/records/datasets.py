@@ -147,6 +147,9 @@ class TrainingData:
         records: a finished record folder.
         selection: which of its examples.
         preparation: what is done to them.
+
+    Attributes:
+        fits: whether they are kept in memory.
     """
 
     def __init__(self, records: RecordFolder, selection: Selection, preparation: Preparation = Preparation()) -> None:
@@ -156,8 +159,8 @@ class TrainingData:
         self._n_examples = selection.n_examples
         self._preparation = preparation
         serialized = _serialized(records, selection, 1 if preparation.in_order else _SHARDS_AT_ONCE).enumerate()
-        self._fits = selection.size_bytes <= usable_memory() // 4
-        self._serialized = serialized.cache() if self._fits else serialized
+        self.fits = selection.size_bytes <= usable_memory() // 4
+        self._serialized = serialized.cache() if self.fits else serialized
         self._copies: dict[tuple[int, int], tf.data.Dataset] = {}
 
     def epoch(self, options: EpochOptions) -> tf.data.Dataset:
@@ -221,10 +224,15 @@ class TrainingData:
             batches = self._examples(self._serialized, _seed_number(seed, number)).padded_batch(
                 _EXTRACTED_AT_ONCE, padding_values=(np.int64(0), PADDING_DB, 0.0)
             )
-            copy = batches.map(
+            batches = batches.map(
                 lambda index, log_mels, labels: (index, extract(log_mels), labels), num_parallel_calls=tf.data.AUTOTUNE
-            ).unbatch()
-            self._copies[seed, number] = copy.cache() if self._fits else copy
+            )
+            if self.fits:  # as arrays: a dataset would be planned anew, with all that it extracts by, in every epoch
+                columns = zip(*batches.as_numpy_iterator(), strict=True)
+                copy = tf.data.Dataset.from_tensor_slices(tuple(np.concatenate(column) for column in columns))
+            else:
+                copy = batches.unbatch()
+            self._copies[seed, number] = copy
         return self._copies[seed, number]
 
 
