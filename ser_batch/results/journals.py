@@ -209,8 +209,7 @@ class Journal:
             self._connection.execute(
                 "INSERT INTO updated SELECT l.position, l.key, l.file, l.size, l.mtime_ns, r.block, r.duration, "
                 "r.warnings, ifnull(l.error, r.error), r.rows FROM temp.listing l LEFT JOIN recordings r "
-                "ON l.key = r.key AND l.error IS NULL AND l.size IS r.size AND l.mtime_ns IS r.mtime_ns "
-                "ORDER BY l.position"
+                "ON l.key = r.key AND l.error IS NULL AND l.size IS r.size AND l.mtime_ns IS r.mtime_ns"
             )
             (free,) = self._row("SELECT ifnull(max(block), -1) + 1 FROM recordings")
             new = self._connection.execute(

@@ -14,7 +14,7 @@ from ser_batch.engines import LocalEngine
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.results.inference import InferOptions, InferResult, infer
-from ser_batch.results.journals import journal_path
+from ser_batch.results.journals import Journal, journal_path
 from ser_batch.results.predictions import PredictionOptions
 from tests.conftest import write_tone
 from tests.results.conftest import CountingNetwork
@@ -115,12 +115,13 @@ def test_a_stopped_run_does_not_go_on_with_other_files(run, source, tmp_path) ->
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
 
 
-def test_what_a_power_loss_leaves_is_enough_to_go_on(run, source, tmp_path, whole, network) -> None:
+def test_what_a_power_loss_leaves_is_enough_to_go_on(run, source, tmp_path, whole, monkeypatch) -> None:
     """The files as they were at some moment, and the one that was being written torn anywhere."""
     out, image = tmp_path / "preds.csv", tmp_path / "image"
     journal = journal_path(out)
     log = journal.with_name(journal.name + "-wal")
     image.mkdir()
+    monkeypatch.setattr("ser_batch.results.journals._SYNC_SECS", 1e9)  # all is in the file that is torn
 
     def take_image(done: int, total: int) -> None:
         if done >= 2 * BLOCK:
@@ -164,6 +165,24 @@ def test_a_journal_of_another_version_is_refused(run, source, tmp_path, monkeypa
     monkeypatch.setattr("ser_batch.results.journals._VERSION", 2)
     with pytest.raises(OutputError, match="form 1, not 2"):
         run(source, tmp_path / "preds.csv")
+
+
+def test_a_run_may_end_between_the_table_and_the_note_of_it(run, source, tmp_path, whole, monkeypatch) -> None:
+    out = tmp_path / "preds.csv"
+    note = Journal.note
+
+    def stop_at_the_last(journal: Journal, **facts: object) -> None:
+        if "tally" in facts:
+            raise Stop
+        note(journal, **facts)
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(Journal, "note", stop_at_the_last)
+        run(source, out)
+    assert out.read_bytes() == whole
+    assert not run(source, out).was_finished
+    assert run(source, out).was_finished
+    assert out.read_bytes() == whole
 
 
 # --- finished

@@ -15,7 +15,15 @@ from ser_batch.audio.frontend import SPEECH
 from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
-from ser_batch.results.predictions import Prediction, PredictionOptions, predict_recordings
+from ser_batch.results.predictions import (
+    Prediction,
+    PredictionOptions,
+    _parts,
+    _Task,
+    in_blocks,
+    predict_blocks,
+    predict_recordings,
+)
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine, HangingEngine, touched
 from tests.records.test_long_files import write_long
@@ -114,6 +122,14 @@ def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Pa
     assert not rows[2].error
 
 
+def test_a_worker_that_waits_for_its_reader_is_not_taken_for_one_that_hangs(mixed) -> None:
+    parts = _parts(_Task(0, ((0, mixed[1]),)), SPEECH)
+    assert len(next(parts).log_mels) == 128
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    list(parts)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 # --- workers that end
 
 
@@ -132,6 +148,8 @@ def die_within(task, function, deadly: str, after: int):
         if deadly in touched(task) and number == after:
             os.abort()
         yield part
+    if deadly in touched(task):
+        os.abort()
 
 
 class DyingWithin:
@@ -146,10 +164,15 @@ class DyingWithin:
         return self._inner.map(partial(die_within, function=function, deadly=self._deadly, after=self._after), tasks)
 
 
-@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("after", [1, 2, 100])
 def test_a_worker_that_dies_within_a_long_recording(mixed, engine, after: int) -> None:
     undisturbed = predict(mixed, engine, WINDOWS)
-    rows = predict(mixed, DyingWithin(engine, "10.wav", after), WINDOWS)
+    dying = DyingWithin(engine, "10.wav", after)
+    blocks = in_blocks(enumerate(mixed), 16)
+    results = [one for part in predict_blocks(blocks, SPEECH, CountingNetwork(), dying, WINDOWS) for one in part]
+    assert sorted(result.number for result in results) == list(range(len(mixed)))
+    results.sort(key=lambda result: result.number)
+    rows = [row for result in results for row in result.predictions(mixed[result.number].file)]
     assert [row for row in rows if row.file != "10.wav"] == [row for row in undisturbed if row.file != "10.wav"]
     assert ["SIGABRT" in row.error for row in rows if row.file == "10.wav"] == [True]
 
