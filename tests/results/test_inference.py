@@ -152,6 +152,19 @@ def test_odd_names_and_parts(tmp_path: Path, emodb_sample: Path) -> None:
     ]
 
 
+def test_an_update_says_what_a_fresh_run_says(source: Path, tmp_path: Path) -> None:
+    write_tone(source / "gone.wav")
+    assert infer(source, tmp_path / "preds.csv") == 0
+    (source / "gone.wav").unlink()
+    shutil.copy(source / "03a01Wa.wav", source / "00.wav")
+    assert infer(source, tmp_path / "preds.csv", "--update") == 0
+    assert infer(source, tmp_path / "fresh.csv") == 0
+    updated, fresh = pd.read_csv(tmp_path / "preds.csv"), pd.read_csv(tmp_path / "fresh.csv")
+    numbers = fresh.select_dtypes("number").columns
+    pd.testing.assert_frame_equal(updated.drop(columns=numbers), fresh.drop(columns=numbers))
+    np.testing.assert_allclose(updated[numbers], fresh[numbers], atol=2e-6)
+
+
 @pytest.mark.parametrize("options", [["--format", "csv"], ["--format", "jsonl", "--windows"], ["--format", "parquet"]])
 def test_standard_output_is_what_the_file_would_be(
     source: Path, tmp_path: Path, capfdbinary, network: CountingNetwork, options: list[str]

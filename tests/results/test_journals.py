@@ -176,9 +176,10 @@ def test_a_run_may_end_between_the_table_and_the_note_of_it(run, source, tmp_pat
             raise Stop
         note(journal, **facts)
 
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(Journal, "note", stop_at_the_last)
+    monkeypatch.setattr(Journal, "note", stop_at_the_last)
+    with pytest.raises(Stop):
         run(source, out)
+    monkeypatch.setattr(Journal, "note", note)
     assert out.read_bytes() == whole
     assert not run(source, out).was_finished
     assert run(source, out).was_finished
