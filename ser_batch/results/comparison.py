@@ -106,10 +106,10 @@ def compare(folder_a: Path, folder_b: Path) -> Comparison:
 def _refuse_other_recordings(a: OutOfFold, b: OutOfFold, folder_a: Path, folder_b: Path) -> None:
     known_a, known_b = _truths(a), _truths(b)
     if odd := sorted(known_a.keys() ^ known_b.keys()):
-        (file, start), where = odd[0], folder_a if odd[0] in known_a else folder_b
+        (file, start, end), where = odd[0], folder_a if odd[0] in known_a else folder_b
         raise SourceError(
             f"{folder_a} and {folder_b}: not of the same recordings, {len(odd)} are in only one of them "
-            f"({file} at {start} only in {where}); compare cross-validations of the same records"
+            f"({file} from {start} to {end} only in {where}); compare cross-validations of the same records"
         )
     if odd := sorted(key for key, known in known_a.items() if known != known_b[key]):
         was, now = (" by ".join(filter(None, known[odd[0]])) for known in (known_a, known_b))
@@ -119,7 +119,7 @@ def _refuse_other_recordings(a: OutOfFold, b: OutOfFold, folder_a: Path, folder_
         )
 
 
-def _truths(one: OutOfFold) -> dict[tuple[str, str], tuple[str, str]]:
+def _truths(one: OutOfFold) -> dict[tuple[str, str, str], tuple[str, str]]:
     """The label and speaker of each recording."""
     known = zip((one.labels[label] for label in one.truth), one.speakers, strict=True)
     return dict(zip(one.recordings, known, strict=True))

@@ -68,7 +68,7 @@ class OutOfFold:
     Attributes:
         protocol: how they came about, as the cross-validation described itself.
         labels: in the order of the columns of ``probabilities``.
-        recordings: (file, start) of each row; rows of several seeds share one.
+        recordings: (file, start, end) of each row; rows of several seeds share one.
         speakers: of each row; empty text where unknown.
         folds: of each row.
         seeds: int64 ``(n,)``.
@@ -78,7 +78,7 @@ class OutOfFold:
 
     protocol: dict[str, Any]
     labels: tuple[str, ...]
-    recordings: tuple[tuple[str, str], ...]
+    recordings: tuple[tuple[str, str, str], ...]
     speakers: tuple[str, ...]
     folds: tuple[str, ...]
     seeds: NDArray[np.int64]
@@ -125,7 +125,7 @@ class _Rows:
 
     def __init__(self, predictions: Sequence[FoldPrediction], labels: Sequence[str]) -> None:
         self.labels = tuple(labels)
-        self.recordings = [(one.file, clock(one.start_secs)) for one in predictions]
+        self.recordings = [(one.file, clock(one.start_secs), clock(one.end_secs)) for one in predictions]
         self.speakers = np.array([one.speaker for one in predictions])
         self.folds = np.array([one.fold for one in predictions])
         self.seeds = np.array([one.seed for one in predictions], dtype=np.int64)
@@ -151,7 +151,7 @@ class _Rows:
         }
 
 
-def _each_once(recordings: Sequence[tuple[str, str]], seeds: NDArray[np.int64]) -> bool:
+def _each_once(recordings: Sequence[tuple[str, str, str]], seeds: NDArray[np.int64]) -> bool:
     """Whether every seed has every recording, and none twice."""
     cells = set(zip(recordings, seeds.tolist(), strict=True))
     return len(cells) == len(recordings) == len(set(recordings)) * len(set(seeds.tolist()))
@@ -284,7 +284,7 @@ def read_predictions(folder: Path) -> OutOfFold:
         found = OutOfFold(
             summary["protocol"],
             labels,
-            tuple((row["file"], row["start"]) for row in rows),
+            tuple((row["file"], row["start"], row["end"]) for row in rows),
             tuple(row["speaker"] for row in rows),
             tuple(row["fold"] for row in rows),
             np.array([int(row["seed"]) for row in rows], dtype=np.int64),

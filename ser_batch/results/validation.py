@@ -143,6 +143,7 @@ def cross_validate(
         "records": records.fingerprint,
         "recipe": recipe.to_json(),
     }
+    tasks = _tasks(records, folder, recipe, protocol)
     output = OutputFolder(folder, "a cross-validation", SCORES, lambda name: name in FOLD_FILES or name == FOLDS)
     with output.held(), disk_errors_named(folder):
         if restart:
@@ -153,7 +154,6 @@ def cross_validate(
             shutil.rmtree(folder / FOLDS, ignore_errors=True)
             return True
         _begin(output, identity)
-        tasks = _tasks(records, folder, recipe, protocol)
         predictions = [one for found in _run(tasks, records, engine, on_fold) for one in found]
         write_folds(folder, predictions, records.labels, protocol.title(recipe), identity)
         shutil.rmtree(folder / FOLDS)

@@ -176,7 +176,7 @@ def relabelled(predictions: list[FoldPrediction]) -> list[FoldPrediction]:
     [
         (
             lambda: made_predictions(seeds=(0,), n=119),
-            "1 are in only one of them (119.wav at 00:00:00.000000 only in",
+            "1 are in only one of them (119.wav from 00:00:00.000000 to 00:00:02.500000 only in",
         ),
         (
             lambda: relabelled(made_predictions(seeds=(0,))),

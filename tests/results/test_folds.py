@@ -32,7 +32,7 @@ def test_predictions_are_calibrated_and_in_order(tmp_path: Path) -> None:
         '"a ""b"", c\r\n.wav",00:00:01.500000,01:01:01.000000,03,joy,fold 1,4,fear,0.700000,'
         "0.200000,0.700000,0.100000\n"
     )
-    assert read_predictions(folder).recordings == ((one.file, "00:00:01.500000"),)
+    assert read_predictions(folder).recordings == ((one.file, "00:00:01.500000", "01:01:01.000000"),)
 
 
 def test_figures_are_scikit_learns_on_the_predictions_that_were_written(tmp_path: Path) -> None:
