@@ -7,6 +7,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from ser_batch.audio.corpora import label_recordings
+from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.recordings import list_source
+from ser_batch.engines import LocalEngine
+from ser_batch.records.builds import build_records
+from ser_batch.records.layout import RecordFolder
+from ser_batch.records.plans import BuildOptions, plan_build
+from ser_batch.records.splits import SplitPlan
+from tests.frontends import KEPT
+
 EMODB_SAMPLE = Path(__file__).parent / "data" / "emodb"
 
 
@@ -23,6 +33,18 @@ def emodb() -> Path:
     if not place:
         pytest.skip("set SER_BATCH_EMODB to the wav folder of EmoDB (535 files) to run this")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def kept_records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
+    """Records of the sample, each log-mel as long as its recording, split by speaker."""
+    return build_sample(emodb_sample, tmp_path_factory.mktemp("records") / "kept", KEPT)
+
+
+def build_sample(source: Path, out: Path, front_end: FrontEnd, split: SplitPlan | None = None) -> RecordFolder:
+    plan = plan_build(label_recordings(list_source(str(source))), BuildOptions(front_end, split or SplitPlan()))
+    with LocalEngine(2) as engine:
+        return build_records(plan, out, engine).records
 
 
 def write_tone(path: Path, secs: float = 1.0, rate_hz: int = 16_000, channels: int = 1, level: float = 0.5) -> Path:

@@ -26,20 +26,11 @@ from ser_batch.records.layout import open_records
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.records.verification import Problem, verify_records
-from ser_batch.tasks import Outcome
 from tests.frontends import KEPT, TRUNCATED, WINDOWED
+from tests.inline import Dying, Inline
 
 SHARD = "recordings-train.tfrecord-00000-of-00002"
 OTHER = "recordings-train.tfrecord-00001-of-00002"
-
-
-class Inline:
-    """An engine without processes."""
-
-    workers = 1
-
-    def map(self, function: Callable[[Any], Any], tasks: Any) -> Iterator[Outcome[Any, Any]]:
-        return (Outcome(task, function(task)) for task in tasks)
 
 
 @pytest.fixture(scope="module")
@@ -549,11 +540,7 @@ def test_problems_do_not_depend_on_workers(folder: Path, engine: LocalEngine) ->
 
 
 def test_a_worker_that_dies_is_a_problem(folder: Path) -> None:
-    class Deadly(Inline):
-        def map(self, function: Callable[[Any], Any], tasks: Any) -> Iterator[Outcome[Any, Any]]:
-            return (Outcome(task, None, "got its worker killed") for task in tasks)
-
-    problems = verify_records(open_records(folder), Deadly())
+    problems = verify_records(open_records(folder), Dying())
     assert problems[0] == Problem(SHARD, None, "", "could not be checked: it got its worker killed")
 
 

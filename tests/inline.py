@@ -1,0 +1,20 @@
+"""Engines without processes, for tests whose subject is what a task does, or what becomes of its end."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ser_batch.tasks import Outcome
+
+
+class Inline:
+    workers = 1
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
+        return (Outcome(task, function(task)) for task in tasks)
+
+
+class Dying(Inline):
+    """Whose workers end on every task."""
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
+        return (Outcome(task, None, "got its worker killed") for task in tasks)
