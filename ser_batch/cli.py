@@ -390,6 +390,14 @@ def infer(
         str | None,
         typer.Option("--format", metavar="NAME", help="csv, parquet or jsonl.", show_default="by --out's suffix"),
     ] = None,
+    speaker_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="Who speaks, for models normalised by speaker: folder, or regex:PATTERN with (?P<speaker>…).",
+            show_default="a CSV's column speaker",
+        ),
+    ] = None,
     batch_size: BatchSize = 32,
     workers: Workers = usable_cpus(),
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
@@ -404,6 +412,7 @@ def infer(
     Example: ser-batch infer calls/ -o preds.csv
     """
     _prepare_tensorflow(verbose)
+    from ser_batch.audio.corpora import name_speakers
     from ser_batch.audio.recordings import list_source
     from ser_batch.models.bundles import open_bundle, shipped_bundle
     from ser_batch.results.inference import InferOptions
@@ -414,6 +423,13 @@ def infer(
     bundle = open_bundle(model) if model else shipped_bundle()
     listing = list_source(source)
     _say_left_alone(listing, source, quiet)
+    if speaker_from is not None:
+        listing = name_speakers(listing, speaker_from)
+    if bundle.content.speaker_reference is not None and not any(one.speaker for one in listing.recordings):
+        _say(
+            "warning: this model normalises by speaker, and none is known: give --speaker-from or a column speaker",
+            quiet,
+        )
     options = InferOptions(PredictionOptions(batch_size, windows), table_format, restart, update)
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
         result = run(listing, bundle, out, engine, options, show)

@@ -1,5 +1,6 @@
 """The naming schemes of known corpora, and the ways to label a table of recordings."""
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -175,6 +176,38 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
     return Labelled(recordings, rejections, name)
 
 
+def name_speakers(listing: Listing, rule: str) -> Listing:
+    """The listing with speakers where it has none.
+
+    Args:
+        listing: from `ser_batch.audio.recordings.list_source`; a speaker from a CSV stays.
+        rule: ``folder``: the name of the folder that a recording is in; ``regex:PATTERN``: the group
+            ``(?P<speaker>…)`` of a regular expression over its key. What does not match has no speaker.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if rule == "folder":
+        speaker_of = _folder_of
+    elif rule.startswith("regex:"):
+        pattern = _pattern(rule.removeprefix("regex:"), "--speaker-from", "speaker")
+
+        def speaker_of(recording: Recording) -> str | None:
+            match = pattern.search(recording.file)
+            return match["speaker"] if match else None
+    else:
+        raise UsageError(f"--speaker-from {rule}: give folder, or regex: and a pattern with a group (?P<speaker>…)")
+    named = (
+        dataclasses.replace(recording, speaker=recording.speaker or speaker_of(recording))
+        for recording in listing.recordings
+    )
+    return dataclasses.replace(listing, recordings=Recordings(named))
+
+
+def _folder_of(recording: Recording) -> str | None:
+    return PurePosixPath(recording.file).parent.name.strip(".") or None
+
+
 _THREE_WAYS = (
     "Give labels in one of three ways: one folder per class, file names of a known corpus "
     f"({', '.join(CORPORA)}), or a CSV with the columns file and label (--labels FILE.csv)"
@@ -276,12 +309,7 @@ def _folder_rule(recording: Recording) -> tuple[str, str | None] | str:
 
 
 def _regex_rule(text: str) -> NamingRule:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise UsageError(f"--labels regex:{text}: not a regular expression ({error})") from error
-    if "label" not in pattern.groupindex:
-        raise UsageError(f"--labels regex:{text}: no group (?P<label>…) in it")
+    pattern = _pattern(text, "--labels", "label")
 
     def rule(recording: Recording) -> tuple[str, str | None] | str:
         match = pattern.search(recording.file)
@@ -290,6 +318,16 @@ def _regex_rule(text: str) -> NamingRule:
         return match["label"], match["speaker"] if "speaker" in pattern.groupindex else None
 
     return rule
+
+
+def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UsageError(f"{option} regex:{text}: not a regular expression ({error})") from error
+    if group not in pattern.groupindex:
+        raise UsageError(f"{option} regex:{text}: no group (?P<{group}>…) in it")
+    return pattern
 
 
 def _csv_rule(path: Path) -> NamingRule:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -87,6 +88,11 @@ def infer(
     kind = table_format(out, options.format)
     if options.update and (options.restart or out == "-"):
         raise UsageError(f"--update cannot be combined with {'--restart' if options.restart else '--out -'}")
+    if options.update and bundle.content.speaker_reference is not None:
+        raise UsageError(
+            "--update: this model normalises by speaker, so a new file changes the predictions of all of its "
+            "speaker's; give --restart"
+        )
     # A list's name, which reasons may hold, need not be text.
     rejections = [
         dataclasses.replace(one, reason=one.reason.encode("utf-8", "backslashreplace").decode())
@@ -149,6 +155,15 @@ class _Making:
             )
         return predictor
 
+    def _speakers(self) -> str | None:
+        """Fingerprint of who speaks where, if that changes predictions."""
+        if self.bundle.content.speaker_reference is None:
+            return None
+        digest = hashlib.sha256()
+        for recording in self.listing.recordings:
+            digest.update(f"{recording.file}\0{recording.speaker or ''}\0".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:12]
+
     def _plan(self, journal: Journal, out: Path) -> None:
         """Begin a table, or see that what the journal knows is of the one that is asked for."""
         prediction = self.options.prediction
@@ -156,6 +171,7 @@ class _Making:
             "model": self.bundle.short_fingerprint,
             "windows": prediction.windows,
             "format": self.format,
+            "speakers": self._speakers(),
         }
         before = journal.fact("identity")
         if before is None:
@@ -172,6 +188,11 @@ class _Making:
                 "another --out"
             )
         comparison = journal.compare(self.listing)
+        if self.bundle.content.speaker_reference is not None and comparison.changed:
+            raise OutputError(
+                f"{out}: {comparison.changed} files were written since they were read, and the model normalises by "
+                "speaker: all of a speaker's predictions would change; give --restart to make the table anew"
+            )
         changed = differences(before, identity, identity)
         if not self.options.update or changed:
             was_finished = journal.fact("tally") is not None
