@@ -107,7 +107,7 @@ def _telephone(samples: Samples, speech: list[Samples], random: np.random.Genera
 
 def _in_noise(samples: Samples, speech: list[Samples], random: np.random.Generator) -> Samples:
     noise = _pink_noise(samples, speech, random)
-    return samples + noise * np.std(samples) / np.std(noise)
+    return np.asarray(samples + noise * np.std(samples) / np.std(noise))
 
 
 def _babble(samples: Samples, speech: list[Samples], random: np.random.Generator) -> Samples:

@@ -23,7 +23,7 @@ from ser_batch.records.layout import RecordFolder
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.results.evaluation import predict_examples
-from ser_batch.results.predictions import load_predictor, predict_recordings
+from ser_batch.results.predictions import Predictor, predict_recordings
 from tests.frontends import KEPT, WINDOWED
 from tests.recipes import PLAIN
 
@@ -76,7 +76,7 @@ def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, 
     bundle = shipped_bundle()
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
-        for one in predict_recordings(recordings, bundle.front_end, load_predictor(bundle), engine):
+        for one in predict_recordings(recordings, bundle.front_end, Predictor(bundle), engine):
             for label, probability in zip(bundle.labels, one.probabilities, strict=True):
                 assert float(evaluated[one.file][f"p_{label}"]) == pytest.approx(probability, abs=1e-5)
 
@@ -127,7 +127,7 @@ def test_windows_of_a_recording_are_one_prediction_in_both(
     assert records.n_examples() > 14
     split = split_selection(records, "train")
     evaluated = {one.prediction.file: one.prediction for one in predict_examples(bundle, records, split)}
-    predictor = load_predictor(bundle)
+    predictor = Predictor(bundle)
     with LocalEngine(2) as engine:
         for one in predict_recordings(list_source(str(emodb_sample)).recordings, front_end, predictor, engine):
             assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-5)

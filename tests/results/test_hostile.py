@@ -96,7 +96,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "short.wav": (lambda path: wav(path, tone(0.01)), "short"),
     "quiet.wav": (lambda path: wav(path, tone(level=0.001)), "quiet"),
     "clipped.wav": (lambda path: wav(path, np.clip(9 * tone(), -1, 1)), "clipped"),
-    "long.wav": (lambda path: wav(path, tone(10)), "truncated"),
+    "long.wav": (lambda path: wav(path, tone(10)), ""),
     "double.wav": (lambda path: wav(path, tone(), "DOUBLE"), ""),
     "eight bits.wav": (lambda path: wav(path, tone(), "PCM_U8"), ""),
     "24 channels.wav": (lambda path: wav(path, np.repeat(tone()[:, None], 24, axis=1)), ""),

@@ -16,7 +16,7 @@ from ser_batch.audio.recordings import list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
 from ser_batch.models.bundles import shipped_bundle
-from ser_batch.results.predictions import PredictionOptions, load_predictor, predict_recordings
+from ser_batch.results.predictions import PredictionOptions, Predictor, predict_recordings
 from ser_batch.results.scores import score
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
@@ -27,7 +27,7 @@ LABELS = shipped_bundle().labels
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_predictor(shipped_bundle())
+    return Predictor(shipped_bundle())
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser_batch.audio.frontend import SPEECH
 from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
@@ -26,6 +25,7 @@ from ser_batch.results.predictions import (
 )
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine, HangingEngine, touched
+from tests.frontends import WINDOWED
 from tests.records.test_long_files import write_long
 from tests.results.conftest import CountingNetwork
 
@@ -59,14 +59,14 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
 
 
 def predict(recordings, engine, options=WHOLE) -> list[Prediction]:
-    return list(predict_recordings(recordings, SPEECH, CountingNetwork(), engine, options))
+    return list(predict_recordings(recordings, WINDOWED, CountingNetwork(), engine, options))
 
 
 def directly(recording: Recording) -> tuple[list[tuple[float, float]], np.ndarray]:
-    windows = list(LogMelWindows(recording, SPEECH))
+    windows = list(LogMelWindows(recording, WINDOWED))
     return (
         [(window.start_secs, window.end_secs) for window in windows],
-        np.concatenate([CountingNetwork()(window.log_mel[None]) for window in windows]).astype(np.float64),
+        np.concatenate([CountingNetwork()(window.log_mel[None])[:, :-1] for window in windows]),
     )
 
 
@@ -105,7 +105,7 @@ def test_workers_change_nothing(mixed, options) -> None:
 
 def test_the_network_never_sees_more_than_a_batch(mixed, engine) -> None:
     network = CountingNetwork()
-    list(predict_recordings(mixed, SPEECH, network, engine, WHOLE))
+    list(predict_recordings(mixed, WINDOWED, network, engine, WHOLE))
     assert network.largest_batch == 16
 
 
@@ -123,7 +123,7 @@ def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Pa
 
 
 def test_a_worker_that_waits_for_its_reader_is_not_taken_for_one_that_hangs(mixed) -> None:
-    parts = _parts(_Task(0, ((0, mixed[1]),)), SPEECH)
+    parts = _parts(_Task(0, ((0, mixed[1]),)), WINDOWED)
     assert len(next(parts).log_mels) == 128
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     list(parts)
@@ -169,7 +169,7 @@ def test_a_worker_that_dies_within_a_long_recording(mixed, engine, after: int) -
     undisturbed = predict(mixed, engine, WINDOWS)
     dying = DyingWithin(engine, "10.wav", after)
     blocks = in_blocks(enumerate(mixed), 16)
-    results = [one for part in predict_blocks(blocks, SPEECH, CountingNetwork(), dying, WINDOWS) for one in part]
+    results = [one for part in predict_blocks(blocks, WINDOWED, CountingNetwork(), dying, WINDOWS) for one in part]
     assert sorted(result.number for result in results) == list(range(len(mixed)))
     results.sort(key=lambda result: result.number)
     rows = [row for result in results for row in result.predictions(mixed[result.number].file)]
@@ -198,19 +198,20 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
 
 MEMORY_OF_INFER = """
 import resource, sys
+from dataclasses import replace
 from pathlib import Path
 import ser_batch.results.inference as inference
-from ser_batch.audio.frontend import SPEECH
 from ser_batch.audio.recordings import list_source
 from ser_batch.engines import LocalEngine, keep_freed_memory
 from ser_batch.models.bundles import Bundle, shipped_bundle
 from ser_batch.results.predictions import PredictionOptions
+from tests.frontends import WINDOWED
 from tests.results.conftest import CountingNetwork
 
 def main():
     keep_freed_memory()
-    inference.load_predictor = CountingNetwork().load
-    bundle = Bundle(Path("none"), shipped_bundle().labels, SPEECH, "f" * 64, {})
+    inference.Predictor = CountingNetwork().load
+    bundle = Bundle(Path("none"), replace(shipped_bundle().content, front_end=WINDOWED), "f" * 64)
     options = inference.InferOptions(PredictionOptions(windows=True))
     with LocalEngine(1) as engine:
         result = inference.infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, options)

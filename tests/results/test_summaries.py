@@ -7,7 +7,7 @@ LABELS = ("anger", "fear")
 def tally() -> Tally:
     counted = Tally()
     for file, probabilities in {"a.wav": (0.9, 0.1), "=b.wav": (0.2, 0.8), "c.wav": (0.7, 0.3)}.items():
-        counted.add([Prediction(file, 0.0, 1800.0, probabilities, 1800.0, ("quiet",))], LABELS)
+        counted.add([Prediction(file, 0.0, 1800.0, probabilities, 1800.0, 0.5, ("quiet",))], LABELS)
     for at in ("0.500", "7"):
         counted.add([Prediction(f"{at}.wav", error=f"has a sample that is not finite, at {at} s")], LABELS)
     counted.add([Prediction("z.wav", error="is empty (0 bytes)")], LABELS)
@@ -28,7 +28,7 @@ def test_the_lines_of_a_summary() -> None:
 
 def test_windows_are_rows_and_not_files() -> None:
     counted = Tally()
-    rows = [Prediction("a.wav", start, start + 3, (0.1, 0.9), 6.0, ("clipped",)) for start in (0.0, 1.5, 3.0)]
+    rows = [Prediction("a.wav", start, start + 3, (0.1, 0.9), 6.0, 0.5, ("clipped",)) for start in (0.0, 1.5, 3.0)]
     assert counted.add(rows, LABELS) == rows
     assert summary_lines(counted, "preds.jsonl", 6.0, 2.0) == [
         "preds.jsonl: 3 rows of 1 files, 0 of them errors, in 2.0 s",

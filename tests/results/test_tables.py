@@ -30,7 +30,7 @@ ODD_NAMES = [
     " spaces .wav",
 ]
 ROWS = [
-    *(Prediction(name, 0.0, 3725.5, (0.25, 0.7500004), 3725.5, ("quiet", "clipped")) for name in ODD_NAMES),
+    *(Prediction(name, 0.0, 3725.5, (0.25, 0.7500004), 3725.5, 0.9, ("quiet", "clipped")) for name in ODD_NAMES),
     Prediction("plain.wav", 3725.5, 7200.123456, (0.6, 0.4), 7200.123456),
     Prediction("bad.wav", error="is empty (0 bytes)"),
 ]
@@ -60,7 +60,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def test_columns_are_the_contract() -> None:
-    columns = "file start end emotion confidence p_anger p_fear duration model warnings error"
+    columns = "file start end emotion confidence p_anger p_fear duration novelty model warnings error"
     assert table_columns(LABELS) == columns.split()
 
 
@@ -81,13 +81,13 @@ def test_pandas_reads_all_formats_alike(table: Path) -> None:
 
 def test_csv_is_exact_to_the_byte(tmp_path: Path) -> None:
     text = write(tmp_path / "preds.csv").read_bytes()
-    assert text.startswith(b"file,start,end,emotion,confidence,p_anger,p_fear,duration,model,warnings,error\n")
-    row = b",00:00:00.000000,01:02:05.500000,fear,0.750000,0.250000,0.750000,3725.500000,abc,quiet clipped,\n"
+    assert text.startswith(b"file,start,end,emotion,confidence,p_anger,p_fear,duration,novelty,model,warnings,error\n")
+    row = b",00:00:00.000000,01:02:05.500000,fear,0.750000,0.250000,0.750000,3725.500000,0.900000,abc,quiet clipped,\n"
     assert b"\nplain.wav" + row in text
     assert b'"comma, quote"" and\nnewline.wav"' + row in text
     assert b'"carriage\rreturn.wav"' + row in text
     assert b"\n=1+1.wav" + row in text
-    assert text.endswith(b"\nbad.wav,,,,,,,,abc,,is empty (0 bytes)\n")
+    assert text.endswith(b"\nbad.wav,,,,,,,,,abc,,is empty (0 bytes)\n")
     with open(tmp_path / "preds.csv", encoding="utf-8", newline="") as file:
         assert [one["file"] for one in csv.DictReader(file)] == [one.file for one in ROWS]
 
@@ -104,6 +104,7 @@ def test_jsonl_has_numbers_and_nulls(tmp_path: Path) -> None:
         "p_anger": 0.25,
         "p_fear": 0.75,
         "duration": 3725.5,
+        "novelty": 0.9,
         "model": "abc",
         "warnings": "quiet clipped",
         "error": None,
@@ -119,7 +120,7 @@ def test_parquet_has_types(tmp_path: Path) -> None:
         *("file", "emotion", "model", "warnings", "error")
     }
     assert kinds["start"] == kinds["end"] == "duration[us]"
-    assert {kinds[name] for name in ("confidence", "p_anger", "p_fear", "duration")} == {"double"}
+    assert {kinds[name] for name in ("confidence", "p_anger", "p_fear", "duration", "novelty")} == {"double"}
 
 
 def test_parquet_is_written_in_groups_of_rows(tmp_path: Path) -> None:
