@@ -1,8 +1,9 @@
 """Novelty: how far a recording lies from what a network was trained on.
 
-The network's last features are taken to be spread around one centre per label, all alike (a Gaussian with a
-shared covariance); a recording is as far away as from the nearest centre (Lee, Lee, Lee and Shin, "A Simple Unified
-Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018).
+The network's last features are taken to be spread around one centre per label, all alike; a recording is as far away
+as from the nearest centre (Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution
+Samples and Adversarial Attacks", NeurIPS 2018). Of the covariance only the diagonal is used: there may be more features than
+examples, and then what varies together cannot be known.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.waveforms import Float32s
 
-# So many directions of the spread are told apart; in all others it is taken to be the same (Tipping and Bishop,
-# "Probabilistic principal component analysis", 1999). With few examples no more can be known.
-_DIRECTIONS = 32
 _MEDIAN, _TAIL = 0.5, 0.95
 
 
@@ -31,17 +29,13 @@ class Novelty:
 
     Attributes:
         centres: float32 ``(labels, features)``; only of labels that were trained on.
-        directions: float32 ``(features, directions)``: orthonormal, where the spread is widest.
-        variances: float32 ``(directions,)``: the spread along them.
-        rest: the spread along every other direction.
+        deviations: float32 ``(features,)``: the spread around the centres.
         scale, shape: the figure is ``1 - exp(-(distance / scale) ** shape)``, which is .5 at the median of the
             training examples' distances and .95 at their 95th percentile.
     """
 
     centres: Float32s
-    directions: Float32s
-    variances: Float32s
-    rest: float
+    deviations: Float32s
     scale: float
     shape: float
 
@@ -51,12 +45,11 @@ class Novelty:
         return figures
 
     def distances(self, features: Float32s) -> NDArray[np.float64]:
-        """The Mahalanobis distance of each row of ``(n, features)`` to the nearest centre."""
-        offsets = features[:, None, :].astype(np.float64) - self.centres
-        along = np.square(offsets @ self.directions)
-        across = np.square(offsets).sum(axis=2) - along.sum(axis=2)
-        squares = (along / self.variances).sum(axis=2) + np.maximum(across, 0.0) / self.rest
-        nearest: NDArray[np.float64] = np.sqrt(squares.min(axis=1))
+        """The root mean square offset, in deviations, of each row of ``(n, features)`` from the nearest centre."""
+        nearest = np.full(len(features), np.inf)
+        for centre in self.centres:
+            offsets = (features.astype(np.float64) - centre) / self.deviations
+            nearest = np.minimum(nearest, np.sqrt(np.square(offsets).mean(axis=1)))
         return nearest
 
     def save(self, file: IO[bytes]) -> None:
@@ -71,8 +64,7 @@ class Novelty:
             OSError, KeyError, ValueError, BadZipFile: it is missing or damaged.
         """
         with np.load(path) as stored:
-            arrays = (stored["centres"], stored["directions"], stored["variances"])
-            return cls(*arrays, *(float(stored[name]) for name in ("rest", "scale", "shape")))
+            return cls(stored["centres"], stored["deviations"], float(stored["scale"]), float(stored["shape"]))
 
     @property
     def fingerprint(self) -> str:
@@ -96,20 +88,17 @@ def fit_novelty(batches: Batches) -> Novelty:
     squares: NDArray[np.float64] | float = 0.0
     for features, labels in batches():
         exact = features.astype(np.float64)
-        squares = squares + exact.T @ exact
+        squares = squares + np.square(exact).sum(axis=0)
         for label in np.unique(labels).tolist():
             of_label = exact[labels == label]
             sums[label] = sums.get(label, 0.0) + of_label.sum(axis=0)
             counts[label] = counts.get(label, 0) + len(of_label)
     centres = np.array([sums[label] / counts[label] for label in sorted(sums)])
     weights = np.array([counts[label] for label in sorted(sums)], dtype=np.float64)
-    covariance = (squares - (centres.T * weights) @ centres) / weights.sum()
-    values, vectors = np.linalg.eigh(covariance)
-    n_directions = min(_DIRECTIONS, len(values) - 1)
-    rest = max(float(values[:-n_directions].mean()), 1e-9)
-    directions, variances = vectors[:, -n_directions:], np.maximum(values[-n_directions:], rest)
-    arrays = (centres.astype(np.float32), directions.astype(np.float32), variances.astype(np.float32))
-    unscaled = Novelty(*arrays, rest, scale=1.0, shape=1.0)
+    variances = (squares - weights @ np.square(centres)) / weights.sum()
+    # A feature that never moved in training must not make everything new.
+    deviations = np.sqrt(np.maximum(variances, 1e-4 * variances.mean() + 1e-12))
+    unscaled = Novelty(centres.astype(np.float32), deviations.astype(np.float32), scale=1.0, shape=1.0)
     distances = np.concatenate([unscaled.distances(features) for features, _ in batches()])
     median, tail = np.maximum(np.quantile(distances, [_MEDIAN, _TAIL]), 1e-9)
     tail = max(tail, 1.001 * median)  # a handful of examples may all be equally far away

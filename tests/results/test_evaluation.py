@@ -109,7 +109,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
     folder.mkdir()
     network = build_network(records, PLAIN, split_selection(records, "train"))
     n_features = features_of(network).output_shape[-1]
-    novelty = Novelty(np.zeros((1, n_features), np.float32), np.eye(n_features, dtype=np.float32), 1.0, 1.0)
+    novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), 1.0, 1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
     content = BundleContent(records.labels, records.front_end, temperature, None, novelty.fingerprint, training)
     return save_bundle(folder, network, novelty, content)
