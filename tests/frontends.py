@@ -23,5 +23,5 @@ WINDOWED = FrontEnd(
 )
 TRUNCATED = replace(WINDOWED, longer="truncate", window_hop_secs=None)
 
-# Coarse, so that networks train fast on it: 31 frames a second, as many as a recording has.
-KEPT = replace(WINDOWED, hop_length=512, n_mels=32, length_secs=10.0, shorter="keep", window_hop_secs=5.0)
+# As many frames as a recording has.
+KEPT = replace(WINDOWED, length_secs=10.0, shorter="keep", window_hop_secs=5.0)

@@ -9,12 +9,12 @@ from typing import Any
 from ser_batch.models.augment import Augmentation
 from ser_batch.models.recipes import RECIPES, Recipe
 
-# Small networks on records of any front end that is no preset.
+# For records of any front end that is no preset.
 PLAIN = replace(
     RECIPES["default"],
     name="plain",
     front_end="custom",
-    network="small_crnn",
+    network="functionals",
     normalise="train",
     epochs=3,
     batch_size=4,
@@ -27,9 +27,10 @@ PLAIN = replace(
     averaging=0.0,
     class_weight="none",
     dropout=0.0,
-    channel_dropout=0.0,
     norm_momentum=0.9,
+    l2=0.0,
     augmentation=Augmentation(),
+    copies=1,
 )
 
 # All that may be random or has a state of its own.
@@ -45,7 +46,7 @@ FULL = replace(
     averaging=0.9,
     class_weight="balanced",
     dropout=0.2,
-    channel_dropout=0.1,
+    l2=1e-4,
     augmentation=Augmentation(
         crop_min_frames=20,
         crop_max_frames=40,
@@ -57,6 +58,7 @@ FULL = replace(
         gain_db=3.0,
         mixup=0.4,
     ),
+    copies=2,
 )
 
 

@@ -2,8 +2,8 @@
 
 The network's last features are taken to be spread around one centre per label, all alike; a recording is as far away
 as from the nearest centre (Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution
-Samples and Adversarial Attacks", NeurIPS 2018). Of the covariance only the diagonal is used: there may be more features than
-examples, and then what varies together cannot be known.
+Samples and Adversarial Attacks", NeurIPS 2018). Of the covariance only the diagonal is used: there may be more features
+than examples, and then what varies together cannot be known.
 """
 
 from __future__ import annotations

@@ -107,9 +107,14 @@ def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder
 
 def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1.0) -> Bundle:
     folder.mkdir()
-    network = build_network(records, PLAIN, split_selection(records, "train"))
-    n_features = features_of(network).output_shape[-1]
-    novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), 1.0, 1.0)
+    n_features = functional_extractor(records.front_end).output_shape[-1]
+    scale = Scale(np.zeros(n_features, np.float32), np.ones(n_features, np.float32))
+    network = build_network(records, PLAIN, scale)
+    chance = np.random.default_rng(0)
+    for weight in network.weights:
+        weight.assign(chance.normal(0, 0.3, weight.shape))
+    zeros, directions = np.zeros((1, n_features), np.float32), np.eye(n_features, 2, dtype=np.float32)
+    novelty = Novelty(zeros, directions, np.ones(2, np.float32), rest=1.0, scale=1.0, shape=1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
     content = BundleContent(records.labels, records.front_end, temperature, None, novelty.fingerprint, training)
     return save_bundle(folder, network, novelty, content)
