@@ -14,7 +14,6 @@ from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
 from ser_batch.models.bundles import Bundle, BundleContent, save_bundle, shipped_bundle
 from ser_batch.models.calibration import apply_temperature
-from ser_batch.models.crnn import features_of
 from ser_batch.models.novelty import Novelty
 from ser_batch.models.training import build_network
 from ser_batch.records.builds import build_records
