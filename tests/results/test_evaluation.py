@@ -14,8 +14,10 @@ from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
 from ser_batch.models.bundles import Bundle, BundleContent, save_bundle, shipped_bundle
 from ser_batch.models.calibration import apply_temperature
+from ser_batch.models.functionals import functional_extractor
+from ser_batch.models.networks import build_network
 from ser_batch.models.novelty import Novelty
-from ser_batch.models.training import build_network
+from ser_batch.models.scales import Scale
 from ser_batch.records.builds import build_records
 from ser_batch.records.datasets import split_selection
 from ser_batch.records.layout import RecordFolder
@@ -112,8 +114,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
     chance = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(chance.normal(0, 0.3, weight.shape))
-    zeros, directions = np.zeros((1, n_features), np.float32), np.eye(n_features, 2, dtype=np.float32)
-    novelty = Novelty(zeros, directions, np.ones(2, np.float32), rest=1.0, scale=1.0, shape=1.0)
+    novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
     content = BundleContent(records.labels, records.front_end, temperature, None, novelty.fingerprint, training)
     return save_bundle(folder, network, novelty, content)
@@ -130,8 +131,8 @@ def test_windows_of_a_recording_are_one_prediction_in_both(
     bundle = untrained_bundle(tmp_path / "bundle", records)
     assert records.n_examples() > 14
     split = split_selection(records, "train")
-    evaluated = {one.prediction.file: one.prediction for one in predict_examples(bundle, records, split)}
     predictor = Predictor(bundle)
+    evaluated = {one.prediction.file: one.prediction for one in predict_examples(bundle, predictor, records, split)}
     with LocalEngine(2) as engine:
         for one in predict_recordings(list_source(str(emodb_sample)).recordings, front_end, predictor, engine):
             assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-5)
@@ -144,8 +145,11 @@ def test_probabilities_are_given_at_the_bundles_temperature(tmp_path: Path, emod
     records = build(emodb_sample, tmp_path / "records", KEPT)
     bundle = untrained_bundle(tmp_path / "bundle", records, temperature=0.25)
     split = split_selection(records, "train")
-    raw = [one.prediction.probabilities for one in predict_examples(bundle, records, split, calibrated=False)]
-    sharp = [one.prediction.probabilities for one in predict_examples(bundle, records, split)]
+    predictor = Predictor(bundle)
+    raw, sharp = (
+        [one.prediction.probabilities for one in predict_examples(bundle, found, records, split)]
+        for found in (predictor.at(1.0), predictor)
+    )
     np.testing.assert_allclose(sharp, apply_temperature(raw, 0.25), atol=1e-6)
     assert np.abs(np.array(sharp) - raw).max() > 0.01
     assert main(["evaluate", str(bundle.path), str(records.path), "-o", str(tmp_path / "e"), "--split", "train"]) == 0

@@ -25,7 +25,7 @@ def test_the_folder_holds_what_it_should(tmp_path: Path) -> None:
 
 
 def test_predictions_are_calibrated_and_in_order(tmp_path: Path) -> None:
-    one = FoldPrediction('a "b", c\r\n.wav', 1.5, 3661.0, "03", 2, "fold 1", 4, (0.1, 0.9, 0.0), (0.2, 0.7, 0.1))
+    one = FoldPrediction('a "b", c\r\n.wav', 1.5, 3661.0, "03", 2, "fold 1", 4, 1.0, (0.1, 0.9, 0.0), (0.2, 0.7, 0.1))
     folder = written(tmp_path / "cv", [one])
     assert (folder / "predictions.csv").read_bytes().decode() == (
         "file,start,end,speaker,label,fold,seed,emotion,confidence,p_anger,p_fear,p_joy\n"

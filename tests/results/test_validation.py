@@ -160,7 +160,7 @@ class Trainings:
     held_out: list[Selection]
 
     def train(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: Sides) -> Any:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         self.seen.append((seed, sides, folder))
         return SimpleNamespace(bundle="bundle")
 
