@@ -32,8 +32,7 @@ class Fold:
 
     Attributes:
         name: the held-out speaker, or a number where there is more than one.
-        train, test: the rows of each side; a row is on one of them at most.
-        validation: the rows among ``train`` that its calibration is learnt from.
+        train, validation, test: the rows of each side; every row is on one side of each fold at most.
     """
 
     name: str
@@ -70,7 +69,7 @@ def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None
     for fold in range(n_folds):
         test = number == fold
         validation = number == (fold + 1) % n_folds if n_folds > 2 else np.zeros(len(rows), dtype=bool)
-        folds.append(Fold(f"{fold + 1:02d}", ~test, validation, test))
+        folds.append(Fold(f"{fold + 1:02d}", ~(test | validation), validation, test))
     return folds
 
 
@@ -101,7 +100,7 @@ def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None, seed: in
         one = [others[seed % len(others)]] if len(others) > 1 else []
         validation = np.isin(speakers, one) & known & ~leaked
         name = group[0] if n_folds is None else f"{number + 1:02d}"
-        folds.append(Fold(name, known & ~(test | leaked), validation, test))
+        folds.append(Fold(name, known & ~(test | validation | leaked), validation, test))
     return folds
 
 

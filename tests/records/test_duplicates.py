@@ -96,7 +96,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, emodb_samp
     assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
     said = capfd.readouterr().out
     assert "14 recordings, 0 inputs that cannot be used" in said
-    assert "expected, from 14 recordings: 14 examples, 1.9 MB" in said
+    assert "expected, from 14 recordings: 14 examples, 1.6 MB" in said
     assert not (tmp_path / "out").exists()
     assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out")]) == 0
     capfd.readouterr()

@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import SPEECH
 from ser_batch.audio.logmels import log_mel
 from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
@@ -148,11 +147,11 @@ def test_what_a_truncating_front_end_cannot_hold_is_refused(folder: Path, ten_ho
 def test_a_part_is_read_alone(ten_hours: Path, start_secs: int) -> None:
     recording = Recording("hours.wav", str(ten_hours), start_secs=start_secs, end_secs=start_secs + 3)
     begin = read_bytes()
-    (window,) = LogMelWindows(recording, SPEECH)
+    (window,) = LogMelWindows(recording, WINDOWED)
     assert read_bytes() - begin < 2e6  # of 1152e6
     assert (window.start_secs, window.end_secs) == (start_secs, start_secs + 3)
     expected = np.concatenate([tone(start_secs), np.zeros(2 * RATE_HZ)]).astype(np.float32)
-    np.testing.assert_allclose(window.log_mel, log_mel(expected, RATE_HZ, SPEECH), atol=0.1)
+    np.testing.assert_allclose(window.log_mel, log_mel(expected, RATE_HZ, WINDOWED), atol=0.1)
 
 
 def test_reading_a_late_part_takes_no_time(ten_hours: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from ser_batch.cli import main
 from ser_batch.errors import OutputError, TrainingError, UsageError
+from ser_batch.models.calibration import apply_temperature
 from ser_batch.models.recipes import Recipe
 from ser_batch.models.training import Sides
 from ser_batch.records.datasets import Selection, manifest_rows
@@ -151,9 +152,25 @@ def test_killed_with_one_worker_and_started_again_it_ends_as_with_two(
 # --- with trainings that only say what they were given
 
 
+Rows = list[dict[str, str]]
+
+TEMPERATURES = {"calibration": 0.5, "final": 3.0}
+
+
+@dataclass(frozen=True)
+class SpiedPredictor:
+    """Says the first label always; calibrated, as sure as its temperature is cold."""
+
+    bundle: Any
+    temperature: float = 1.0
+
+    def at(self, temperature: float) -> "SpiedPredictor":
+        return SpiedPredictor(self.bundle, temperature)
+
+
 @dataclass
 class Trainings:
-    """What each training was given; each ends with a network that always says the first label."""
+    """What each training of each fold was given."""
 
     records: RecordFolder
     seen: list[tuple[int, Sides, Path]]
@@ -162,28 +179,31 @@ class Trainings:
     def train(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: Sides) -> Any:
         folder.mkdir(parents=True)
         self.seen.append((seed, sides, folder))
-        return SimpleNamespace(bundle="bundle")
+        return SimpleNamespace(bundle=SimpleNamespace(temperature=TEMPERATURES[folder.name], name=folder.name))
 
     def predict(
-        self, bundle: Any, records: RecordFolder, selection: Selection, calibrated: bool = True
+        self, bundle: Any, predictor: SpiedPredictor, records: RecordFolder, selection: Selection
     ) -> Iterator[Evaluated]:
-        assert bundle == "bundle"
-        if calibrated:
+        assert bundle is predictor.bundle
+        assert bundle.name == "final"
+        if predictor.temperature != 1.0:
             self.held_out.append(selection)
         for row in manifest_rows(records, selection):
-            probabilities = (1.0, *(0.0,) * 6) if calibrated else (0.4, *(0.1,) * 6)
-            prediction = Prediction(row["file"], float(row["start"]), float(row["end"]), probabilities)
+            probabilities = apply_temperature([[0.4, *(0.1,) * 6]], predictor.temperature)[0]
+            prediction = Prediction(row["file"], float(row["start"]), float(row["end"]), tuple(probabilities))
             yield Evaluated(row["speaker"], records.labels.index(row["label"]), prediction)
 
-    def folds(self) -> list[tuple[list[dict[str, str]], list[dict[str, str]], list[dict[str, str]]]]:
-        """The manifest rows that each training was given, validated on, and scored on."""
+    def rows(self, selection: Selection | None) -> Rows:
+        return list(manifest_rows(self.records, selection)) if selection else []
+
+    def folds(self) -> list[tuple[Rows, Rows, Rows, Rows]]:
+        """Rows of each fold: calibration's training and validation, the final training, what it is scored on."""
+        calibrations = [sides for _, sides, folder in self.seen if folder.name == "calibration"]
+        finals = [sides for _, sides, folder in self.seen if folder.name == "final"]
+        assert all(sides.validation is None for sides in finals)
         return [
-            (
-                list(manifest_rows(self.records, sides.train)),
-                list(manifest_rows(self.records, sides.validation)) if sides.validation else [],
-                list(manifest_rows(self.records, held_out)),
-            )
-            for (_, sides, _), held_out in zip(self.seen, self.held_out, strict=True)
+            (self.rows(inner.train), self.rows(inner.validation), self.rows(final.train), self.rows(held_out))
+            for inner, final, held_out in zip(calibrations, finals, self.held_out, strict=True)
         ]
 
 
@@ -192,6 +212,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch, kept_records: RecordFolder) -> Tr
     trainings = Trainings(kept_records, [], [])
     monkeypatch.setattr(validation, "train", trainings.train)
     monkeypatch.setattr(validation, "predict_examples", trainings.predict)
+    monkeypatch.setattr(validation, "Predictor", SpiedPredictor)
     monkeypatch.setattr(validation, "_prepare", lambda *_: None)
     return trainings
 
@@ -205,20 +226,20 @@ def test_who_is_held_out_is_in_no_training(trainings: Trainings, tmp_path: Path)
     protocol = Protocol("speaker", None, 2, 3)
     assert not cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline(), on_fold=reports.append)
     speakers = sorted(values(list(trainings.records.manifest()), "speaker"))
-    assert [seed for seed, *_ in trainings.seen] == [3] * 10 + [4] * 10
+    assert [seed for seed, *_ in trainings.seen] == [3] * 20 + [4] * 20
     assert [report.name for report in reports] == 2 * speakers
     assert (reports[-1].done, reports[-1].of) == (20, 20)
-    for (train, validation_rows, held_out), speaker in zip(trainings.folds(), 2 * speakers, strict=True):
+    for (inner, calibrating, train, held_out), speaker in zip(trainings.folds(), 2 * speakers, strict=True):
         assert values(held_out, "speaker") == {speaker}
-        assert speaker not in values(train, "speaker") | values(validation_rows, "speaker")
-        assert not values(train, "speaker") & values(validation_rows, "speaker")
-        assert not values(held_out, "sha256") & values([*train, *validation_rows], "sha256")
-        assert len(values(validation_rows, "speaker")) == 1
-        assert len(train) + len(validation_rows) + len(held_out) == 14
-    assert len({str(sides.description) for _, sides, _ in trainings.seen}) == 10
+        assert values(train, "speaker") == set(speakers) - {speaker}
+        assert not values(held_out, "sha256") & values(train, "sha256")
+        assert len(values(calibrating, "speaker")) == 1
+        assert values(inner, "speaker") == values(train, "speaker") - values(calibrating, "speaker")
+        assert len(inner) + len(calibrating) == len(train) == 14 - len(held_out)
+    assert len({str(sides.description) for _, sides, _ in trainings.seen}) == 20
     rows = read(tmp_path / "cv" / "predictions.csv")
     assert all(row["fold"] == row["speaker"] for row in rows)
-    assert all((row["emotion"], row["confidence"]) == ("anger", "1.000000") for row in rows)
+    assert all((row["emotion"], row["confidence"]) == ("anger", f"{16 / 22:.6f}") for row in rows)
     title = json.loads((tmp_path / "cv" / "scores.json").read_text())["title"]
     assert title == "recipe quick, leave one speaker out"
 
@@ -230,9 +251,10 @@ def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_pa
     assert len(folds) == (n_folds or 10)
     held_out = [row["file"] for *_, rows in folds for row in rows]
     assert sorted(held_out) == sorted(row["file"] for row in trainings.records.manifest())
-    for train, validation_rows, rows in folds:
-        assert len(train) + len(validation_rows) + len(rows) == 14
-        assert not values(rows, "file") & values([*train, *validation_rows], "file")
+    for inner, calibrating, train, rows in folds:
+        assert values(rows, "file") == values(list(trainings.records.manifest()), "file") - values(train, "file")
+        assert values(inner, "file") == values(train, "file") - values(calibrating, "file")
+        assert calibrating
     title = json.loads((tmp_path / "cv" / "scores.json").read_text())["title"]
     assert title == f"recipe quick, {n_folds or 10} random folds"
 
@@ -256,7 +278,7 @@ def test_finished_folds_are_not_trained_again(trainings: Trainings, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline(), on_fold=stop)
     cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline())
-    folders = [folder.name for *_, folder in trainings.seen]
+    folders = [folder.parent.name for *_, folder in trainings.seen if folder.name == "final"]
     assert folders == [f"seed-0-fold-{number:02d}" for number in range(1, 6)]
     assert not (tmp_path / "cv" / "folds").exists()
 
