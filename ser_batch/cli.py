@@ -456,7 +456,9 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A record folder, a bundle or a prediction table.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Records, bundle, prediction table or cross-validation.")
+    ],
 ) -> None:
     """Say what a folder or a table is.
 

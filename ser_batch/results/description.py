@@ -1,4 +1,4 @@
-"""What a planned build, a record folder, a bundle or a prediction table is, in a few lines."""
+"""What a planned build, a record folder, a bundle, a table or a cross-validation is, in a few lines."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from ser_batch.records.estimates import Estimate
 from ser_batch.records.layout import BUILDING, PROVENANCE, RecordFolder, open_records
 from ser_batch.records.plans import BuildPlan
 from ser_batch.records.splits import SPLITS
+from ser_batch.results.folds import PREDICTIONS, SCORES, summary_lines
 from ser_batch.results.tables import read_summary
 
 _SHOWN_SPEAKERS = 12
@@ -21,7 +22,7 @@ def describe(path: Path) -> list[str]:
     """Lines for a person.
 
     Raises:
-        SourceError: it is none of the three.
+        SourceError: it is none of these.
     """
     if (path / PROVENANCE).exists() or (path / BUILDING).exists():
         return _describe_records(open_records(path))
@@ -29,7 +30,9 @@ def describe(path: Path) -> list[str]:
         return _describe_bundle(path)
     if path.is_file():
         return _describe_table(path)
-    raise SourceError(f"{path}: neither a record folder, nor a bundle, nor a prediction table")
+    if (path / SCORES).exists() and (path / PREDICTIONS).exists():
+        return summary_lines(path)
+    raise SourceError(f"{path}: no record folder, bundle, prediction table or cross-validation")
 
 
 def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str]:
@@ -103,8 +106,9 @@ def _describe_bundle(path: Path) -> list[str]:
         f"bundle {path}: {bundle.summary()}",
         f"labels: {', '.join(bundle.labels)}",
         f"front end: {_shown(bundle.front_end)}",
+        f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}",
         f"trained on {training['records_path']} ({training['records'][:12]}), "
-        f"{training['examples']['train']} examples, seed {training['seed']}",
+        f"{training['n_examples']['train']} examples, seed {training['seed']}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(training["versions"].items())),
         f"fingerprint {bundle.short_fingerprint}",
     ]
@@ -122,6 +126,7 @@ def _describe_table(path: Path) -> list[str]:
 def _shown(front_end: FrontEnd) -> str:
     return (
         f"{preset_name(front_end)} ({front_end.rate_hz} Hz, {front_end.n_mels} mel bands, "
-        f"{front_end.n_frames} frames, {front_end.length_secs:g} s, longer audio: {front_end.longer}, "
+        f"{'up to ' if front_end.shorter == 'keep' else ''}{front_end.n_frames} frames, {front_end.length_secs:g} s, "
+        f"longer audio: {front_end.longer}, "
         f"channel {front_end.channel})"
     )
