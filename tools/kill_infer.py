@@ -34,10 +34,10 @@ def start(arguments: list[str], said: Path) -> int:
     """Begin an inference in a process group of its own; its process id."""
     child = os.fork()
     if child:
+        os.setpgid(child, child)  # here, so that it can be killed at once
         return child
     code = _FAILED_TO_FINISH
     try:
-        os.setsid()
         err = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(err, 2)
         from ser_batch.cli import main

@@ -14,7 +14,7 @@ import pytest
 
 from ser_batch.cli import main
 from ser_batch.results.journals import journal_path
-from tests.records.test_crash import disk, living, remount_read_only  # noqa: F401 - a fixture
+from tests.records.test_crash import disk, end_within, remount_read_only  # noqa: F401 - a fixture
 from tools.kill_infer import n_done
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,8 +67,7 @@ def test_a_stopped_inference_says_so_and_continues(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    said = process.communicate(timeout=30)[1]
-    assert not living(process.pid)
+    said = end_within(10, process)
     assert process.returncode == 128 + number
     assert re.fullmatch(r"(interrupted|terminated); to go on, run the same command again, without --restart\n", said)
     assert not out.exists()
