@@ -17,7 +17,7 @@ def touched(task: Any) -> set[str]:
     if isinstance(task, ShardTask):
         return {r.file for r in task.recordings} - {r.file for r, _ in task.deadly}
     if not isinstance(task, Sequence):
-        return {recording.file for _, recording in task.recordings}
+        return {recording.file for _, recording in getattr(task, "recordings", ())}
     parts = [part for part in [task, *task] if isinstance(part, Sequence)]
     return {item.file for part in parts for item in part if isinstance(item, Recording)}
 
