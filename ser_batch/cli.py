@@ -88,9 +88,11 @@ def _prepare_tensorflow(verbose: bool) -> None:
     keep_freed_memory()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     if not verbose:
+        import logging
         import warnings
 
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="keras")
 
 

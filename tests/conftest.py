@@ -1,6 +1,10 @@
 """What tests of several wings share: real speech, made audio, and records built once."""
 
+import fcntl
 import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +43,45 @@ def emodb() -> Path:
 def kept_records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
     """Records of the sample, each log-mel as long as its recording, split by speaker."""
     return build_sample(emodb_sample, tmp_path_factory.mktemp("records") / "kept", KEPT)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of several test processes to ask for it makes for all."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with open(shared / f".{name}.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = shared / f".{name}.done"
+        if not done.exists():
+            (shared / name).mkdir()
+            make(shared / name)
+            done.touch()
+    return shared / name
+
+
+def mount(*arguments: str) -> None:
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("needs root and mount(8), for a small disk of its own")
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place))
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(disk: Path, free_kib: int) -> Path:
+    """Leave only so much room; deleting the file that is returned makes room again."""
+    stat = os.statvfs(disk)
+    (disk / "ballast").write_bytes(bytes(stat.f_bavail * stat.f_bsize - free_kib * 1024))
+    return disk / "ballast"
 
 
 def build_sample(source: Path, out: Path, front_end: FrontEnd, split: SplitPlan | None = None) -> RecordFolder:
