@@ -5,8 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from ser_batch import __version__
 from ser_batch.engines import LocalEngine, keep_freed_memory, usable_cpus
 from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.progress import progress_bar
+from ser_batch.stops import Stops
 
 if TYPE_CHECKING:
     from ser_batch.audio.recordings import Listing, Rejection
@@ -471,46 +471,25 @@ def info(
     print("\n".join(describe(path)))
 
 
-class _Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
-
-
-# The signal that stopped this run. Libraries may turn what a handler raises into errors of their own.
-_stopped_by: list[int] = []
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    _stopped_by.append(number)
-    raise _Stopped
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    _stopped_by.clear()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    try:
-        code = _run(arguments)
-    except BaseException:
-        if not _stopped_by:
-            raise
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # too late to stop anything but the interpreter's own end
-            signal.signal(number, lambda number, frame: None)
-    if _stopped_by:
-        word = "interrupted" if _stopped_by[0] == signal.SIGINT else "terminated"
+    stops, code = Stops(), 0
+    with stops:
+        code = _run(arguments, stops)
+    if stops.number is not None:
+        word = "interrupted" if stops.number == signal.SIGINT else "terminated"
         _say(f"{word}; to go on, run the same command again, without --restart")
-        return 128 + _stopped_by[0]
+        return 128 + stops.number
     return code
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None, stops: Stops) -> int:
     try:
         app(arguments)
     except SystemExit as end:
         return int(end.code or 0)
     except SerBatchError as error:
-        if not _stopped_by:
+        if stops.number is None:
             _say(f"error: {error}")
         return 2 if isinstance(error, UsageError) else 1
     return 0

@@ -11,8 +11,8 @@ PACKAGE = Path(ser_batch.__file__).parent
 FLOORS = ["errors", "audio", "records", "models", "results", "cli"]
 # How files are written and what a stage asks of an engine: every wing may use them, they use no wing.
 GROUND = {"errors", "files", "tasks"}
-# Engines are handed to a stage by the command line; no stage imports one.
-ONLY_FOR_CLI = {"engines", "progress"}
+# What the command line alone has: engines to hand to a stage, what it shows, and what stops it.
+ONLY_FOR_CLI = {"engines", "progress", "stops"}
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -153,6 +153,46 @@ class Finder:
 if not worker:
     sys.meta_path.insert(0, Finder())
 """,
+    "a library loses it": """
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "soundfile":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+            except BaseException:
+                pass
+            else:
+                raise AssertionError
+            time.sleep(60)
+if not worker:
+    sys.meta_path.insert(0, Finder())
+""",
+    "a library prints it": """
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "soundfile":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+if not worker:
+    sys.meta_path.insert(0, Finder())
+""",
+    "an object is deleted": """
+class Lost:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "soundfile":
+            Lost()
+            time.sleep(60)
+if not worker:
+    sys.meta_path.insert(0, Finder())
+""",
     "the work is done": """
 if not worker:
     atexit.register(os.kill, os.getpid(), signal.SIGINT)
