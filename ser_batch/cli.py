@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ser_batch import __version__
-from ser_batch.engines import LocalEngine, keep_freed_memory, usable_cpus
+from ser_batch.engines import LocalEngine, usable_cpus
 from ser_batch.errors import SerBatchError, UsageError
+from ser_batch.native import keep_freed_memory
 from ser_batch.progress import progress_bar
 from ser_batch.stops import Stops
 
@@ -40,9 +41,6 @@ Workers = Annotated[
 ]
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Directory, file, CSV with a column file, @list.txt, or -.")
-]
-BatchSize = Annotated[
-    int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Examples the network sees at once.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
 _RECIPES = "the recipe's"
@@ -292,7 +290,6 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Evaluation folder to write.")],
     split: Annotated[str, typer.Option(metavar="SPLIT", help="train, validation or test.")] = "test",
     restart: Restart = False,
-    verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a model on a split of a record folder.
@@ -301,7 +298,6 @@ def evaluate(
 
     Example: ser-batch evaluate models/emodb tfrecords/emodb -o eval/emodb
     """
-    _prepare_tensorflow(verbose)
     from ser_batch.models.bundles import open_bundle
     from ser_batch.records.layout import open_records
     from ser_batch.results.evaluation import evaluate as run
@@ -400,11 +396,9 @@ def infer(
             show_default="a CSV's column speaker",
         ),
     ] = None,
-    batch_size: BatchSize = 32,
     workers: Workers = usable_cpus(),
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
-    verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict the emotion of every recording.
@@ -413,13 +407,9 @@ def infer(
 
     Example: ser-batch infer calls/ -o preds.csv
     """
-    _prepare_tensorflow(verbose)
     from ser_batch.audio.corpora import name_speakers
     from ser_batch.audio.recordings import list_source
     from ser_batch.models.bundles import open_bundle, shipped_bundle
-    from ser_batch.results.inference import InferOptions
-    from ser_batch.results.inference import infer as run
-    from ser_batch.results.predictions import PredictionOptions
 
     began = time.perf_counter()
     bundle = open_bundle(model) if model else shipped_bundle()
@@ -432,8 +422,13 @@ def infer(
             "warning: this model normalises by speaker, and none is known: give --speaker-from or a column speaker",
             quiet,
         )
-    options = InferOptions(PredictionOptions(batch_size, windows), table_format, restart, update)
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
+        engine.start(len(listing.recordings), "ser_batch.results.predictions")
+        # Only now, beside the workers' own imports: these are as slow.
+        from ser_batch.results.inference import InferOptions
+        from ser_batch.results.inference import infer as run
+
+        options = InferOptions(windows, table_format, restart, update)
         result = run(listing, bundle, out, engine, options, show)
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
     _say(f"model: {which} ({bundle.short_fingerprint})", quiet)

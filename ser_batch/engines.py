@@ -1,7 +1,6 @@
 """How many tasks are mapped over workers: local processes."""
 
 import contextlib
-import ctypes
 import importlib
 import multiprocessing
 import os
@@ -10,7 +9,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -18,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any
 
+from ser_batch.native import keep_freed_memory, silence_native_code
 from ser_batch.tasks import STALL_SECS, Outcome, Result, Task
 
 # One task runs and one waits, so that a worker does not idle while the caller looks at a result.
@@ -30,26 +30,8 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 # More memory than any recording needs; less than what a damaged header may claim.
 AUDIO_WORKER_BYTES = 4 << 30
 
-# What a worker sends: something that a task yielded, what it returned, or what it raised.
-_PART, _RETURNED, _RAISED = "part", "returned", "raised"
-
-# glibc's mallopt parameters (malloc.h).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-
-
-def keep_freed_memory() -> None:
-    """Let this process reuse the memory it frees, where the C library is glibc.
-
-    By default every array of more than a few hundred KB is mapped anew and given back, and each time the
-    system clears its pages. Training and feature extraction make the same arrays over and over.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-    mallopt(_M_TOP_PAD, 16 << 20)
+# What a worker sends: what a task returned, or what it raised.
+_RETURNED, _RAISED = "returned", "raised"
 
 
 def usable_cpus() -> int:
@@ -121,7 +103,7 @@ class LocalEngine:
                     else:
                         if kind == _RAISED:
                             raise result
-                        yield Outcome(worker.tasks[0] if kind == _PART else worker.tasks.popleft(), result)
+                        yield Outcome(worker.tasks.popleft(), result)
         except BaseException:  # left early, too: what still runs is of no use
             _end(pool)
             raise
@@ -192,7 +174,7 @@ def _work(pipe: Connection, worker_bytes: int | None, imports: str | None) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if worker_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (worker_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    _silence_native_code()
+    silence_native_code()
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy
     waiting: SimpleQueue[Any] = SimpleQueue()
@@ -203,12 +185,7 @@ def _work(pipe: Connection, worker_bytes: int | None, imports: str | None) -> No
     while True:
         function, task = waiting.get()
         try:
-            result = function(task)
-            if isinstance(result, Generator):
-                for part in result:
-                    pipe.send((_PART, part))
-                result = None
-            message = (_RETURNED, result)
+            message: tuple[str, Any] = (_RETURNED, function(task))
         except Exception as error:
             error.add_note("in a worker process:\n" + traceback.format_exc())
             message = (_RAISED, error)
@@ -216,13 +193,6 @@ def _work(pipe: Connection, worker_bytes: int | None, imports: str | None) -> No
             pipe.send(message)
         except BrokenPipeError:
             return
-
-
-def _silence_native_code() -> None:
-    """Decoders print what they think of damaged files; rows and reasons are the parent's to print."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
 
 
 def _receive(pipe: Connection, waiting: "SimpleQueue[Any]") -> None:

@@ -22,7 +22,7 @@ class Outcome(Generic[Task, Result]):
 
     Attributes:
         task: as it was given.
-        result: what the function returned or yielded; None where the worker died.
+        result: what the function returned; None where the worker died.
         death: how the worker died on it; None where it did not.
     """
 
@@ -42,9 +42,6 @@ class Engine(Protocol):
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Outcome[Task, Result]]:
         """The outcomes in the order in which tasks end. What the function raises is raised here.
-
-        A generator function gives an outcome for everything that it yields, as soon as it does, and one
-        without result when it ends: for tasks whose results do not fit into memory at once.
 
         Args:
             function: importable by name in a worker, or a `functools.partial` of such.

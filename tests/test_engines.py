@@ -1,9 +1,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -46,27 +43,6 @@ def has_wave(number: int) -> bool:
     import sys
 
     return "wave" in sys.modules
-
-
-def count_to(number: int) -> Iterator[int]:
-    yield from range(number)
-
-
-def yield_megabytes(number: int, note: str) -> Iterator[bytes]:
-    for index in range(number):
-        Path(note).write_text(str(index))
-        yield bytes(1 << 20)
-
-
-def die_after_two(task: str) -> Iterator[int]:
-    yield 1
-    yield 2
-    os.abort()
-
-
-def raise_after_one(task: str) -> Iterator[int]:
-    yield 1
-    raise AudioError("check", task)
 
 
 def threads_and_modules(number: int) -> tuple[str, list[str]]:
@@ -144,38 +120,6 @@ def test_leaving_early_ends_the_workers() -> None:
         began = time.perf_counter()
         assert len(list(engine.map(square, [1, 2]))) == 2
     assert time.perf_counter() - began < 10
-
-
-def test_what_a_task_yields_comes_piece_by_piece_and_in_order() -> None:
-    with LocalEngine(3) as engine:
-        outcomes = list(engine.map(count_to, range(6)))
-    for number in range(6):
-        assert [o.result for o in outcomes if o.task == number] == [*range(number), None]
-    assert not any(o.death for o in outcomes)
-
-
-def test_a_worker_waits_until_what_it_yields_is_read(tmp_path: Path) -> None:
-    with LocalEngine(1) as engine:
-        parts = iter(engine.map(partial(yield_megabytes, note=str(tmp_path / "note")), [50]))
-        next(parts)
-        time.sleep(0.5)
-        assert int((tmp_path / "note").read_text()) <= 3
-        assert sum(1 for _ in parts) == 50
-
-
-def test_a_worker_that_dies_between_two_parts() -> None:
-    with LocalEngine(2) as engine:
-        outcomes = list(engine.map(die_after_two, ["a", "b"]))
-    for task in "ab":
-        assert [(o.result, bool(o.death)) for o in outcomes if o.task == task] == [(1, False), (2, False), (None, True)]
-
-
-def test_what_is_raised_between_two_parts_arrives() -> None:
-    with LocalEngine(1) as engine:
-        outcomes = engine.map(raise_after_one, ["a"])
-        assert next(outcomes).result == 1
-        with pytest.raises(AudioError, match="a"):
-            next(outcomes)
 
 
 def test_a_map_inside_a_map_does_not_mix_outcomes() -> None:

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ser_batch.engines import keep_freed_memory
+from ser_batch.native import keep_freed_memory
 
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 keep_freed_memory()

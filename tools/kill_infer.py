@@ -1,12 +1,12 @@
 """Kill inferences at random moments, let them finish, and compare the table with one that nobody disturbed.
 
-    python tools/kill_infer.py path/to/wav work/ --kills 1000 --options="--batch-size 8 -j 2"
+    python tools/kill_infer.py path/to/wav work/ --kills 1000 --options="-j 2"
 
 An inference is killed (SIGKILL, parent and workers), begun again by the same command and killed again, a few times
 in a row, and then left to finish. There is no table before it is whole, and what the journal holds is never lost.
 Exit code 1 if one byte differs.
 
-Inferences are forked from this process, which has imported TensorFlow, so that a kill costs no import.
+Inferences are forked from this process, which has imported what they need, so that a kill costs no import.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import ser_batch.results.inference  # noqa: F401 - what a fork shall not have to import
 from ser_batch.results.journals import journal_path
 from ser_batch.results.predictions import stamp_of
 from tools.kill_build import MOST_KILLS_IN_A_ROW, Tally, after
@@ -162,9 +163,6 @@ def main() -> int:
     parser.add_argument("--options", type=shlex.split, default=[], help="options of infer, in one word")
     parser.add_argument("--suffix", default=".csv", help="of the table")
     arguments = parser.parse_args()
-    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
-    import keras  # noqa: F401 - what a fork shall not have to import
-
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
     killer = Killer.beside(

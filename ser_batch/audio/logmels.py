@@ -4,7 +4,6 @@ NumPy, SciPy's FFT and soxr alone, because worker processes pay for every import
 is computed here: the tests hold every step to its public calls.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,22 +61,6 @@ def log_mel_of_trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
     keep = front_end.shorter == "keep" and len(samples) < front_end.n_samples
     power = mel_power(samples if keep else fix_length(samples, front_end.n_samples), front_end)
     return power_to_db(power, front_end)
-
-
-def stack(log_mels: Sequence[Float32s]) -> Float32s:
-    """Log-mels of one or several lengths as one batch, padded at the end with `PADDING_DB`.
-
-    Args:
-        log_mels: at least one, each float32 ``(n_mels, frames)``.
-
-    Returns:
-        float32 ``(batch, n_mels, frames)``, as many frames as the longest has.
-    """
-    n_frames = max(log_mel.shape[1] for log_mel in log_mels)
-    batch = np.full((len(log_mels), log_mels[0].shape[0], n_frames), PADDING_DB, dtype=np.float32)
-    for row, log_mel in zip(batch, log_mels, strict=True):
-        row[:, : log_mel.shape[1]] = log_mel
-    return batch
 
 
 def resample(samples: Float32s, rate_hz: int, target_hz: int) -> Float32s:

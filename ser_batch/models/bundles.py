@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +18,16 @@ import numpy as np
 
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.errors import BundleError, FrontEndError
-from ser_batch.files import json_fingerprint, open_atomically, sync_folder, write_json
+from ser_batch.files import file_sha256, json_fingerprint, open_atomically, sync_folder, write_json
 from ser_batch.models.novelty import Novelty
-from ser_batch.models.scales import Scale
+from ser_batch.models.runtime import RuntimeNetwork, convert
+from ser_batch.models.scales import Scale, unchanged
 
 if TYPE_CHECKING:
     import keras
 
 MODEL = "model.keras"
+RUNTIME = "model.tflite"
 NOVELTY = "novelty.npz"
 DESCRIPTION = "bundle.json"
 
@@ -36,16 +41,18 @@ class BundleContent:
         front_end: what the network expects its input to be made with.
         temperature: what the network's probabilities are calibrated with; 1 leaves them.
         speaker_reference: what every speaker's functionals are brought to; None: they are taken as they are.
-        novelty: fingerprint of what novelty is measured with.
         training: JSON: where it came from: records, recipe, seed, versions, scores.
+        novelty: fingerprint of what novelty is measured with; `save_bundle` fills it in.
+        runtime: SHA-256 of the network as predictions run it; likewise.
     """
 
     labels: tuple[str, ...]
     front_end: FrontEnd
     temperature: float
     speaker_reference: Scale | None
-    novelty: str
     training: dict[str, Any]
+    novelty: str = ""
+    runtime: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All values as a JSON object."""
@@ -57,6 +64,7 @@ class BundleContent:
             "speaker_reference": reference
             and {"mean": reference.mean.tolist(), "variance": reference.variance.tolist()},
             "novelty": self.novelty,
+            "runtime": self.runtime,
             "training": self.training,
         }
 
@@ -74,19 +82,20 @@ class BundleContent:
             FrontEnd.from_json(values["front_end"]),
             float(values["calibration"]["temperature"]),
             reference and Scale(np.array(reference["mean"], np.float32), np.array(reference["variance"], np.float32)),
-            str(values["novelty"]),
             values["training"],
+            str(values["novelty"]),
+            str(values["runtime"]),
         )
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's description. The network itself is loaded with `load_network`.
+    """A bundle's description. The network is loaded with `load_runtime` to predict, with `load_network` for Keras.
 
     Attributes:
         path: its folder.
         content: what it holds besides its network.
-        fingerprint: SHA-256 over the weights and all of ``content`` but ``training``.
+        fingerprint: SHA-256 over the weights and all of ``content`` but ``training`` and ``runtime``.
     """
 
     path: Path
@@ -142,6 +151,22 @@ class Bundle:
             )
         return network
 
+    def load_runtime(self) -> RuntimeNetwork:
+        """The network as predictions run it, without TensorFlow.
+
+        Raises:
+            BundleError: the file is missing, or not the one that was described.
+        """
+        path = self.path / RUNTIME
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); copy the bundle again") from error
+        if hashlib.sha256(content).hexdigest() != self.content.runtime:
+            raise BundleError(f"{path}: is not the network that {DESCRIPTION} names; copy the bundle again")
+        reference = self.content.speaker_reference
+        return RuntimeNetwork(content, None if reference is None else unchanged(reference))
+
     def load_novelty(self) -> Novelty:
         """What novelty is measured with.
 
@@ -190,8 +215,10 @@ def save_bundle(path: Path, network: keras.Model, novelty: Novelty, content: Bun
         content: all that belongs to it.
     """
     save_keras(network, path / MODEL)
+    _write_whole(path / RUNTIME, partial(convert, network))
     with open_atomically(path / NOVELTY, "wb") as file:
         novelty.save(file)
+    content = dataclasses.replace(content, novelty=novelty.fingerprint, runtime=file_sha256(path / RUNTIME))
     fingerprint = network_fingerprint(network, content)
     write_json(path / DESCRIPTION, {"kind": "bundle", "fingerprint": fingerprint} | content.to_json())
     return open_bundle(path)
@@ -199,11 +226,16 @@ def save_bundle(path: Path, network: keras.Model, novelty: Novelty, content: Bun
 
 def save_keras(network: keras.Model, path: Path) -> None:
     """Save in Keras' own format, whole or not at all."""
-    partial = path.with_name(f".{path.stem}.partial.keras")
-    network.save(partial)
-    with open(partial, "rb") as file:
+    _write_whole(path, network.save)
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """For writers that want a path with the right suffix."""
+    begun = path.with_name(f".{path.stem}.partial{path.suffix}")
+    write(begun)
+    with open(begun, "rb") as file:
         os.fsync(file.fileno())
-    partial.replace(path)
+    begun.replace(path)
     sync_folder(path.parent)
 
 
@@ -225,7 +257,7 @@ def load_keras(path: Path) -> keras.Model:
 def network_fingerprint(network: keras.Model, content: BundleContent) -> str:
     """SHA-256 over all that decides about predictions: equal for equal models, whatever their files' dates."""
     values = content.to_json()
-    del values["training"]
+    del values["training"], values["runtime"]  # converters differ in what they write of the same network
     return json_fingerprint([weights_sha256(network), values])
 
 

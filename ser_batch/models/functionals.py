@@ -39,6 +39,8 @@ _N_CORRELATED = 16
 _MODULATION_EDGES_HZ = (0.45, 1.5, 3.0, 5.0, 8.0, 12.0, 18.0, 31.3)
 _N_MODULATED = 8
 _SMALL = 1e-6
+# Of power.
+_NEPERS_PER_DB = float(np.log(10.0) / 10.0)
 # Standardised functionals are cut there: one odd value must not decide.
 _FARTHEST = 5.0
 
@@ -233,7 +235,7 @@ class _Spectrum:
         n_joined = front_end.n_mels // _N_COARSE
         groups = np.kron(np.eye(_N_COARSE), np.ones((n_joined, 1)))
         joined = (groups * (widths_hz / widths_hz[0])[:, None]).astype(np.float32)
-        self._power = ops.matmul(ops.power(10.0, fine / 10.0), joined)  # (batch, frames, coarse bands)
+        self._power = ops.matmul(ops.exp(fine * _NEPERS_PER_DB), joined)  # (batch, frames, coarse bands)
         self._centres_hz = scale.centres_hz.reshape(_N_COARSE, n_joined).mean(axis=1)
         self.coarse = _decibels(self._power, front_end.db_floor)
         total = ops.sum(self._power, -1)
@@ -243,7 +245,7 @@ class _Spectrum:
         self.centroid = ops.sum(self._shares * _constant(octaves), -1)
         self._octaves = octaves
         # Zwicker's loudness grows with about the .3rd power of a band's power.
-        self.loudness = ops.sqrt(ops.sum(ops.power(self._power, 0.3), -1))
+        self.loudness = ops.sqrt(ops.sum(ops.exp(self.coarse * (0.3 * _NEPERS_PER_DB)), -1))
 
     def _band_db(self, low_hz: float, high_hz: float) -> Any:
         from keras import ops
@@ -337,7 +339,8 @@ def _curve_statistics(curves: Any, weights: Any) -> Any:
     step_weights = ops.expand_dims(both, -1)
     total = ops.sum(step_weights, 1) + _SMALL
     rising, falling = (ops.cast(ops.greater(sign * steps, 0.0), "float32") * step_weights for sign in (1.0, -1.0))
-    skewness = _mean(ops.power((curves - ops.expand_dims(mean, 1)) / ops.expand_dims(deviation, 1), 3), weights)
+    scaled = (curves - ops.expand_dims(mean, 1)) / ops.expand_dims(deviation, 1)
+    skewness = _mean(scaled * scaled * scaled, weights)
     return ops.concatenate(
         [
             mean,
@@ -477,7 +480,7 @@ def _column(curve: Any) -> Any:
 def _decibels(power: Any, floor: float) -> Any:
     from keras import ops
 
-    return ops.log(power + floor) * float(10.0 / np.log(10.0))
+    return ops.log(power + floor) / _NEPERS_PER_DB
 
 
 def _cosines(n_bands: int, n_cepstra: int) -> NDArray[np.float32]:

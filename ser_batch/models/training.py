@@ -376,7 +376,6 @@ class _Run:
             self._records.front_end,
             self._temperature(learner),
             self._scale if self._recipe.normalise == "speaker" else None,
-            novelty.fingerprint,
             training,
         )
         bundle = save_bundle(self._folder, network, novelty, content)

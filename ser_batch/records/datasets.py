@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import RecordsError
-from ser_batch.records.examples import parse_tensors
+from ser_batch.records.examples import Example, parse, parse_tensors, read_records
 from ser_batch.records.layout import RecordFolder
 
 if TYPE_CHECKING:
@@ -260,6 +261,25 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
             yield Batch(log_mels.numpy(), labels.numpy())
 
 
+def read_examples(records: RecordFolder, selection: Selection) -> Iterator[Example]:
+    """The examples of a selection one by one in shard order, as the manifest lists them; without TensorFlow.
+
+    Raises:
+        RecordsError: it is empty, or damaged.
+    """
+    chosen = itertools.repeat(True) if selection.chosen is None else iter(selection.chosen.tolist())
+    for path in _shard_paths(records, selection):
+        try:
+            with open(path, "rb") as file:
+                for serialized in read_records(file):
+                    if next(chosen):
+                        yield parse(serialized, records.front_end.shape)
+        except RecordsError as error:
+            raise RecordsError(
+                f"{records.path}: is damaged ({path.name} {error}); ser-batch verify says where"
+            ) from error
+
+
 @contextmanager
 def damage_named(records: RecordFolder) -> Iterator[None]:
     """Turn what TensorFlow raises for a damaged shard into one line.
@@ -280,12 +300,7 @@ def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int
     """Serialized Examples in an order that is always the same; with one shard at once, the manifest's."""
     import tensorflow as tf
 
-    paths = [str(records.path / shard["name"]) for shard in selection.shards]
-    for path, shard in zip(paths, selection.shards, strict=True):
-        if not os.path.exists(path) or os.path.getsize(path) != shard["bytes"]:
-            raise RecordsError(f"{path}: is not the shard of {shard['bytes']} bytes that was written; run verify")
-    if not selection.n_examples:
-        raise RecordsError(f"{records.path}: no examples in {selection.name}")
+    paths = [str(path) for path in _shard_paths(records, selection)]
     # Parts of shards are read one after another, because the choice counts examples in the manifest's order.
     chosen = selection.chosen
     examples = tf.data.Dataset.from_tensor_slices(paths).interleave(
@@ -298,6 +313,16 @@ def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int
         return examples
     kept = examples.enumerate().filter(lambda number, _: tf.gather(chosen, number))
     return kept.map(lambda _, serialized: serialized)
+
+
+def _shard_paths(records: RecordFolder, selection: Selection) -> list[Path]:
+    paths = [records.path / shard["name"] for shard in selection.shards]
+    for path, shard in zip(paths, selection.shards, strict=True):
+        if not path.exists() or path.stat().st_size != shard["bytes"]:
+            raise RecordsError(f"{path}: is not the shard of {shard['bytes']} bytes that was written; run verify")
+    if not selection.n_examples:
+        raise RecordsError(f"{records.path}: no examples in {selection.name}")
+    return paths
 
 
 def usable_memory() -> int:

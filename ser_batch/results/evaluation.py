@@ -1,7 +1,6 @@
 """A bundle's predictions on a split of a record folder, scored: the evaluation folder."""
 
 import csv
-import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.bundles import Bundle
@@ -16,7 +16,7 @@ from ser_batch.models.scales import Heard, speaker_scale
 from ser_batch.records.datasets import (
     Selection,
     manifest_rows,
-    read_batches,
+    read_examples,
     split_selection,
 )
 from ser_batch.records.layout import RecordFolder
@@ -24,8 +24,6 @@ from ser_batch.results.plots import plot_confusion
 from ser_batch.results.predictions import Float64s, Prediction, Predictor
 from ser_batch.results.scores import Scores, score
 from ser_batch.results.tables import clock
-
-_BATCH_SIZE = 32
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.csv"
@@ -105,40 +103,39 @@ def predict_examples(
 
     A bundle that normalises by speaker uses all of a speaker's examples in the selection.
     """
-    _know_speakers(predictor, bundle, records, selection)
+    scales = _speaker_scales(predictor, bundle, records, selection)
     rows = manifest_rows(records, selection)
     to_model = [bundle.labels.index(label) for label in records.labels]
     group: list[Float64s] = []
     began: dict[str, str] = {}
-    for batch in read_batches(records, selection, _BATCH_SIZE):
-        of_batch = list(itertools.islice(rows, len(batch.labels)))
-        if len(of_batch) < len(batch.labels):
+    for example in read_examples(records, selection):
+        row = next(rows, None)
+        if row is None:
             raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
-        predicted = predictor(batch.log_mels, [row["speaker"] for row in of_batch])
-        for row, label, figures in zip(of_batch, batch.labels, predicted, strict=True):
-            began = began if group else row
-            group.append(figures)
-            # A recording's windows follow each other, and the last ends where the recording does.
-            if float(row["end"]) >= float(began["start"]) + float(row["duration"]) - 1e-5:
-                yield Evaluated(row["speaker"], to_model[label], _averaged(group, began, float(row["end"])))
-                group = []
+        began = began if group else row
+        group.append(predictor(example.log_mel, scales.get(row["speaker"])))
+        # A recording's windows follow each other, and the last ends where the recording does.
+        if float(row["end"]) >= float(began["start"]) + float(row["duration"]) - 1e-5:
+            yield Evaluated(row["speaker"], to_model[example.label], _averaged(group, began, float(row["end"])))
+            group = []
 
 
-def _know_speakers(predictor: Predictor, bundle: Bundle, records: RecordFolder, selection: Selection) -> None:
+def _speaker_scales(
+    predictor: Predictor, bundle: Bundle, records: RecordFolder, selection: Selection
+) -> dict[str, Float32s]:
     reference = bundle.content.speaker_reference
     if reference is None:
-        return
+        return {}
     heard: dict[str, Heard] = {}
-    rows = manifest_rows(records, selection)
-    for batch in read_batches(records, selection, _BATCH_SIZE):
-        for features in predictor.functionals(batch.log_mels):
-            speaker = next(rows)["speaker"]
-            one = Heard.of(features[None])
-            if speaker in heard:
-                heard[speaker].add(one)
-            elif speaker:
-                heard[speaker] = one
-    predictor.know({speaker: speaker_scale(known, reference) for speaker, known in heard.items()})
+    for row, example in zip(manifest_rows(records, selection), read_examples(records, selection), strict=False):
+        if not row["speaker"]:
+            continue
+        one = Heard.of(predictor.functionals(example.log_mel)[None])
+        if row["speaker"] in heard:
+            heard[row["speaker"]].add(one)
+        else:
+            heard[row["speaker"]] = one
+    return {speaker: speaker_scale(known, reference) for speaker, known in heard.items()}
 
 
 def _averaged(group: list[Float64s], began: dict[str, str], end_secs: float) -> Prediction:

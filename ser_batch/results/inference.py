@@ -5,22 +5,20 @@ import glob
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ser_batch.audio.recordings import Listing
+from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.files import differences, file_sha256, open_atomically
 from ser_batch.models.bundles import Bundle
 from ser_batch.results.journals import Comparison, Journal, journal_path, open_journal
-from ser_batch.results.predictions import (
-    Prediction,
-    PredictionOptions,
-    Predictor,
-    predict_blocks,
-    results_in_order,
-)
+from ser_batch.results.predictions import Asked, Prediction, predict, predict_in_order
 from ser_batch.results.summaries import Tally
 from ser_batch.results.tables import FORMATS, Append, read_kind, standard_output, table_format
 from ser_batch.results.voices import hear_speakers
@@ -32,13 +30,13 @@ class InferOptions:
     """What is asked of a table.
 
     Attributes:
-        prediction: how recordings are predicted.
+        windows: one row per window; else one per recording.
         format: of the table: csv, parquet or jsonl; None: by its suffix.
         restart: make the table anew, whatever is there.
         update: take over what is known of files that did not change.
     """
 
-    prediction: PredictionOptions = field(default_factory=PredictionOptions)
+    windows: bool = False
     format: str | None = None
     restart: bool = False
     update: bool = False
@@ -76,7 +74,7 @@ def infer(
         listing: from `ser_batch.audio.recordings.list_source`; what could not be listed gets a row too, at the end.
         bundle: the model.
         out: path of the table; ``-`` for standard output, where rows come as soon as those before them are done.
-        engine: where audio is decoded and transformed.
+        engine: where recordings are decoded, transformed and predicted.
         options: what is asked for.
         on_progress: called with (recordings done, recordings in all).
 
@@ -117,11 +115,8 @@ class _Making:
         """Rows to standard output."""
         tally = Tally()
         recordings = self.listing.recordings
-        network = self._predictor()
         with standard_output() as file, self._rows_to(file) as append:
-            for result in results_in_order(
-                recordings, self.bundle.front_end, network, self.engine, self.options.prediction
-            ):
+            for result in predict_in_order(recordings, self._asked(), self.engine, self._speaker_scales()):
                 append(tally.add(result.predictions(recordings[result.number].file), self.bundle.labels))
                 file.flush()
                 self.on_progress(tally.files, len(recordings))
@@ -142,18 +137,17 @@ class _Making:
             if out.exists() and journal.fact("tally"):
                 return InferResult(Tally.from_json(journal.fact("tally")), was_finished=True)
             pending = journal.pending()
-            n_new = sum(map(len, pending))
-            n_known = len(self.listing.recordings) - n_new
-            audio_secs = self._predict(pending, n_known, journal) if pending else 0.0
-            return InferResult(self._write(journal, out), False, n_known, n_new, audio_secs)
+            n_known = len(self.listing.recordings) - len(pending)
+            audio_secs = self._predict(pending, journal) if len(pending) else 0.0
+            return InferResult(self._write(journal, out), False, n_known, len(pending), audio_secs)
 
-    def _predictor(self) -> Predictor:
-        predictor = Predictor(self.bundle)
-        if self.bundle.content.speaker_reference is not None:
-            predictor.know(
-                hear_speakers(self.listing.recordings, self.bundle, predictor, self.engine, self.on_progress)
-            )
-        return predictor
+    def _asked(self) -> Asked:
+        return Asked.predictions(self.bundle, self.options.windows)
+
+    def _speaker_scales(self) -> dict[str, Float32s]:
+        if self.bundle.content.speaker_reference is None:
+            return {}
+        return hear_speakers(self.listing.recordings, self.bundle, self.engine, self.on_progress)
 
     def _speakers(self) -> str | None:
         """Fingerprint of who speaks where, if that changes predictions."""
@@ -166,10 +160,9 @@ class _Making:
 
     def _plan(self, journal: Journal, out: Path) -> None:
         """Begin a table, or see that what the journal knows is of the one that is asked for."""
-        prediction = self.options.prediction
         identity = {
             "model": self.bundle.short_fingerprint,
-            "windows": prediction.windows,
+            "windows": self.options.windows,
             "format": self.format,
             "speakers": self._speakers(),
         }
@@ -180,7 +173,7 @@ class _Making:
                     f"{out}: exists without its journal {journal_path(out).name}, so nobody can tell what it was made "
                     "from; give --restart to make it anew, or name another --out"
                 )
-            journal.begin(self.listing, prediction.batch_size, identity, [file_sha256(out)] if out.exists() else [])
+            journal.begin(self.listing, identity, [file_sha256(out)] if out.exists() else [])
             return
         if out.exists() and file_sha256(out) not in journal.fact("tables"):
             raise OutputError(
@@ -199,16 +192,15 @@ class _Making:
             _refuse_other(out, changed, comparison, was_finished)
             journal.forget_changed()
         elif not comparison.is_same:
-            journal.update(prediction.batch_size)
+            journal.update()
 
-    def _predict(self, pending: list[list[int]], n_known: int, journal: Journal) -> float:
-        """Bring blocks of recordings into the journal; how many seconds of audio they were."""
+    def _predict(self, pending: NDArray[np.int64], journal: Journal) -> float:
+        """Bring recordings into the journal; how many seconds of audio they were."""
         recordings = self.listing.recordings
-        done, audio_secs = n_known, 0.0
+        done, audio_secs = len(recordings) - len(pending), 0.0
         self.on_progress(done, len(recordings))
-        blocks = ([(position, recordings[position]) for position in block] for block in pending)
-        predictor = self._predictor()
-        for results in predict_blocks(blocks, self.bundle.front_end, predictor, self.engine, self.options.prediction):
+        numbered = ((int(position), recordings[position]) for position in pending)
+        for results in predict(numbered, self._asked(), self.engine, self._speaker_scales()):
             journal.record(results)
             done += len(results)
             audio_secs += sum(result.duration_secs for result in results if not result.error)

@@ -4,13 +4,12 @@ The journal of ``preds.csv`` is ``.preds.csv.journal``, an SQLite database: the 
 each recording, once it is done, its result and the stamp of the file that it was read from. It is what a run
 continues from, what tells that a table is finished, and what an update takes over. The table is made from it.
 
-A block of results is one transaction: a killed process loses none that ended. The disk is made sure of every
-second, so a power loss costs at most the last second's blocks; SQLite's checksums find what was torn.
+The results of a task are one transaction: a killed process loses none that ended. The disk is made sure of every
+second, so a power loss costs at most the last second's results; SQLite's checksums find what was torn.
 """
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import sqlite3
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_batch.audio.recordings import Listing
 from ser_batch.errors import OutputError
@@ -31,7 +31,7 @@ from ser_batch.results.predictions import Result, stamp_of
 _SYNC_SECS = 1.0
 
 # Raised with every change of what the tables below hold.
-_VERSION = 1
+_VERSION = 2
 
 # A recording is done when its error is not NULL: then it is empty, or why there are no rows.
 _COLUMNS = """(
@@ -40,7 +40,6 @@ _COLUMNS = """(
     file TEXT NOT NULL,
     size INTEGER,
     mtime_ns INTEGER,
-    block INTEGER,
     duration REAL,
     warnings TEXT,
     error TEXT,
@@ -156,24 +155,23 @@ class Journal:
         rows = [(name, json.dumps(value)) for name, value in facts.items()]
         self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
 
-    def begin(self, listing: Listing, block_size: int, identity: dict[str, Any], tables: list[str]) -> None:
+    def begin(self, listing: Listing, identity: dict[str, Any], tables: list[str]) -> None:
         """Write down the plan of a new table.
 
         Args:
             listing: what is to be predicted.
-            block_size: recordings in a block.
             identity: what else decides the result.
             tables: the SHA-256 of what may stand in the table's place.
         """
         with self._transaction():
             self.note(identity=identity, tables=tables)
-            self._insert("recordings", _planned(listing, block_size, stamped=False))
+            self._insert("recordings", _planned(listing, stamped=False))
 
     def compare(self, listing: Listing) -> Comparison:
         """How a listing, and the files in it, differ from the plan."""
         with self._transaction():
             self._connection.execute("DELETE FROM temp.listing")
-            self._insert("temp.listing", _planned(listing, 1, stamped=True))
+            self._insert("temp.listing", _planned(listing, stamped=True))
         other_keys, other_files = self._row(
             "SELECT count(*), total(l.file IS NOT r.file) FROM temp.listing l LEFT JOIN recordings r USING (position) "
             "WHERE l.key IS NOT r.key"
@@ -184,8 +182,8 @@ class Journal:
             (came,) = self._row("SELECT count(*) FROM temp.listing WHERE key NOT IN (SELECT key FROM recordings)")
             (went,) = self._row("SELECT count(*) FROM recordings WHERE key NOT IN (SELECT key FROM temp.listing)")
         (changed,) = self._row(
-            "SELECT count(*) FROM temp.listing l JOIN recordings r USING (key) WHERE r.block IS NOT NULL "
-            "AND r.error IS NOT NULL AND (l.size IS NOT r.size OR l.mtime_ns IS NOT r.mtime_ns)"
+            "SELECT count(*) FROM temp.listing l JOIN recordings r USING (key) WHERE r.error IS NOT NULL "
+            "AND (l.size IS NOT r.size OR l.mtime_ns IS NOT r.mtime_ns)"
         )
         elsewhere = bool(other_keys) and not other_files and not n_more
         return Comparison(came, went, bool(other_keys) and not came and not went, elsewhere, changed)
@@ -193,46 +191,31 @@ class Journal:
     def forget_changed(self) -> None:
         """Take recordings for not done whose files changed, where the last compared listing is the plan."""
         self._connection.execute(
-            "UPDATE recordings SET error = NULL WHERE block IS NOT NULL AND EXISTS (SELECT 1 FROM temp.listing l "
+            "UPDATE recordings SET error = NULL WHERE EXISTS (SELECT 1 FROM temp.listing l "
             "WHERE l.position = recordings.position "
             "AND (l.size IS NOT recordings.size OR l.mtime_ns IS NOT recordings.mtime_ns))"
         )
 
-    def update(self, block_size: int) -> None:
-        """Take the last compared listing for the plan, and over what is known of files that did not change.
-
-        Args:
-            block_size: recordings in a block of what is to be predicted.
-        """
+    def update(self) -> None:
+        """Take the last compared listing for the plan, and over what is known of files that did not change."""
         with self._transaction():
             self._connection.execute(f"CREATE TABLE updated {_COLUMNS}")
             self._connection.execute(
-                "INSERT INTO updated SELECT l.position, l.key, l.file, l.size, l.mtime_ns, r.block, r.duration, "
+                "INSERT INTO updated SELECT l.position, l.key, l.file, l.size, l.mtime_ns, r.duration, "
                 "r.warnings, ifnull(l.error, r.error), r.rows FROM temp.listing l LEFT JOIN recordings r "
                 "ON l.key = r.key AND l.error IS NULL AND l.size IS r.size AND l.mtime_ns IS r.mtime_ns"
-            )
-            (free,) = self._row("SELECT ifnull(max(block), -1) + 1 FROM recordings")
-            new = self._connection.execute(
-                "SELECT position FROM updated WHERE error IS NULL ORDER BY position"
-            ).fetchall()
-            self._connection.executemany(
-                "UPDATE updated SET block = ? WHERE position = ?",
-                ((free + index // block_size, position) for index, (position,) in enumerate(new)),
             )
             self._connection.execute("DROP TABLE recordings")
             self._connection.execute("ALTER TABLE updated RENAME TO recordings")
             self._connection.execute("DELETE FROM facts WHERE name = 'tally'")
 
-    def pending(self) -> list[list[int]]:
-        """The blocks that are not done: the positions of all their recordings, also of those that are."""
-        rows = self._connection.execute(
-            "SELECT block, position FROM recordings WHERE block IN "
-            "(SELECT block FROM recordings WHERE error IS NULL) ORDER BY block, position"
-        )
-        return [[position for _, position in block] for _, block in itertools.groupby(rows, lambda row: row[0])]
+    def pending(self) -> NDArray[np.int64]:
+        """The positions of the recordings that are not done, in the plan's order."""
+        rows = self._connection.execute("SELECT position FROM recordings WHERE error IS NULL ORDER BY position")
+        return np.fromiter((position for (position,) in rows), dtype=np.int64)
 
     def record(self, results: Sequence[Result]) -> None:
-        """Keep the results of a block; `Result.number` is the position in the plan."""
+        """Keep some results; `Result.number` is the position in the plan."""
         with self._transaction():
             self._connection.executemany(
                 "UPDATE recordings SET size = ?, mtime_ns = ?, duration = ?, warnings = ?, error = ?, rows = ? "
@@ -270,19 +253,19 @@ class Journal:
 
     def _insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
         self._connection.executemany(
-            f"INSERT INTO {table} (position, key, file, size, mtime_ns, block, error) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO {table} (position, key, file, size, mtime_ns, error) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
             rows,
         )
 
 
-def _planned(listing: Listing, block_size: int, stamped: bool) -> Iterator[Sequence[object]]:
+def _planned(listing: Listing, stamped: bool) -> Iterator[Sequence[object]]:
     """The plan's rows; what could not be listed is done already."""
     for position, one in enumerate(listing.recordings):
         part = (one.file, os.path.abspath(one.path), repr(one.start_secs), repr(one.end_secs))
         stamp = stamp_of(one.path) if stamped else None
-        yield position, _key(part), one.file, *(stamp or (None, None)), position // block_size, None
+        yield position, _key(part), one.file, *(stamp or (None, None)), None
     for position, refused in enumerate(listing.rejections, len(listing.recordings)):
-        yield position, _key((refused.file, refused.reason)), refused.file, None, None, None, refused.reason
+        yield position, _key((refused.file, refused.reason)), refused.file, None, None, refused.reason
 
 
 def _key(parts: Sequence[str]) -> bytes:

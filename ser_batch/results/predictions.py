@@ -1,8 +1,7 @@
 """From recordings and a bundle to predictions, one per recording or one per window.
 
-The unit of work is a block: a few recordings that are predicted together. What a network says of a window
-may differ in the last digits with its place in a batch (measured: 2e-7), so batches are made of one block's
-windows in their order: the same block gives the same numbers, whatever the workers do.
+Every worker decodes, transforms and predicts: a network is small beside the audio, and what crosses between
+processes is a few numbers. A window is predicted alone, so nothing but itself decides what is said of it.
 """
 
 from __future__ import annotations
@@ -12,32 +11,28 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple, cast
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.logmels import stack
 from ser_batch.audio.recordings import Recording
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError
-from ser_batch.models.bundles import Bundle
+from ser_batch.models.bundles import Bundle, open_bundle
 from ser_batch.models.calibration import apply_temperature
-from ser_batch.models.networks import features_of, functionals_of
-from ser_batch.models.scales import scales_of
-from ser_batch.tasks import Engine, Outcome, expect_progress
+from ser_batch.tasks import Engine, expect_progress
 
 Float64s = NDArray[np.float64]
 
-# A task is small, so that a folder of a dozen files keeps all workers busy; a block gathers several.
-_RECORDINGS_PER_TASK = 8
-# So many windows of a long recording are sent on before the next are made.
-_WINDOWS_PER_PART = 128
-# What ended its worker is tried again, alone, after so many blocks.
-_BLOCKS_PER_ROUND = 256
+# A task is small, so that a folder of a dozen files keeps all workers busy.
+_RECORDINGS_PER_TASK = 4
+# What ended its worker is tried again, alone, after so many tasks.
+_TASKS_PER_ROUND = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +110,11 @@ class Result:
             yield Prediction(file, start_secs, end_secs, shares, self.duration_secs, novelty, self.warnings)
 
 
-@dataclass(frozen=True)
-class PredictionOptions:
-    """How recordings are predicted.
-
-    Attributes:
-        batch_size: windows the network sees at once.
-        windows: one row per window; else one per recording, with the mean of its windows' probabilities.
-    """
-
-    batch_size: int = 32
-    windows: bool = False
-
-
 # A recording and its number.
 Numbered = tuple[int, Recording]
 
-# From log-mels ``(batch, n_mels, n_frames)`` and their speakers to what a `Result` has in its rows after the times.
-Network = Callable[[Float32s, Sequence[str]], Float64s]
+# From a log-mel ``(n_mels, n_frames)`` and its speaker's scale to what a `Result` has in its rows after the times.
+Network = Callable[[Float32s, Float32s | None], Float64s]
 
 
 class Predictor:
@@ -146,19 +128,9 @@ class Predictor:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        import keras
-        import tensorflow as tf
-
-        network = bundle.load_network()
+        self._network = bundle.load_runtime()
         self._novelty = bundle.load_novelty()
-        self._reference = bundle.content.speaker_reference
         self._temperature = bundle.content.temperature
-        self._scales: Mapping[str, Float32s] = {}
-        whole = keras.Model(network.inputs, [network.output, features_of(network).output])
-        self._graph = tf.function(lambda *inputs: whole(list(inputs), training=False), reduce_retracing=True)
-        if self._reference is not None:
-            functionals = functionals_of(network)
-            self._functionals = tf.function(lambda log_mels: functionals(log_mels), reduce_retracing=True)
 
     def at(self, temperature: float) -> Predictor:
         """The same, calibrated with another temperature than the bundle's; 1 leaves what the network says."""
@@ -166,255 +138,145 @@ class Predictor:
         other._temperature = temperature
         return other
 
-    def know(self, scales: Mapping[str, Float32s]) -> None:
-        """From now on, bring these speakers to the bundle's reference; others stay as they are."""
-        self._scales = scales
-
-    def functionals(self, log_mels: Float32s, speakers: Sequence[str] = ()) -> Float64s:
-        """What a speaker is known by: float64 ``(batch, features)``."""
-        features: Float64s = self._functionals(log_mels).numpy().astype(np.float64)
-        return features
-
-    def __call__(self, log_mels: Float32s, speakers: Sequence[str] = ()) -> Float64s:
-        """Probabilities of the labels, then the novelty: float64 ``(batch, labels + 1)``.
+    def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Float64s:
+        """Probabilities of the labels, then the novelty: float64 ``(labels + 1,)``.
 
         Args:
-            log_mels: float32 ``(batch, n_mels, n_frames)``; shorter ones padded as `logmels.stack` does.
-            speakers: of each; an empty name, or none at all, is nobody's.
+            log_mel: float32 ``(n_mels, n_frames)``.
+            speaker_scale: for bundles that normalise by speaker; None: somebody unknown.
         """
-        import tensorflow as tf
+        said = self._network(log_mel, speaker_scale)
+        calibrated = apply_temperature(said.probabilities, self._temperature)
+        return np.append(calibrated, self._novelty.of(said.features[None]))
 
-        inputs = [tf.constant(log_mels)]
-        if self._reference is not None:
-            names = speakers or [""] * len(log_mels)
-            inputs.append(tf.constant(scales_of(names, self._scales, self._reference)))
-        probabilities, features = self._graph(*inputs)
-        calibrated = apply_temperature(probabilities.numpy(), self._temperature)
-        return np.hstack([calibrated, self._novelty.of(features.numpy())[:, None]])
+    def functionals(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Float64s:
+        """What a speaker is known by, of bundles that normalise by speaker: float64 ``(features,)``."""
+        return self._network(log_mel, speaker_scale).functionals.astype(np.float64)
 
 
-def predict_recordings(
-    recordings: Sequence[Recording],
-    front_end: FrontEnd,
-    network: Network,
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every recording.
+
+    Attributes:
+        network: gives the network, in each worker, for every task; importable by name, or a partial of such.
+        front_end: what it expects.
+        windows: one row per window; else one per recording, with the mean of its windows' figures.
+    """
+
+    network: Callable[[], Network]
+    front_end: FrontEnd
+    windows: bool = False
+
+    @classmethod
+    def predictions(cls, bundle: Bundle, windows: bool = False) -> Asked:
+        """What the bundle says of it."""
+        return cls(partial(_predictor, bundle.path, bundle.fingerprint), bundle.front_end, windows)
+
+    @classmethod
+    def functionals(cls, bundle: Bundle) -> Asked:
+        """What is known of its speaker by it."""
+        return cls(partial(_listener, bundle.path, bundle.fingerprint), bundle.front_end)
+
+
+@lru_cache(maxsize=1)
+def _predictor(path: Path, fingerprint: str) -> Predictor:
+    return Predictor(open_bundle(path))
+
+
+def _listener(path: Path, fingerprint: str) -> Network:
+    return _predictor(path, fingerprint).functionals
+
+
+def predict(
+    recordings: Iterable[Numbered],
+    asked: Asked,
     engine: Engine,
-    options: PredictionOptions = PredictionOptions(),
-) -> Iterator[Prediction]:
-    """The predictions of recordings, in order, whatever happens to a file or a worker.
+    speaker_scales: Mapping[str, Float32s] = {},
+) -> Iterator[list[Result]]:
+    """Results in the order in which they are done, a few at a time; one for each recording, whatever happens to it.
+
+    A recording that ends its worker, and what shared a task with it, come later and alone.
 
     Args:
-        recordings: what to predict.
-        front_end: the bundle's.
-        network: a `Predictor`, or a method of one.
-        engine: where audio is decoded and transformed.
-        options: how.
+        recordings: read as workers become free.
+        asked: of each.
+        engine: where they are decoded, transformed and predicted.
+        speaker_scales: for bundles that normalise by speaker: of those who are known.
     """
-    for result in results_in_order(recordings, front_end, network, engine, options):
-        yield from result.predictions(recordings[result.number].file)
+    left = iter(recordings)
+    compute = partial(_results, asked=asked)
+
+    def task(numbered: Sequence[Numbered]) -> _Task:
+        names = {recording.speaker for _, recording in numbered if recording.speaker in speaker_scales}
+        return _Task(tuple(numbered), {name: speaker_scales[name] for name in names if name})
+
+    def batches() -> Iterator[list[Numbered]]:
+        while numbered := list(itertools.islice(left, _RECORDINGS_PER_TASK)):
+            yield numbered
+
+    tasks = map(task, batches())
+    while part := list(itertools.islice(tasks, _TASKS_PER_ROUND)):
+        ended_together: list[Numbered] = []
+        for outcome in engine.map(compute, part):
+            if outcome.result is None:
+                ended_together += outcome.task.recordings
+            else:
+                yield outcome.result
+        for alone in engine.map(compute, [task([one]) for one in ended_together]):
+            ((number, recording),) = alone.task.recordings
+            yield alone.result or [
+                Result(number, np.empty((0, 0)), error=alone.death or "", stamp=stamp_of(recording.path))
+            ]
 
 
-def results_in_order(
-    recordings: Sequence[Recording], front_end: FrontEnd, network: Network, engine: Engine, options: PredictionOptions
+def predict_in_order(
+    recordings: Sequence[Recording], asked: Asked, engine: Engine, speaker_scales: Mapping[str, Float32s] = {}
 ) -> Iterator[Result]:
-    """As `predict_recordings`, with one result per recording."""
-    blocks = in_blocks(enumerate(recordings), options.batch_size)
+    """As `predict`, one result after another in the recordings' order, with numbers from 0."""
     ready: dict[int, Result] = {}
     expected = 0
-    for results in predict_blocks(blocks, front_end, network, engine, options):
+    for results in predict(enumerate(recordings), asked, engine, speaker_scales):
         ready.update((result.number, result) for result in results)
         while expected in ready:
             yield ready.pop(expected)
             expected += 1
 
 
-def in_blocks(recordings: Iterable[Numbered], size: int) -> Iterator[list[Numbered]]:
-    """Recordings in blocks of one size; the last may be smaller."""
-    left = iter(recordings)
-    while block := list(itertools.islice(left, size)):
-        yield block
-
-
-def predict_blocks(
-    blocks: Iterable[Sequence[Numbered]],
-    front_end: FrontEnd,
-    network: Network,
-    engine: Engine,
-    options: PredictionOptions,
-) -> Iterator[list[Result]]:
-    """Predict blocks of recordings, in the order in which they are done.
-
-    A recording that ends its worker, and what shared a task with it, come later and alone.
-
-    Args:
-        blocks: read as workers become free.
-        front_end: the bundle's.
-        network: a `Predictor`, or a method of one.
-        engine: where audio is decoded and transformed.
-        options: how.
-
-    Yields:
-        One result for each of a block's recordings, in its order.
-    """
-    left = iter(blocks)
-    while part := list(itertools.islice(left, _BLOCKS_PER_ROUND)):
-        gathering = _Gathering(front_end, network, engine, options)
-        yield from gathering.results(part)
-        alone = [[one] for one in gathering.suspects]
-        yield from _Gathering(front_end, network, engine, options).results(alone)
-
-
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Some recordings of a block.
+    """Some recordings for one worker.
 
     Attributes:
-        block: the number of the block.
         recordings: with their numbers.
+        speaker_scales: of their speakers, as far as they are known.
     """
 
-    block: int
     recordings: tuple[Numbered, ...]
+    speaker_scales: Mapping[str, Float32s] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Part:
-    """Some windows of a task's recordings.
-
-    Attributes:
-        log_mels: of the windows.
-        numbers: of the recording that each window belongs to.
-        speakers: who speaks in each window; empty where unknown.
-        spans: each window's start and end in seconds.
-        ended: the recordings that ended in this part; their rows are to come.
-    """
-
-    log_mels: list[Float32s] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    speakers: list[str] = field(default_factory=list)
-    spans: list[tuple[float, float]] = field(default_factory=list)
-    ended: list[Result] = field(default_factory=list)
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.log_mels) == _WINDOWS_PER_PART
+def _results(task: _Task, asked: Asked) -> list[Result]:
+    network = asked.network()
+    return [_result(one, asked, network, task.speaker_scales) for one in task.recordings]
 
 
-def _parts(task: _Task, front_end: FrontEnd) -> Iterator[_Part]:
-    """The windows of a task's recordings; in bounded parts, because a recording may last for hours."""
-    part = _Part()
-    for number, recording in task.recordings:
-        stamp = stamp_of(recording.path)
-        windows = LogMelWindows(recording, front_end)
-        error = ""
-        try:
+def _result(one: Numbered, asked: Asked, network: Network, speaker_scales: Mapping[str, Float32s]) -> Result:
+    number, recording = one
+    stamp = stamp_of(recording.path)
+    scale = speaker_scales.get(recording.speaker or "")
+    windows = LogMelWindows(recording, asked.front_end)
+    rows = []
+    try:
+        expect_progress()
+        for window in windows:
+            rows.append(np.append([window.start_secs, window.end_secs], network(window.log_mel, scale)))
             expect_progress()
-            for window in windows:
-                part.log_mels.append(window.log_mel)
-                part.numbers.append(number)
-                part.speakers.append(recording.speaker or "")
-                part.spans.append((window.start_secs, window.end_secs))
-                if part.is_full:
-                    expect_progress(0)  # whoever reads it may take their time
-                    yield part
-                    part = _Part()
-                expect_progress()
-        except AudioError as refusal:
-            error = refusal.reason
-        finally:
-            expect_progress(0)
-        part.ended.append(
-            Result(number, np.empty((0, 0)), windows.duration_secs, tuple(windows.warnings), error, stamp)
-        )
-    yield part
-
-
-@dataclass
-class _Block:
-    """A block whose windows are on their way.
-
-    Attributes:
-        missing: how many of its tasks have not ended.
-        rows: of each recording, as far as they were predicted.
-        rest: the last part of each task, by its first recording's number.
-        ended: the results, without rows.
-    """
-
-    missing: int = 0
-    rows: dict[int, list[Float64s]] = field(default_factory=dict)
-    rest: dict[int, _Part] = field(default_factory=dict)
-    ended: list[Result] = field(default_factory=list)
-
-
-class _Gathering:
-    """Puts what workers send together again, block by block."""
-
-    def __init__(self, front_end: FrontEnd, network: Network, engine: Engine, options: PredictionOptions) -> None:
-        self._front_end = front_end
-        self._network = network
-        self._engine = engine
-        self._options = options
-        self._blocks: dict[int, _Block] = {}
-        self.suspects: list[Numbered] = []  # one of each task's ended a worker that had others, too
-
-    def results(self, blocks: Sequence[Sequence[Numbered]]) -> Iterator[list[Result]]:
-        tasks = self._tasks(blocks)
-        compute = cast(Callable[[_Task], _Part], partial(_parts, front_end=self._front_end))  # part by part
-        for outcome in self._engine.map(compute, tasks):
-            block = self._blocks[outcome.task.block]
-            if outcome.result is None:
-                block.missing -= 1
-                if outcome.death is not None:
-                    self._bury(block, outcome)
-            elif outcome.result.is_full:
-                self._predict(block, [outcome.result])
-            else:
-                block.rest[outcome.task.recordings[0][0]] = outcome.result
-            if not block.missing:
-                del self._blocks[outcome.task.block]
-                self._predict(block, [block.rest[first] for first in sorted(block.rest)])
-                yield [self._whole(result, block) for result in sorted(block.ended, key=lambda result: result.number)]
-
-    def _tasks(self, blocks: Sequence[Sequence[Numbered]]) -> Iterator[_Task]:
-        for number, block in enumerate(blocks):
-            parts = [tuple(block[at : at + _RECORDINGS_PER_TASK]) for at in range(0, len(block), _RECORDINGS_PER_TASK)]
-            self._blocks[number] = _Block(missing=len(parts))
-            for part in parts:
-                yield _Task(number, part)
-
-    def _bury(self, block: _Block, outcome: Outcome[_Task, _Part]) -> None:
-        recordings = outcome.task.recordings
-        dead = {number for number, _ in recordings}
-        block.rest.pop(recordings[0][0], None)
-        block.ended = [result for result in block.ended if result.number not in dead]
-        if len(recordings) == 1:
-            number, recording = recordings[0]
-            block.ended.append(
-                Result(number, np.empty((0, 0)), error=outcome.death or "", stamp=stamp_of(recording.path))
-            )
-        else:
-            self.suspects += recordings
-
-    def _predict(self, block: _Block, parts: Sequence[_Part]) -> None:
-        """Add the rows of some windows, in batches of their own."""
-        log_mels = [log_mel for part in parts for log_mel in part.log_mels]
-        numbers = [number for part in parts for number in part.numbers]
-        speakers = [speaker for part in parts for speaker in part.speakers]
-        spans = [span for part in parts for span in part.spans]
-        size = self._options.batch_size
-        for at in range(0, len(log_mels), size):
-            probabilities = self._network(stack(log_mels[at : at + size]), speakers[at : at + size])
-            rows = np.hstack([np.array(spans[at : at + size]), probabilities])
-            of = np.array(numbers[at : at + size])
-            for number in dict.fromkeys(numbers[at : at + size]):
-                block.rows.setdefault(number, []).append(rows[of == number])
-        for part in parts:
-            block.ended += part.ended
-
-    def _whole(self, result: Result, block: _Block) -> Result:
-        """A result with its rows: what was predicted before a refusal is void."""
-        if result.error:
-            return result
-        rows = np.concatenate(block.rows[result.number])
-        if not self._options.windows:
-            rows = np.array([[rows[0, 0], rows[-1, 1], *rows[:, 2:].mean(axis=0)]])
-        return Result(result.number, rows, result.duration_secs, result.warnings, "", result.stamp)
+    except AudioError as refusal:
+        return Result(number, np.empty((0, 0)), windows.duration_secs, tuple(windows.warnings), refusal.reason, stamp)
+    finally:
+        expect_progress(0)
+    figures = np.array(rows)
+    if not asked.windows:
+        figures = np.array([[figures[0, 0], figures[-1, 1], *figures[:, 2:].mean(axis=0)]])
+    return Result(number, figures, windows.duration_secs, tuple(windows.warnings), "", stamp)

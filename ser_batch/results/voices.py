@@ -6,14 +6,13 @@ from ser_batch.audio.recordings import Recordings
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.models.bundles import Bundle
 from ser_batch.models.scales import Heard, speaker_scale
-from ser_batch.results.predictions import PredictionOptions, Predictor, results_in_order
+from ser_batch.results.predictions import Asked, predict_in_order
 from ser_batch.tasks import Engine
 
 
 def hear_speakers(
     recordings: Recordings,
     bundle: Bundle,
-    predictor: Predictor,
     engine: Engine,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Float32s]:
@@ -25,16 +24,14 @@ def hear_speakers(
     Args:
         recordings: of one listing.
         bundle: one that normalises by speaker.
-        predictor: of the bundle.
-        engine: where audio is decoded and transformed.
+        engine: where recordings are decoded and transformed.
         on_progress: called with (recordings done, recordings in all).
     """
     reference = bundle.content.speaker_reference
     if reference is None:
         return {}
     heard: dict[str, Heard] = {}
-    results = results_in_order(recordings, bundle.front_end, predictor.functionals, engine, PredictionOptions())
-    for done, result in enumerate(results, 1):
+    for done, result in enumerate(predict_in_order(recordings, Asked.functionals(bundle), engine), 1):
         speaker = recordings[result.number].speaker
         on_progress(done, len(recordings))
         if not speaker or result.error:

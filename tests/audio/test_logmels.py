@@ -20,7 +20,6 @@ from ser_batch.audio.logmels import (
     mel_scale,
     power_to_db,
     resample,
-    stack,
     trim,
     wiener,
 )
@@ -216,16 +215,6 @@ def test_audio_shorter_than_speechs_length_is_not_padded():
     padded = log_mel(noise(48_000)[:24_000], 16_000, dataclasses.replace(SPEECH, shorter="pad"))
     np.testing.assert_allclose(padded[:, : half.shape[1]], half, atol=1e-4)
     assert (padded[:, half.shape[1] + beyond :] == padded.min()).all()
-
-
-def test_log_mels_of_several_lengths_are_one_batch():
-    log_mels = [log_mel(noise(n_samples), 16_000, SPEECH) for n_samples in (5_000, 20_000, 1)]
-    batch = stack(log_mels)
-    assert batch.dtype == np.float32
-    assert batch.shape == (3, SPEECH.n_mels, 1 + 20_000 // SPEECH.hop_length)
-    for row, one in zip(batch, log_mels, strict=True):
-        np.testing.assert_array_equal(row[:, : one.shape[1]], one)
-        assert (row[:, one.shape[1] :] == PADDING_DB).all()
 
 
 def test_no_audio_is_as_quiet_as_padding():

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from ser_batch.audio.frontend import SPEECH
-from ser_batch.audio.logmels import PADDING_DB, log_mel, stack
+from ser_batch.audio.logmels import PADDING_DB, log_mel
 from ser_batch.errors import TrainingError
 from ser_batch.models import functionals
 from ser_batch.models.bundles import load_keras, save_keras, weights_sha256
@@ -21,6 +21,7 @@ from ser_batch.models.functionals import (
 )
 from ser_batch.models.networks import features_of, functionals_of, graph_of
 from ser_batch.models.scales import Scale
+from tests.batches import stack
 from tests.frontends import KEPT, WINDOWED
 
 OPTIONS = FunctionalOptions(dropout=0.0, l2=0.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.logmels import PADDING_DB, stack
+from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.audio.recordings import list_source
 from ser_batch.engines import LocalEngine
 from ser_batch.errors import RecordsError
@@ -28,6 +28,7 @@ from ser_batch.records.examples import Example, parse, read_records
 from ser_batch.records.layout import RecordFolder, open_records
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
+from tests.batches import stack
 from tests.frontends import KEPT
 
 

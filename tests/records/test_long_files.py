@@ -37,7 +37,7 @@ import sys
 from ser_batch.audio.frontend import PRESETS
 from ser_batch.audio.recordings import Recording
 from ser_batch.audio.windows import LogMelWindows
-from ser_batch.engines import keep_freed_memory
+from ser_batch.native import keep_freed_memory
 from ser_batch.errors import AudioError
 from tools.fuzz_audio import peak_mb
 

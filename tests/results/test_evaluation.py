@@ -24,7 +24,7 @@ from ser_batch.records.layout import RecordFolder
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
 from ser_batch.results.evaluation import predict_examples
-from ser_batch.results.predictions import Predictor, predict_recordings
+from ser_batch.results.predictions import Asked, Predictor, predict_in_order
 from tests.frontends import KEPT, WINDOWED
 from tests.recipes import PLAIN
 
@@ -79,9 +79,10 @@ def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, 
     bundle = shipped_bundle()
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
-        for one in predict_recordings(recordings, bundle.front_end, Predictor(bundle), engine):
-            for label, probability in zip(bundle.labels, one.probabilities, strict=True):
-                assert float(evaluated[one.file][f"p_{label}"]) == pytest.approx(probability, abs=1e-5)
+        for result in predict_in_order(recordings, Asked.predictions(bundle), engine):
+            row = evaluated[recordings[result.number].file]
+            said = [float(row[f"p_{label}"]) for label in bundle.labels]
+            assert said == pytest.approx(result.rows[0, 2:-1], abs=1e-6)
 
 
 def test_another_front_end_is_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
@@ -118,7 +119,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
         weight.assign(chance.normal(0, 0.3, weight.shape))
     novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
-    content = BundleContent(records.labels, records.front_end, temperature, None, novelty.fingerprint, training)
+    content = BundleContent(records.labels, records.front_end, temperature, None, training)
     return save_bundle(folder, network, novelty, content)
 
 
@@ -133,11 +134,13 @@ def test_windows_of_a_recording_are_one_prediction_in_both(
     bundle = untrained_bundle(tmp_path / "bundle", records)
     assert records.n_examples() > 14
     split = split_selection(records, "train")
-    predictor = Predictor(bundle)
-    evaluated = {one.prediction.file: one.prediction for one in predict_examples(bundle, predictor, records, split)}
+    found = predict_examples(bundle, Predictor(bundle), records, split)
+    evaluated = {one.prediction.file: one.prediction for one in found}
+    recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
-        for one in predict_recordings(list_source(str(emodb_sample)).recordings, front_end, predictor, engine):
-            assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-5)
+        for result in predict_in_order(recordings, Asked.predictions(bundle), engine):
+            (one,) = result.predictions(recordings[result.number].file)
+            assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-6)
             assert evaluated[one.file].end_secs == pytest.approx(one.end_secs, abs=1e-5)
             assert one.end_secs == pytest.approx(one.duration_secs)
     assert len(evaluated) == 14

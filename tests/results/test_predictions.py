@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,23 +15,16 @@ import soundfile
 from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
-from ser_batch.results.predictions import (
-    Prediction,
-    PredictionOptions,
-    _parts,
-    _Task,
-    in_blocks,
-    predict_blocks,
-    predict_recordings,
-)
+from ser_batch.results.predictions import Asked, Prediction, _results, _Task, predict, predict_in_order
 from tests.conftest import write_tone
-from tests.deadly import DeadlyEngine, HangingEngine, touched
+from tests.deadly import DeadlyEngine, HangingEngine
 from tests.frontends import WINDOWED
 from tests.records.test_long_files import write_long
 from tests.results.conftest import CountingNetwork
 
-WINDOWS = PredictionOptions(batch_size=16, windows=True)
-WHOLE = PredictionOptions(batch_size=16)
+NETWORK = partial(CountingNetwork, Path(os.devnull))
+WINDOWS = Asked(NETWORK, WINDOWED, windows=True)
+WHOLE = Asked(NETWORK, WINDOWED)
 MINUTE = 60
 
 
@@ -58,20 +52,21 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     return list_source(str(folder)).recordings
 
 
-def predict(recordings, engine, options=WHOLE) -> list[Prediction]:
-    return list(predict_recordings(recordings, WINDOWED, CountingNetwork(), engine, options))
+def rows_of(recordings, engine, asked=WHOLE) -> list[Prediction]:
+    results = predict_in_order(recordings, asked, engine)
+    return [row for result in results for row in result.predictions(recordings[result.number].file)]
 
 
 def directly(recording: Recording) -> tuple[list[tuple[float, float]], np.ndarray]:
     windows = list(LogMelWindows(recording, WINDOWED))
     return (
         [(window.start_secs, window.end_secs) for window in windows],
-        np.concatenate([CountingNetwork()(window.log_mel[None])[:, :-1] for window in windows]),
+        np.array([NETWORK()(window.log_mel)[:-1] for window in windows]),
     )
 
 
 def test_every_window_has_a_row(mixed, engine) -> None:
-    rows = predict(mixed, engine, WINDOWS)
+    rows = rows_of(mixed, engine, WINDOWS)
     assert [*dict.fromkeys(row.file for row in rows)] == [recording.file for recording in mixed]
     for recording in mixed:
         of_file = [row for row in rows if row.file == recording.file]
@@ -85,7 +80,7 @@ def test_every_window_has_a_row(mixed, engine) -> None:
 
 
 def test_a_recording_has_the_mean_of_its_windows(mixed, engine) -> None:
-    rows = predict(mixed, engine)
+    rows = rows_of(mixed, engine)
     assert [row.file for row in rows] == [recording.file for recording in mixed]
     for recording, row in zip(mixed, rows, strict=True):
         if not row.error:
@@ -94,19 +89,13 @@ def test_a_recording_has_the_mean_of_its_windows(mixed, engine) -> None:
             np.testing.assert_allclose(row.probabilities, probabilities.mean(axis=0), atol=1e-7)
 
 
-@pytest.mark.parametrize("options", [WHOLE, WINDOWS])
-def test_workers_change_nothing(mixed, options) -> None:
+@pytest.mark.parametrize("asked", [WHOLE, WINDOWS], ids=["whole", "windows"])
+def test_workers_change_nothing(mixed, asked) -> None:
     said = []
     for workers in (1, 3):
         with LocalEngine(workers) as engine:
-            said.append(predict(mixed, engine, options))
+            said.append(rows_of(mixed, engine, asked))
     assert said[0] == said[1]
-
-
-def test_the_network_never_sees_more_than_a_batch(mixed, engine) -> None:
-    network = CountingNetwork()
-    list(predict_recordings(mixed, WINDOWED, network, engine, WHOLE))
-    assert network.largest_batch == 16
 
 
 def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Path, engine) -> None:
@@ -115,18 +104,16 @@ def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Pa
     soundfile.write(tmp_path / "1.wav", long, 16_000, subtype="FLOAT")
     for name in ("0.wav", "2.wav"):
         write_tone(tmp_path / name)
-    rows = predict(list_source(str(tmp_path)).recordings, engine, WINDOWS)
+    rows = rows_of(list_source(str(tmp_path)).recordings, engine, WINDOWS)
     assert [row.file for row in rows] == ["0.wav", "1.wav", "2.wav"]
     assert rows[1].error == "has a sample that is not finite, at 299.999 s"
     assert not rows[0].error
     assert not rows[2].error
 
 
-def test_a_worker_that_waits_for_its_reader_is_not_taken_for_one_that_hangs(mixed) -> None:
-    parts = _parts(_Task(0, ((0, mixed[1]),)), WINDOWED)
-    assert len(next(parts).log_mels) == 128
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    list(parts)
+def test_a_worker_that_waits_for_work_is_not_taken_for_one_that_hangs(mixed) -> None:
+    (result,) = _results(_Task(((0, mixed[1]),)), WINDOWS)
+    assert len(result.rows) == 166
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
@@ -134,51 +121,42 @@ def test_a_worker_that_waits_for_its_reader_is_not_taken_for_one_that_hangs(mixe
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-@pytest.mark.parametrize("options", [WHOLE, WINDOWS])
-def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, options) -> None:
-    undisturbed = predict(mixed, engine, options)
-    rows = predict(mixed, DeadlyEngine(engine, "04.wav", signum), options)
+@pytest.mark.parametrize("asked", [WHOLE, WINDOWS], ids=["whole", "windows"])
+def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, asked) -> None:
+    undisturbed = rows_of(mixed, engine, asked)
+    rows = rows_of(mixed, DeadlyEngine(engine, "04.wav", signum), asked)
     assert [row for row in rows if row.file != "04.wav"] == [row for row in undisturbed if row.file != "04.wav"]
     (error,) = [row.error for row in rows if row.file == "04.wav"]
     assert signal.Signals(signum).name in error
 
 
-def die_within(task, function, deadly: str, after: int):
-    for number, part in enumerate(function(task)):
-        if deadly in touched(task) and number == after:
+@dataclass(frozen=True)
+class DyingNetwork:
+    """Ends its process at the hundredth window of a recording."""
+
+    n_windows: list[int] = field(default_factory=list)
+
+    def __call__(self, log_mel: np.ndarray, speaker_scale: object = None) -> np.ndarray:
+        self.n_windows.append(1)
+        if len(self.n_windows) == 100:
             os.abort()
-        yield part
-    if deadly in touched(task):
-        os.abort()
+        return NETWORK()(log_mel)
 
 
-class DyingWithin:
-    """An engine whose workers die on one file, after some of its windows were sent."""
-
-    workers = 2
-
-    def __init__(self, inner: LocalEngine, deadly: str, after: int) -> None:
-        self._inner, self._deadly, self._after = inner, deadly, after
-
-    def map(self, function, tasks):
-        return self._inner.map(partial(die_within, function=function, deadly=self._deadly, after=self._after), tasks)
-
-
-@pytest.mark.parametrize("after", [1, 2, 100])
-def test_a_worker_that_dies_within_a_long_recording(mixed, engine, after: int) -> None:
-    undisturbed = predict(mixed, engine, WINDOWS)
-    dying = DyingWithin(engine, "10.wav", after)
-    blocks = in_blocks(enumerate(mixed), 16)
-    results = [one for part in predict_blocks(blocks, WINDOWED, CountingNetwork(), dying, WINDOWS) for one in part]
+def test_a_worker_that_dies_within_a_long_recording(mixed, engine) -> None:
+    """The recordings of 250, 200, 200 and 400 seconds have a hundred windows or more; so has a task of short ones."""
+    undisturbed = rows_of(mixed, engine, WINDOWS)
+    results = [one for part in predict(enumerate(mixed), Asked(DyingNetwork, WINDOWED, True), engine) for one in part]
     assert sorted(result.number for result in results) == list(range(len(mixed)))
     results.sort(key=lambda result: result.number)
+    dead = [mixed[result.number].file for result in results if "SIGABRT" in result.error]
+    assert dead == ["01.wav", "04.wav", "06.wav", "10.wav"]
     rows = [row for result in results for row in result.predictions(mixed[result.number].file)]
-    assert [row for row in rows if row.file != "10.wav"] == [row for row in undisturbed if row.file != "10.wav"]
-    assert ["SIGABRT" in row.error for row in rows if row.file == "10.wav"] == [True]
+    assert [row for row in rows if row.file not in dead] == [row for row in undisturbed if row.file not in dead]
 
 
 def test_a_file_that_hangs_its_decoder_is_a_row(mixed, engine) -> None:
-    rows = predict(mixed, HangingEngine(engine, "04.wav"))
+    rows = rows_of(mixed, HangingEngine(engine, "04.wav"))
     assert [row.file for row in rows if row.error] == ["03broken.wav", "04.wav"]
     assert "made its worker hang" in rows[5].error
 
@@ -189,7 +167,7 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
     recordings = list_source(str(tmp_path)).recordings
     with LocalEngine(2) as engine:
         twice = DeadlyEngine(DeadlyEngine(engine, "07.wav", 9), "31.wav", 11)  # type: ignore[arg-type]
-        rows = predict(recordings, twice, PredictionOptions(batch_size=4))
+        rows = rows_of(recordings, twice)
     assert [row.file for row in rows] == [recording.file for recording in recordings]
     assert [row.file for row in rows if row.error] == ["07.wav", "31.wav"]
 
@@ -200,21 +178,21 @@ MEMORY_OF_INFER = """
 import resource, sys
 from dataclasses import replace
 from pathlib import Path
-import ser_batch.results.inference as inference
+from ser_batch.results.inference import InferOptions, infer
 from ser_batch.audio.recordings import list_source
-from ser_batch.engines import LocalEngine, keep_freed_memory
+from ser_batch.engines import LocalEngine
 from ser_batch.models.bundles import Bundle, shipped_bundle
-from ser_batch.results.predictions import PredictionOptions
+from ser_batch.native import keep_freed_memory
+from ser_batch.results.predictions import Asked
 from tests.frontends import WINDOWED
 from tests.results.conftest import CountingNetwork
 
 def main():
     keep_freed_memory()
-    inference.Predictor = CountingNetwork().load
+    Asked.predictions = CountingNetwork(Path("/dev/null")).asked
     bundle = Bundle(Path("none"), replace(shipped_bundle().content, front_end=WINDOWED), "f" * 64)
-    options = inference.InferOptions(PredictionOptions(windows=True))
     with LocalEngine(1) as engine:
-        result = inference.infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, options)
+        result = infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, InferOptions(windows=True))
     print(result.tally.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))
 
 if __name__ == "__main__":

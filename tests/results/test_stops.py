@@ -18,7 +18,7 @@ from tests.records.test_crash import disk, end_within, remount_read_only  # noqa
 from tools.kill_infer import n_done
 
 REPOSITORY = Path(__file__).parents[2]
-OPTIONS = ("-j", "2", "-b", "4")
+OPTIONS = ("-j", "2")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def whole(source: Path) -> bytes:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_inference_finishes_to_the_same_bytes(source: Path, tmp_path: Path, seed: int) -> None:
     command = [sys.executable, "-m", "tools.kill_infer", source, tmp_path, "--kills", "9", "--seed", str(seed)]
-    ended = subprocess.run([*command, "--options=-j 2 -b 4"], capture_output=True, text=True, cwd=REPOSITORY)
+    ended = subprocess.run([*command, "--options=-j 2"], capture_output=True, text=True, cwd=REPOSITORY)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "9 kills of " in ended.stdout
     assert "\n0 mismatches" in ended.stdout
