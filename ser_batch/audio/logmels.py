@@ -176,7 +176,8 @@ def power_to_db(power: Float32s, front_end: FrontEnd) -> Float32s:
     Returns:
         float32, the shape of ``power``, C-contiguous.
     """
-    decibels = 10.0 * np.log10(np.maximum(power, np.float32(front_end.db_floor)), order="C")
+    decibels = np.log(np.maximum(power, np.float32(front_end.db_floor)), order="C")  # half the time of log10
+    decibels *= np.float32(10.0 / np.log(10.0))
     if front_end.db_reference == "max":
         decibels -= decibels.max()
     if front_end.db_range is not None:

@@ -46,11 +46,9 @@ class Novelty:
 
     def distances(self, features: Float32s) -> NDArray[np.float64]:
         """The root mean square offset, in deviations, of each row of ``(n, features)`` from the nearest centre."""
-        nearest = np.full(len(features), np.inf)
-        for centre in self.centres:
-            offsets = (features.astype(np.float64) - centre) / self.deviations
-            nearest = np.minimum(nearest, np.sqrt(np.square(offsets).mean(axis=1)))
-        return nearest
+        offsets = (features[:, None].astype(np.float64) - self.centres) / self.deviations
+        distances: NDArray[np.float64] = np.sqrt(np.square(offsets).mean(axis=2)).min(axis=1)
+        return distances
 
     def save(self, file: IO[bytes]) -> None:
         """Write all values as a NumPy archive."""

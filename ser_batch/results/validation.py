@@ -232,7 +232,7 @@ def run_fold(task: _FoldTask) -> list[FoldPrediction]:
 
 
 def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
-    _prepare()
+    one_thread()
     select = partial(row_selection, records)
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
     temperature = 1.0
@@ -263,7 +263,7 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
     ]
 
 
-def _prepare() -> None:
+def one_thread() -> None:
     """A worker's TensorFlow, set before its first use: one thread, as folds are what runs in parallel.
 
     Sums that are divided among more threads are rounded otherwise; the number of workers must change nothing.

@@ -214,7 +214,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch, kept_records: RecordFolder) -> Tr
     monkeypatch.setattr(validation, "train", trainings.train)
     monkeypatch.setattr(validation, "predict_examples", trainings.predict)
     monkeypatch.setattr(validation, "Predictor", SpiedPredictor)
-    monkeypatch.setattr(validation, "_prepare", lambda *_: None)
+    monkeypatch.setattr(validation, "one_thread", lambda *_: None)
     return trainings
 
 

@@ -1,0 +1,237 @@
+"""Time `ser-batch infer` against the notebook's loop, and print Markdown tables.
+
+    python tools/bench_infer.py path/to/emodb/wav --files 5000 --repeats 3
+    python tools/bench_infer.py path/to/emodb/wav --flat
+
+The notebook's loop: one process that computes the seed front end with the public calls of librosa and SciPy, and calls
+`predict` of the seed network in Keras, file by file. Commands run in turn (A B C A B C …) in fresh processes, start-up
+included; medians count. The seed network's weights are arbitrary: they do not change what it costs.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from ser_batch.audio.frontend import SEED
+from ser_batch.audio.recordings import list_source
+from ser_batch.audio.waveforms import Float32s
+from ser_batch.audio.windows import LogMelWindows
+from ser_batch.engines import LocalEngine
+from ser_batch.models.bundles import Bundle, BundleContent, open_bundle, save_bundle, shipped_bundle
+from ser_batch.models.novelty import Novelty
+from ser_batch.results.predictions import Asked, Float64s, predict
+from tools.measuring import (
+    Measured,
+    Series,
+    measure,
+    multiply,
+    print_comparison,
+    print_flatness,
+    print_machine,
+    repeat_in_turn,
+)
+
+FLAT_FILES = (1_000, 10_000, 100_000)
+_NOTEBOOK_FILES = 100
+_CPUS = len(os.sched_getaffinity(0))
+
+
+# --- what runs in processes of its own
+
+
+def notebook_loop(corpus: str, bundle: str) -> None:
+    """The loop; prints how long it took without start-up and imports."""
+    import soundfile
+
+    from tests.reference import public_log_mel
+
+    network = open_bundle(Path(bundle)).load_network()
+    rows = []
+    began = time.perf_counter()
+    for path in sorted(Path(corpus).glob("*.wav"))[:_NOTEBOOK_FILES]:
+        samples, rate_hz = soundfile.read(path, dtype="float32")
+        rows.append(network.predict(public_log_mel(samples, rate_hz)[None], verbose=0)[0])
+    print(json.dumps(time.perf_counter() - began))
+
+
+def make_seed_bundle(folder: str) -> None:
+    """A bundle of the seed network, not trained."""
+    import keras
+
+    from ser_batch.models.crnn import CrnnOptions, seed_crnn
+    from ser_batch.models.networks import features_of
+
+    keras.utils.set_random_seed(0)
+    network = seed_crnn(SEED.shape, 7, CrnnOptions(dropout=0.3, norm_momentum=0.99))
+    n_features = features_of(network).output_shape[-1]
+    novelty = Novelty(np.zeros((7, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
+    labels = shipped_bundle().labels
+    Path(folder).mkdir()
+    save_bundle(Path(folder), network, novelty, BundleContent(labels, SEED, 1.0, None, training={}))
+
+
+def front_end_alone(source: str, bundle: str, workers: int) -> None:
+    """Decode and transform, with a network that costs nothing; prints seconds."""
+    asked = Asked(partial(_SilentNetwork), open_bundle(Path(bundle)).front_end)
+    with LocalEngine(workers) as engine:
+        began = time.perf_counter()
+        for _ in predict(enumerate(list_source(source).recordings), asked, engine):
+            pass
+        print(json.dumps(time.perf_counter() - began))
+
+
+class _SilentNetwork:
+    def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None) -> Float64s:
+        return np.zeros(8)
+
+
+def network_alone(source: str, bundle: str, workers: int) -> None:
+    """The network again and again on log-mels in memory, as many as there are files; prints seconds."""
+    n_files = len(list_source(source).recordings)
+    tasks = [8] * (n_files // 8)
+    with LocalEngine(workers) as engine:
+        began = time.perf_counter()
+        for _ in engine.map(partial(_run_network, source=source, bundle=bundle), tasks):
+            pass
+        print(json.dumps(time.perf_counter() - began))
+
+
+def _run_network(n_log_mels: int, source: str, bundle: str) -> None:
+    call = _loaded(source, bundle)
+    for _ in range(n_log_mels):
+        call()
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: str, bundle: str) -> Callable[[], object]:
+    """Calls the network on one after another of some log-mels."""
+    opened = open_bundle(Path(bundle))
+    network = opened.load_runtime()
+    recordings = list_source(source).recordings
+    places = range(0, min(len(recordings), 535), 17)
+    some = [next(iter(LogMelWindows(recordings[at], opened.front_end))).log_mel for at in places]
+    turn = iter(range(1 << 60))
+    return lambda: network(some[next(turn) % len(some)])
+
+
+def _function(call: str) -> list[str]:
+    return ["-c", f"from tools import bench_infer; bench_infer.{call}"]
+
+
+# --- what is compared
+
+
+def run_notebook(corpus: Path, bundle: Path, files: int) -> Measured:
+    """The loop over a few files, scaled to as many; start-up counted once."""
+    measured = measure(_function(f"notebook_loop({str(corpus)!r}, {str(bundle)!r})"), {"TF_CPP_MIN_LOG_LEVEL": "3"})
+    extra_secs = (files / _NOTEBOOK_FILES - 1) * float(measured.output)
+    return replace(measured, secs=measured.secs + extra_secs, cpu_secs=measured.cpu_secs + extra_secs)
+
+
+def run_infer(source: Path, work: Path, bundle: Path, workers: int) -> Measured:
+    """One inference into a fresh table."""
+    out = work / "preds.csv"
+    for left in work.glob("*preds.csv*"):
+        left.unlink()
+    options = ["-q", "--model", str(bundle), "-j", str(workers)]
+    return measure(["-m", "ser_batch", "infer", str(source), "-o", str(out), *options])
+
+
+def compared(name: str, notebook: Series, source: Path, work: Path, bundle: Path) -> list[Series]:
+    """The loop, and inferences with one worker and with all."""
+    return [notebook] + [
+        Series(
+            notebook.files,
+            f"infer, {name}, -j {workers}",
+            workers,
+            partial(run_infer, source, work, bundle, workers),
+        )
+        for workers in sorted({1, _CPUS})
+    ]
+
+
+def print_parts(names: Sequence[tuple[str, Path]], source: Path, whole: dict[str, float], repeats: int) -> None:
+    """What the parts reach alone on all cores, beside the whole."""
+    files = len(list_source(str(source)).recordings)
+    print("\n| model | front end alone, files/s | network alone, files/s | infer, files/s | of the slower part |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, bundle in names:
+        rates = []
+        for part in ("front_end_alone", "network_alone"):
+            call = _function(f"{part}({str(source)!r}, {str(bundle)!r}, {_CPUS})")
+            rates.append(files / statistics.median(float(measure(call).output) for _ in range(repeats)))
+        both = files / whole[name]
+        print(f"| {name} | {rates[0]:,.0f} | {rates[1]:,.0f} | {both:,.0f} | {both / min(rates):.0%} |")
+
+
+def print_start(corpus: Path, repeats: int) -> None:
+    """How long one file takes to its row, and TensorFlow to its import."""
+    one = str(sorted(corpus.glob("*.wav"))[0])
+    commands = {
+        "infer, one file, to its row": ["-m", "ser_batch", "infer", one, "-o", "-", "-q"],
+        "import tensorflow": ["-c", "import tensorflow"],
+    }
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    print("\n| command | seconds |")
+    print("| --- | ---: |")
+    for name, command in commands.items():
+        print(f"| {name} | {statistics.median(measure(command, quiet).secs for _ in range(repeats)):.2f} |")
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path, help="EmoDB's wav folder")
+    parser.add_argument("--files", type=int, default=5_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    flat_help = "instead: what a file costs among " + ", ".join(f"{files:,}" for files in FLAT_FILES)
+    parser.add_argument("--flat", type=int, nargs="*", metavar="FILES", help=flat_help)
+    parser.add_argument("--work", type=Path, help="where sources and tables go for the time being")
+    options = parser.parse_args()
+    corpus = options.corpus.absolute()
+    print_machine(f"median of {options.repeats}")
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
+    shipped: Bundle = shipped_bundle()
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        work = Path(folder).absolute()
+        if options.flat is not None:
+            flat = []
+            for files in options.flat or FLAT_FILES:
+                source = multiply(corpus, work / f"source-{files}", files)
+                run = partial(run_infer, source, work, shipped.path, _CPUS)
+                flat.append(Series(files, f"infer -j {_CPUS}", _CPUS, run))
+            repeat_in_turn(flat, options.repeats)
+            print_flatness(flat)
+            return
+        seed = work / "seed"
+        measure(_function(f"make_seed_bundle({str(seed)!r})"), {"TF_CPP_MIN_LOG_LEVEL": "3"})
+        source = multiply(corpus, work / "source", options.files)
+        notebook = Series(
+            options.files,
+            f"notebook's loop (scaled from {_NOTEBOOK_FILES})",
+            1,
+            partial(run_notebook, corpus, seed, options.files),
+        )
+        models = [("seed", seed), ("default", shipped.path)]
+        tables = [compared(name, notebook, source, work, bundle) for name, bundle in models]
+        repeat_in_turn([notebook, *(one for table in tables for one in table[1:])], options.repeats)
+        for table in tables:
+            print_comparison(table)
+            print()
+        whole = {name: table[-1].secs for (name, _), table in zip(models, tables, strict=True)}
+        print_parts(models, source, whole, options.repeats)
+        print_start(corpus, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
