@@ -29,10 +29,10 @@ from ser_batch.tasks import Engine, expect_progress
 
 Float64s = NDArray[np.float64]
 
-# A task is small, so that a folder of a dozen files keeps all workers busy.
-_RECORDINGS_PER_TASK = 4
+# Tasks grow from one recording to so many: a dozen files keep all workers busy, and a million cost few messages.
+_MOST_PER_TASK = 16
 # What ended its worker is tried again, alone, after so many tasks.
-_TASKS_PER_ROUND = 2048
+_TASKS_PER_ROUND = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,10 @@ def predict(
         return _Task(tuple(numbered), {name: speaker_scales[name] for name in names if name})
 
     def batches() -> Iterator[list[Numbered]]:
-        while numbered := list(itertools.islice(left, _RECORDINGS_PER_TASK)):
+        for number in itertools.count():
+            numbered = list(itertools.islice(left, min(1 + number // engine.workers, _MOST_PER_TASK)))
+            if not numbered:
+                return
             yield numbered
 
     tasks = map(task, batches())

@@ -391,10 +391,10 @@ def tones(folder: Path, rows: list[str]) -> Path:
     return folder / "list.csv"
 
 
-def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, capfd) -> None:
+def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path) -> None:
     rows = [*["calm,ann,train", "angry,ann,train"] * 4, "glad,ann,test", "calm,ann,test", "calm,ann,test", "calm,,test"]
     records = build(tones(tmp_path / "in", rows), tmp_path / "records", "--front-end", "speech")
-    assert "no training recording of: glad" in capfd.readouterr().err or records.n_examples("train") == 8
+    assert records.n_examples("train") == 8
     recipe = replace(FULL, front_end="speech", epochs=1)
     arguments = [str(records.path), "-o", str(tmp_path / "out"), "--recipe", str(write_recipe(recipe, tmp_path))]
     assert main(["train", *arguments]) == 0

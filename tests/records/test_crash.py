@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ser_batch.records.layout import BUILDING, open_records
+from tests.conftest import fill, mount
 from tools.kill_build import Killer, Tally, build_command, digests
 
 OPTIONS = ("--front-end", "speech", "--num-shards", "2", "-j", "2")
@@ -238,34 +239,13 @@ def test_a_second_build_into_one_folder_is_refused(large: Killer, tmp_path: Path
 # --- disks
 
 
-def mount(*arguments: str) -> None:
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("needs root and mount(8), for a small disk of its own")
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place))
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
-
-
 def remount_read_only(place: Path) -> None:
     mount("-o", "remount,ro", str(place))
 
 
 @pytest.mark.parametrize("free_kib", [0, 40, 200, 500, 560])
 def test_a_full_disk_is_one_line_and_room_lets_it_finish(killer: Killer, disk: Path, free_kib: int) -> None:
-    out, ballast = disk / "out", disk / "ballast"
-    with open(ballast, "wb") as file:
-        stat = os.statvfs(disk)
-        file.write(bytes(stat.f_bavail * stat.f_bsize - free_kib * 1024))
+    out, ballast = disk / "out", fill(disk, free_kib)
     said = run(killer.source, out, code=1, said="No space left on device")
     assert said.startswith(f"error: {out}")
     assert said.count("\n") == 1

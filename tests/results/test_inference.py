@@ -203,6 +203,20 @@ def test_a_missing_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd)
     assert "not a model bundle" in capfd.readouterr().err
 
 
+def test_a_damaged_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd) -> None:
+    bundle = Path(shutil.copytree(shipped_bundle().path, tmp_path / "bundle"))
+    for name in ("model.tflite", "novelty.npz"):
+        whole = (bundle / name).read_bytes()
+        (bundle / name).write_bytes(whole[:-7])
+        assert infer(emodb_sample, tmp_path / "p.csv", "--model", str(bundle)) == 1
+        said = capfd.readouterr().err
+        assert said.startswith(f"error: {bundle}")
+        assert said.endswith("copy the bundle again\n")
+        assert said.count("\n") == 1
+        assert not (tmp_path / "p.csv").exists()
+        (bundle / name).write_bytes(whole)
+
+
 def test_the_shipped_model_knows_its_own_corpus(emodb: Path) -> None:
     from ser_batch.audio.corpora import label_recordings
 

@@ -14,7 +14,8 @@ import pytest
 
 from ser_batch.cli import main
 from ser_batch.results.journals import journal_path
-from tests.records.test_crash import disk, end_within, remount_read_only  # noqa: F401 - a fixture
+from tests.conftest import fill
+from tests.records.test_crash import end_within, remount_read_only
 from tools.kill_infer import n_done
 
 REPOSITORY = Path(__file__).parents[2]
@@ -98,14 +99,11 @@ def test_a_second_inference_into_one_table_is_refused(source: Path, whole: bytes
 def test_a_full_disk_is_one_line_and_room_lets_it_finish(
     source: Path,
     whole: bytes,
-    disk: Path,  # noqa: F811
+    disk: Path,
     free_kib: int,
     capfd,
 ) -> None:
-    out, ballast = disk / "preds.csv", disk / "ballast"
-    with open(ballast, "wb") as file:
-        stat = os.statvfs(disk)
-        file.write(bytes(stat.f_bavail * stat.f_bsize - free_kib * 1024))
+    out, ballast = disk / "preds.csv", fill(disk, free_kib)
     command = ["infer", str(source), "-o", str(out), "-q", *OPTIONS]
     assert main(command) == 1
     said = capfd.readouterr().err
@@ -117,7 +115,7 @@ def test_a_full_disk_is_one_line_and_room_lets_it_finish(
     assert out.read_bytes() == whole
 
 
-def test_a_place_that_cannot_be_written_is_one_line(source: Path, disk: Path, capfd) -> None:  # noqa: F811
+def test_a_place_that_cannot_be_written_is_one_line(source: Path, disk: Path, capfd) -> None:
     remount_read_only(disk)
     assert main(["infer", str(source), "-o", str(disk / "preds.csv"), "-q"]) == 1
     said = capfd.readouterr().err
