@@ -146,7 +146,7 @@ def test_kills_at_any_moment_change_nothing(whole: Path, kept_records: RecordFol
 def test_the_bundle_is_whole_and_small(whole: Path) -> None:
     out = whole / "bundle"
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["bundle.json", "history.csv", "logs", "model.keras", "novelty.npz"]
+    assert names == ["bundle.json", "history.csv", "logs", "model.keras", "model.tflite", "novelty.npz"]
     bundle = open_bundle(out)
     assert bundle.load_network().count_params() == bundle.training["parameters"]
     assert bundle.training["recipe"]["name"] == "long"
