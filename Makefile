@@ -10,7 +10,7 @@ demo: .venv/ready
 	@$(BIN)/python tools/show_table.py preds.csv
 
 test: .venv/ready lint
-	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: .venv/ready
 	$(BIN)/pytest -n $(WORKERS) -m slow
