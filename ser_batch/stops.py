@@ -37,6 +37,7 @@ class Stops:
         for number in (signal.SIGINT, signal.SIGTERM):  # too late to stop anything but the interpreter's own end
             signal.signal(number, lambda number, frame: None)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         sys.excepthook, sys.unraisablehook = self._hooks
         return self.number is not None
 

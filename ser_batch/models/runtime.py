@@ -19,7 +19,7 @@ from ser_batch.native import native_code_silenced
 if TYPE_CHECKING:
     import keras
 
-# Fewer frames than this and XNNPACK, LiteRT's kernels for CPUs, refuses the network's shapes.
+# With three frames or fewer XNNPACK, LiteRT's kernels for CPUs, refuses the network's shapes; padding changes nothing.
 _MIN_FRAMES = 8
 
 

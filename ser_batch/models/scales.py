@@ -90,6 +90,22 @@ def speaker_scale(heard: Heard, reference: Scale) -> Float32s:
     return scale
 
 
+def scales_heard(recordings: Iterable[tuple[str, NDArray[np.floating[Any]]]], reference: Scale) -> dict[str, Float32s]:
+    """Every speaker's scale ``(2, features)``, from all of their recordings.
+
+    Args:
+        recordings: of each the speaker and its features ``(features,)``; an empty name is nobody's.
+        reference: what every speaker's mean and variance are brought to.
+    """
+    heard: dict[str, Heard] = {}
+    for speaker, features in recordings:
+        if speaker in heard:
+            heard[speaker].add(Heard.of(features[None]))
+        elif speaker:
+            heard[speaker] = Heard.of(features[None])
+    return {speaker: speaker_scale(known, reference) for speaker, known in heard.items()}
+
+
 def unchanged(reference: Scale) -> Float32s:
     """The scale of somebody unknown: times one, plus nothing."""
     return np.stack([np.ones_like(reference.mean), np.zeros_like(reference.mean)])

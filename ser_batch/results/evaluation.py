@@ -12,7 +12,7 @@ from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.bundles import Bundle
-from ser_batch.models.scales import Heard, speaker_scale
+from ser_batch.models.scales import scales_heard
 from ser_batch.records.datasets import (
     Selection,
     manifest_rows,
@@ -126,16 +126,15 @@ def _speaker_scales(
     reference = bundle.content.speaker_reference
     if reference is None:
         return {}
-    heard: dict[str, Heard] = {}
-    for row, example in zip(manifest_rows(records, selection), read_examples(records, selection), strict=False):
-        if not row["speaker"]:
-            continue
-        one = Heard.of(predictor.functionals(example.log_mel)[None])
-        if row["speaker"] in heard:
-            heard[row["speaker"]].add(one)
-        else:
-            heard[row["speaker"]] = one
-    return {speaker: speaker_scale(known, reference) for speaker, known in heard.items()}
+    rows = manifest_rows(records, selection)
+    examples = read_examples(records, selection)
+    return scales_heard(
+        (
+            (row["speaker"], predictor.functionals(example.log_mel))
+            for row, example in zip(rows, examples, strict=False)  # `predict_examples` says what is missing
+        ),
+        reference,
+    )
 
 
 def _averaged(group: list[Float64s], began: dict[str, str], end_secs: float) -> Prediction:

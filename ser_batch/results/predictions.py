@@ -22,7 +22,7 @@ from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.recordings import Recording
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.audio.windows import LogMelWindows
-from ser_batch.errors import AudioError
+from ser_batch.errors import AudioError, BundleError
 from ser_batch.models.bundles import Bundle, open_bundle
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.tasks import Engine, expect_progress
@@ -181,7 +181,10 @@ class Asked:
 
 @lru_cache(maxsize=1)
 def _predictor(path: Path, fingerprint: str) -> Predictor:
-    return Predictor(open_bundle(path))
+    bundle = open_bundle(path)
+    if bundle.fingerprint != fingerprint:
+        raise BundleError(f"{path}: was replaced while it was in use; run the same command again")
+    return Predictor(bundle)
 
 
 def _listener(path: Path, fingerprint: str) -> Network:
@@ -204,21 +207,8 @@ def predict(
         engine: where they are decoded, transformed and predicted.
         speaker_scales: for bundles that normalise by speaker: of those who are known.
     """
-    left = iter(recordings)
+    tasks = _tasks(recordings, engine.workers, speaker_scales)
     compute = partial(_results, asked=asked)
-
-    def task(numbered: Sequence[Numbered]) -> _Task:
-        names = {recording.speaker for _, recording in numbered if recording.speaker in speaker_scales}
-        return _Task(tuple(numbered), {name: speaker_scales[name] for name in names if name})
-
-    def batches() -> Iterator[list[Numbered]]:
-        for number in itertools.count():
-            numbered = list(itertools.islice(left, min(1 + number // engine.workers, _MOST_PER_TASK)))
-            if not numbered:
-                return
-            yield numbered
-
-    tasks = map(task, batches())
     while part := list(itertools.islice(tasks, _TASKS_PER_ROUND)):
         ended_together: list[Numbered] = []
         for outcome in engine.map(compute, part):
@@ -226,7 +216,7 @@ def predict(
                 ended_together += outcome.task.recordings
             else:
                 yield outcome.result
-        for alone in engine.map(compute, [task([one]) for one in ended_together]):
+        for alone in engine.map(compute, [_task([one], speaker_scales) for one in ended_together]):
             ((number, recording),) = alone.task.recordings
             yield alone.result or [
                 Result(number, np.empty((0, 0)), error=alone.death or "", stamp=stamp_of(recording.path))
@@ -257,6 +247,20 @@ class _Task:
 
     recordings: tuple[Numbered, ...]
     speaker_scales: Mapping[str, Float32s] = field(default_factory=dict)
+
+
+def _tasks(recordings: Iterable[Numbered], workers: int, speaker_scales: Mapping[str, Float32s]) -> Iterator[_Task]:
+    left = iter(recordings)
+    for number in itertools.count():
+        numbered = list(itertools.islice(left, min(1 + number // workers, _MOST_PER_TASK)))
+        if not numbered:
+            return
+        yield _task(numbered, speaker_scales)
+
+
+def _task(numbered: Sequence[Numbered], speaker_scales: Mapping[str, Float32s]) -> _Task:
+    names = {recording.speaker or "" for _, recording in numbered} & speaker_scales.keys()
+    return _Task(tuple(numbered), {name: speaker_scales[name] for name in names})
 
 
 def _results(task: _Task, asked: Asked) -> list[Result]:

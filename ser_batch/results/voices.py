@@ -1,12 +1,12 @@
 """What is known of each speaker before anything is predicted: for bundles that normalise by speaker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ser_batch.audio.recordings import Recordings
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.models.bundles import Bundle
-from ser_batch.models.scales import Heard, speaker_scale
-from ser_batch.results.predictions import Asked, predict_in_order
+from ser_batch.models.scales import scales_heard
+from ser_batch.results.predictions import Asked, Float64s, predict_in_order
 from ser_batch.tasks import Engine
 
 
@@ -30,15 +30,12 @@ def hear_speakers(
     reference = bundle.content.speaker_reference
     if reference is None:
         return {}
-    heard: dict[str, Heard] = {}
-    for done, result in enumerate(predict_in_order(recordings, Asked.functionals(bundle), engine), 1):
-        speaker = recordings[result.number].speaker
-        on_progress(done, len(recordings))
-        if not speaker or result.error:
-            continue
-        one = Heard.of(result.rows[:, 2:])
-        if speaker in heard:
-            heard[speaker].add(one)
-        else:
-            heard[speaker] = one
-    return {speaker: speaker_scale(known, reference) for speaker, known in heard.items()}
+    results = predict_in_order(recordings, Asked.functionals(bundle), engine)
+
+    def named() -> Iterator[tuple[str, Float64s]]:
+        for done, result in enumerate(results, 1):
+            on_progress(done, len(recordings))
+            if not result.error:
+                yield recordings[result.number].speaker or "", result.rows[0, 2:]
+
+    return scales_heard(named(), reference)

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_a_stopped_build_says_so_and_continues(
     assert digests(out) == large.whole
 
 
+def when_it_is_imported(name: str, does: str) -> str:
+    """Code that does something in the parent when a library is imported."""
+    begin = f"class Finder:\n    def find_spec(self, name, path, target=None):\n        if name == {name!r}:\n"
+    return begin + textwrap.indent(does, " " * 12) + "if not worker:\n    sys.meta_path.insert(0, Finder())\n"
+
+
+def stopped_and(then: str) -> str:
+    """Code that is stopped by a signal, and what becomes of that."""
+    stop = "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(1)\nexcept BaseException:\n"
+    return stop + f"    {then}\n"
+
+
 AT_AN_AWKWARD_MOMENT = {
     "its workers start": """
 if worker:
@@ -142,58 +155,18 @@ if worker:
         os.killpg(os.getpgid(0), signal.SIGINT)
     time.sleep(60)
 """,
-    "a library makes its own error of it": """
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "soundfile":
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(1)
-            except BaseException:
-                raise ImportError("soundfile failed to import")
-if not worker:
-    sys.meta_path.insert(0, Finder())
-""",
-    "a library loses it": """
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "soundfile":
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(1)
-            except BaseException:
-                pass
-            else:
-                raise AssertionError
-            time.sleep(60)
-if not worker:
-    sys.meta_path.insert(0, Finder())
-""",
-    "a library prints it": """
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "soundfile":
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(1)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-if not worker:
-    sys.meta_path.insert(0, Finder())
-""",
+    "a library makes its own error of it": when_it_is_imported(
+        "soundfile", stopped_and("raise ImportError('soundfile failed to import')")
+    ),
+    "a library loses it": when_it_is_imported("soundfile", stopped_and("pass") + "time.sleep(60)\n"),
+    "a library prints it": when_it_is_imported("soundfile", stopped_and("sys.excepthook(*sys.exc_info())")),
     "an object is deleted": """
 class Lost:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "soundfile":
-            Lost()
-            time.sleep(60)
-if not worker:
-    sys.meta_path.insert(0, Finder())
-""",
+"""
+    + when_it_is_imported("soundfile", "Lost()\ntime.sleep(60)\n"),
     "the work is done": """
 if not worker:
     atexit.register(os.kill, os.getpid(), signal.SIGINT)

@@ -17,6 +17,7 @@ from ser_batch.models.calibration import apply_temperature
 from ser_batch.models.functionals import functional_extractor
 from ser_batch.models.networks import build_network
 from ser_batch.models.novelty import Novelty
+from ser_batch.models.recipes import Recipe
 from ser_batch.models.scales import Scale
 from ser_batch.records.builds import build_records
 from ser_batch.records.datasets import split_selection
@@ -109,18 +110,42 @@ def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder
     assert "poem.txt" in capfd.readouterr().err
 
 
-def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1.0) -> Bundle:
+def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1.0, recipe: Recipe = PLAIN) -> Bundle:
     folder.mkdir()
     n_features = functional_extractor(records.front_end).output_shape[-1]
     scale = Scale(np.zeros(n_features, np.float32), np.ones(n_features, np.float32))
-    network = build_network(records, PLAIN, scale)
+    network = build_network(records, recipe, scale)
     chance = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(chance.normal(0, 0.3, weight.shape))
     novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
-    content = BundleContent(records.labels, records.front_end, temperature, None, training)
+    reference = scale if recipe.normalise == "speaker" else None
+    content = BundleContent(records.labels, records.front_end, temperature, reference, training)
     return save_bundle(folder, network, novelty, content)
+
+
+@pytest.mark.parametrize("normalise", ["speaker", "file"])
+def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str) -> None:
+    """By speaker: `infer` hears everybody first, as `evaluate` does; without names, nobody is known."""
+    records = build(emodb_sample, tmp_path / "records", KEPT)
+    bundle = untrained_bundle(tmp_path / "bundle", records, recipe=replace(PLAIN, normalise=normalise))
+    split = split_selection(records, "train")
+    evaluated = {
+        one.prediction.file: one.prediction.probabilities
+        for one in predict_examples(bundle, Predictor(bundle), records, split)
+    }
+    said = {}
+    for named in (True, False):
+        out = tmp_path / f"{named}.csv"
+        options = ["--speaker-from", "regex:(?P<speaker>[0-9]{2})"] if named else []
+        assert main(["infer", str(emodb_sample), "-o", str(out), "--model", str(bundle.path), "-j", "2", *options]) == 0
+        said[named] = {row["file"]: [float(row[f"p_{label}"]) for label in bundle.labels] for row in read(out)}
+    assert said[True].keys() == evaluated.keys()
+    for file, probabilities in evaluated.items():
+        assert said[True][file] == pytest.approx(probabilities, abs=1e-5)
+    apart = max(np.abs(np.array(said[True][file]) - said[False][file]).max() for file in evaluated)
+    assert apart > 0.01 if normalise == "speaker" else apart == 0
 
 
 SHORT = {"length_secs": 2.0, "window_hop_secs": 1.0}
