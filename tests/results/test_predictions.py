@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import soundfile
 from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
+from ser_batch.errors import BundleError
+from ser_batch.models.bundles import shipped_bundle
 from ser_batch.results.predictions import Asked, Prediction, _results, _Task, predict, predict_in_order
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine, HangingEngine
@@ -170,6 +172,12 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
         rows = rows_of(recordings, twice)
     assert [row.file for row in rows] == [recording.file for recording in recordings]
     assert [row.file for row in rows if row.error] == ["07.wav", "31.wav"]
+
+
+def test_a_bundle_that_was_replaced_meanwhile_is_refused(mixed, engine) -> None:
+    other = replace(shipped_bundle(), fingerprint="0" * 64)
+    with pytest.raises(BundleError, match=r"was replaced while it was in use; run the same command again"):
+        list(predict_in_order(mixed[:1], Asked.predictions(other), engine))
 
 
 # --- memory
