@@ -6,6 +6,7 @@ a small folder. A log-mel alone is padded to no other's length.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,8 @@ class RuntimeNetwork:
     def __init__(self, content: bytes, unchanged_scale: Float32s | None) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        with native_code_silenced():  # it says which kernels it uses
-            self._run: Any = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+        self._run: Any = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+        self._has_run = False
         self._unchanged_scale = unchanged_scale
 
     def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Said:
@@ -96,6 +97,8 @@ class RuntimeNetwork:
         inputs = {"log_mel": log_mel[None]}
         if self._unchanged_scale is not None:
             inputs["speaker_scale"] = (self._unchanged_scale if speaker_scale is None else speaker_scale)[None]
-        said = self._run(**inputs)
+        with nullcontext() if self._has_run else native_code_silenced():  # at first it says which kernels it uses
+            said = self._run(**inputs)
+        self._has_run = True
         functionals = said["functionals"][0] if "functionals" in said else np.empty(0, np.float32)
         return Said(said["probabilities"][0], said["features"][0], functionals)

@@ -9,10 +9,10 @@ import pytest
 import soundfile
 
 from ser_batch.audio.frontend import SPEECH
-from ser_batch.audio.logmels import PADDING_DB, log_mel
+from ser_batch.audio.logmels import PADDING_DB, log_mel, mel_scale
 from ser_batch.errors import TrainingError
 from ser_batch.models import functionals
-from ser_batch.models.bundles import load_keras, save_keras, weights_sha256
+from ser_batch.models.bundles import load_keras, save_keras, shipped_bundle, weights_sha256
 from ser_batch.models.functionals import (
     FunctionalOptions,
     functional_extractor,
@@ -159,3 +159,26 @@ def test_it_is_as_wide_as_the_labels_and_fits_padded_records() -> None:
 def test_bands_that_do_not_fit_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"a multiple of 64 mel bands, and this front end has 40.*speech"):
         functional_extractor(replace(KEPT, n_mels=40))
+
+
+def test_the_spectrum_is_described_by_its_power() -> None:
+    """Level, centroid and loudness from the bands' power, in plain NumPy."""
+    import tensorflow as tf
+
+    decibels = log_mel(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32), 16_000, SPEECH)
+    spectrum = functionals._Spectrum(tf.constant(decibels.T[None]), SPEECH)
+    centres_hz = mel_scale(SPEECH).centres_hz
+    widths = np.gradient(centres_hz) / np.gradient(centres_hz)[0]
+    power = (10.0 ** (decibels.T.astype(np.float64) / 10) * widths).reshape(-1, 64, 3).sum(axis=2)
+    octaves = np.log2(centres_hz.reshape(64, 3).mean(axis=1) / 1000)
+    np.testing.assert_allclose(spectrum.level[0], 10 * np.log10(power.sum(axis=1)), atol=1e-2)
+    np.testing.assert_allclose(spectrum.centroid[0], power @ octaves / power.sum(axis=1), atol=1e-3)
+    np.testing.assert_allclose(spectrum.loudness[0], np.sqrt((power**0.3).sum(axis=1)), rtol=1e-3)
+
+
+def test_the_shipped_network_is_made_of_these_functionals(emodb_sample: Path) -> None:
+    """Whoever changes one makes the shipped model anew."""
+    samples, rate_hz = soundfile.read(emodb_sample / "03a01Wa.wav", dtype="float32")
+    heard = log_mel(samples, rate_hz, SPEECH)[None]
+    shipped = graph_of(functionals_of(shipped_bundle().load_network()))(heard).numpy()
+    np.testing.assert_allclose(graph_of(functional_extractor(SPEECH))(heard), shipped, rtol=1e-3, atol=1e-3)

@@ -1,6 +1,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +74,14 @@ def test_the_evaluation_folder_is_whole_and_agrees_with_itself(records: RecordFo
     again = capfd.readouterr()
     assert again.out == said
     assert "already finished" in again.err
+
+
+def test_it_says_one_line_beside_the_report(records: RecordFolder, tmp_path: Path) -> None:
+    """In a process of its own: what native libraries print, they print once."""
+    arguments = [str(shipped_bundle().path), str(records.path), "-o", str(tmp_path / "eval"), "--split", "train"]
+    command = [sys.executable, "-m", "ser_batch", "evaluate", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, f"{tmp_path / 'eval'}: written\n")
 
 
 def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, emodb_sample: Path) -> None:
