@@ -2,12 +2,15 @@
 
 import sys
 
+from ser_batch.stops import stoppable
+
 
 def main() -> int:
     """Run the command line. Workers import the module that was started, this one; they need no commands."""
-    from ser_batch.cli import main as run
+    with stoppable():
+        from ser_batch.cli import main as run
 
-    return run()
+        return run()
 
 
 if __name__ == "__main__":

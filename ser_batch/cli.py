@@ -1,7 +1,6 @@
 """The commands: each parses, calls the library once, and says what came of it."""
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,6 @@ from ser_batch.engines import LocalEngine, usable_cpus
 from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.native import keep_freed_memory
 from ser_batch.progress import progress_bar
-from ser_batch.stops import Stops
 
 if TYPE_CHECKING:
     from ser_batch.audio.recordings import Listing, Rejection
@@ -468,23 +466,11 @@ def info(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    stops, code = Stops(), 0
-    with stops:
-        code = _run(arguments, stops)
-    if stops.number is not None:
-        word = "interrupted" if stops.number == signal.SIGINT else "terminated"
-        _say(f"{word}; to go on, run the same command again, without --restart")
-        return 128 + stops.number
-    return code
-
-
-def _run(arguments: list[str] | None, stops: Stops) -> int:
     try:
         app(arguments)
     except SystemExit as end:
         return int(end.code or 0)
     except SerBatchError as error:
-        if stops.number is None:
-            _say(f"error: {error}")
+        _say(f"error: {error}")
         return 2 if isinstance(error, UsageError) else 1
     return 0

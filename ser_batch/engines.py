@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ser_batch.native import keep_freed_memory, silence_native_code
+from ser_batch.stops import not_stopped, tidied
 from ser_batch.tasks import STALL_SECS, Outcome, Result, Task
 
 # One task runs and one waits, so that a worker does not idle while the caller looks at a result.
@@ -62,8 +63,10 @@ class LocalEngine:
         self._worker_bytes = worker_bytes
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
+        self._tidied = tidied(_kill_all)
 
     def __enter__(self) -> "LocalEngine":
+        self._tidied.__enter__()
         return self
 
     def start(self, workers: int, imports: str) -> None:
@@ -74,11 +77,12 @@ class LocalEngine:
             imports: the module that the first task's function is in.
         """
         while len(self._idle) < min(workers, self.workers):
-            self._idle.append(self._hire(imports))  # one by one: a stop in between must find them all
+            self._idle.append(self._hire(imports))
 
     def __exit__(self, *_: object) -> None:
         _end(self._idle)
         self._idle = []
+        self._tidied.__exit__(None, None, None)
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Outcome[Task, Result]]:
         """See `ser_batch.tasks.Engine.map`. A map inside another one's loop gets workers of its own."""
@@ -138,7 +142,8 @@ class LocalEngine:
         # Ctrl-C reaches the whole group: a worker must not see it before it ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            process.start()
+            with not_stopped():  # a worker that was left half started would print what it misses
+                process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
@@ -157,6 +162,11 @@ def _end(pool: list[_Worker]) -> None:
     for worker in pool:
         worker.process.join()
         worker.pipe.close()
+
+
+def _kill_all() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _how_it_died(exit_code: int) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ser_batch.errors import OutputError
+from ser_batch.stops import tidied
 
 
 @contextmanager
@@ -27,15 +28,16 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    try:
-        with open(partial, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with tidied(lambda: partial.unlink(missing_ok=True)):
+        try:
+            with open(partial, mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
 
 

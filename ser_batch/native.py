@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ser_batch.stops import tidied
+
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -38,7 +40,8 @@ def native_code_silenced() -> Iterator[None]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        yield
+        with tidied(lambda: os.dup2(stderr, 2)):
+            yield
     finally:
         os.dup2(stderr, 2)
         os.close(nowhere)

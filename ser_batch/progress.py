@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ser_batch.stops import tidied
+
 
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
@@ -35,6 +37,7 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
 
     try:
-        yield show
+        with tidied(bar.stop):
+            yield show
     finally:
         bar.stop()

@@ -1,57 +1,89 @@
-"""A run that SIGINT or SIGTERM stops: it ends soon, and says one line, wherever the signal met it."""
+"""SIGINT and SIGTERM: they end the program at once, and it says one line."""
 
+import contextlib
+import os
 import signal
-import sys
-from types import FrameType, TracebackType
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-# How long what a signal raised may go unnoticed before it is raised again.
-_AGAIN_SECS = 0.1
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
+_NUMBERS = signal.SIGINT, signal.SIGTERM
 
 
-class Stops:
-    """Raises `Stopped` in the body of its ``with`` block, and swallows whatever became of it there.
-
-    A handler raises wherever the interpreter happens to be. Native code may drop that, print it, or make an
-    error of its own of it. So it is raised again as long as nothing handles it, and no hook prints it.
+class _Stops:
+    """What becomes of a signal.
 
     Attributes:
-        number: the first signal that arrived; None: none.
+        tidying: what to call before the program ends, the last first.
+        waits: whether the program must not end now.
+        number: a signal that arrived meanwhile.
     """
 
     def __init__(self) -> None:
-        self.number: signal.Signals | None = None
+        self.tidying: list[Callable[[], object]] = []
+        self.waits = False
+        self.number: int | None = None
 
-    def __enter__(self) -> "Stops":
-        self._hooks = sys.excepthook, sys.unraisablehook
-        signal.signal(signal.SIGALRM, self._again)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-        return self
+    def stop(self, number: int, frame: FrameType | None = None) -> None:
+        self.number = number
+        if self.waits:
+            return
+        for again in _NUMBERS:
+            signal.signal(again, lambda number, frame: os._exit(128 + number))  # should tidying up not end
+        for tidy in reversed(self.tidying):
+            with contextlib.suppress(Exception):
+                tidy()
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        with contextlib.suppress(OSError):
+            os.write(2, f"{word}; to go on, run the same command again, without --restart\n".encode())
+        os._exit(128 + number)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
-        for number in (signal.SIGINT, signal.SIGTERM):  # too late to stop anything but the interpreter's own end
-            signal.signal(number, lambda number, frame: None)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        sys.excepthook, sys.unraisablehook = self._hooks
-        return self.number is not None
 
-    def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
-        self.number = self.number or signal.Signals(number)
-        sys.excepthook = lambda kind, error, tb: None
-        sys.unraisablehook = lambda ignored: None
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECS, _AGAIN_SECS)
-        raise Stopped
+_STOPS = _Stops()
 
-    def _again(self, number: int, frame: FrameType | None) -> None:
-        error = sys.exception()
-        while error is not None:
-            if isinstance(error, Stopped):
-                return  # what it stopped is being tidied up
-            error = error.__context__
-        raise Stopped
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the program in the body of the ``with`` block, with exit code 128 + their number.
+
+    Nothing is unwound. A handler runs wherever the interpreter happens to be, and an exception that it raises
+    in the middle of native code may be lost, printed, or leave that code in pieces. What is on disk survives
+    SIGKILL at any moment; so it survives this.
+    """
+    for number in _NUMBERS:
+        signal.signal(number, _STOPS.stop)
+    try:
+        yield
+    finally:
+        for number in _NUMBERS:  # nothing is left to stop but the interpreter's own end
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def tidied(tidy: Callable[[], object]) -> Iterator[None]:
+    """See to it that a stop in the body of the ``with`` block calls this before the program ends.
+
+    Args:
+        tidy: quick, and for what would otherwise be left to be seen. What it raises is lost.
+    """
+    _STOPS.tidying.append(tidy)
+    try:
+        yield
+    finally:
+        _STOPS.tidying.remove(tidy)
+
+
+@contextmanager
+def not_stopped() -> Iterator[None]:
+    """Let a stop in the body of the ``with`` block, which must be quick, wait for its end.
+
+    A mask of signals would not do: native libraries have threads, any of which takes one, and then Python's
+    handler runs all the same.
+    """
+    _STOPS.waits = True
+    try:
+        yield
+    finally:
+        _STOPS.waits = False
+        if _STOPS.number is not None:
+            _STOPS.stop(_STOPS.number)

@@ -9,10 +9,11 @@ import ser_batch
 
 PACKAGE = Path(ser_batch.__file__).parent
 FLOORS = ["errors", "audio", "records", "models", "results", "cli"]
-# How files are written, what native code does, what a stage asks of an engine: every wing may use them, they use none.
-GROUND = {"errors", "files", "native", "tasks"}
-# What the command line alone has: engines to hand to a stage, what it shows, and what stops it.
-ONLY_FOR_CLI = {"engines", "progress", "stops"}
+# How files are written, what native code does, what a stop leaves, what a stage asks of an engine: every wing may use
+# them, they use none.
+GROUND = {"errors", "files", "native", "stops", "tasks"}
+# What the command line alone has: engines to hand to a stage, and what it shows.
+ONLY_FOR_CLI = {"engines", "progress"}
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -167,6 +167,7 @@ class Lost:
         time.sleep(1)
 """
     + when_it_is_imported("soundfile", "Lost()\ntime.sleep(60)\n"),
+    "the commands are imported": when_it_is_imported("typer", "os.kill(os.getpid(), signal.SIGINT)\n"),
     "the work is done": """
 if not worker:
     atexit.register(os.kill, os.getpid(), signal.SIGINT)
