@@ -2,6 +2,7 @@
 
     python tools/bench_infer.py path/to/emodb/wav --files 5000 --repeats 3
     python tools/bench_infer.py path/to/emodb/wav --flat
+    python tools/bench_infer.py path/to/emodb/wav --hours 10
 
 The notebook's loop: one process that computes the seed front end with the public calls of librosa and SciPy, and calls
 `predict` of the seed network in Keras, file by file. Commands run in turn (A B C A B C …) in fresh processes, start-up
@@ -34,6 +35,7 @@ from tools.measuring import (
     Series,
     measure,
     multiply,
+    peaks,
     print_comparison,
     print_flatness,
     print_machine,
@@ -42,6 +44,7 @@ from tools.measuring import (
 
 FLAT_FILES = (1_000, 10_000, 100_000)
 _NOTEBOOK_FILES = 100
+_CORPUS_RATE_HZ = 16_000
 _CPUS = len(os.sched_getaffinity(0))
 
 
@@ -137,13 +140,13 @@ def run_notebook(corpus: Path, bundle: Path, files: int) -> Measured:
     return replace(measured, secs=measured.secs + extra_secs, cpu_secs=measured.cpu_secs + extra_secs)
 
 
-def run_infer(source: Path, work: Path, bundle: Path, workers: int) -> Measured:
+def run_infer(source: Path, work: Path, bundle: Path, workers: int, *options: str) -> Measured:
     """One inference into a fresh table."""
     out = work / "preds.csv"
     for left in work.glob("*preds.csv*"):
         left.unlink()
-    options = ["-q", "--model", str(bundle), "-j", str(workers)]
-    return measure(["-m", "ser_batch", "infer", str(source), "-o", str(out), *options])
+    command = ["-m", "ser_batch", "infer", str(source), "-o", str(out), "-q", "--model", str(bundle)]
+    return measure([*command, "-j", str(workers), *options])
 
 
 def compared(name: str, notebook: Series, source: Path, work: Path, bundle: Path) -> list[Series]:
@@ -187,6 +190,31 @@ def print_start(corpus: Path, repeats: int) -> None:
         print(f"| {name} | {statistics.median(measure(command, quiet).secs for _ in range(repeats)):.2f} |")
 
 
+def print_long(corpus: Path, work: Path, bundle: Path, hours: Sequence[float]) -> None:
+    """One row a recording of so many hours, predicted window by window: memory must not grow with it."""
+    print("| hours | rows | seconds | times real time | peak MiB: largest, sum |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    for length in hours:
+        long = work / "long.wav"
+        write_long(corpus, long, length * 3600)
+        run = run_infer(long, work, bundle, _CPUS, "--windows")
+        n_rows = (work / "preds.csv").read_bytes().count(b"\n") - 1
+        one = Series(1, "", 1, partial(measure, []), [run])
+        print(f"| {length:g} | {n_rows:,} | {run.secs:.1f} | {length * 3600 / run.secs:,.0f} | {peaks(one)} |")
+
+
+def write_long(corpus: Path, path: Path, secs: float) -> None:
+    """The corpus one after another, over and over, as one recording."""
+    import soundfile
+
+    speech = np.concatenate([soundfile.read(wave, dtype="int16")[0] for wave in sorted(corpus.glob("*.wav"))])
+    n_left = round(secs * _CORPUS_RATE_HZ)
+    with soundfile.SoundFile(path, "w", _CORPUS_RATE_HZ, 1, "PCM_16") as file:
+        while n_left:
+            file.write(speech[:n_left])
+            n_left -= min(n_left, len(speech))
+
+
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -195,6 +223,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     flat_help = "instead: what a file costs among " + ", ".join(f"{files:,}" for files in FLAT_FILES)
     parser.add_argument("--flat", type=int, nargs="*", metavar="FILES", help=flat_help)
+    hours_help = "instead: recordings of so many hours, window by window"
+    parser.add_argument("--hours", type=float, nargs="+", help=hours_help)
     parser.add_argument("--work", type=Path, help="where sources and tables go for the time being")
     options = parser.parse_args()
     corpus = options.corpus.absolute()
@@ -204,6 +234,9 @@ def main() -> None:
     shipped: Bundle = shipped_bundle()
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         work = Path(folder).absolute()
+        if options.hours:
+            print_long(corpus, work, shipped.path, options.hours)
+            return
         if options.flat is not None:
             flat = []
             for files in options.flat or FLAT_FILES:

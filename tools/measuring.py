@@ -160,7 +160,7 @@ def print_comparison(series: list[Series]) -> None:
         efficiency = "" if one is naive else f"{single.secs / one.secs / one.workers:.0%}"
         print(
             f"| {one.files:,} | {one.name} | {one.secs:.2f} ({spread}) | {one.cpu_secs:.2f} "
-            f"| {one.files / one.secs:,.0f} | {naive.secs / one.secs:.2f} | {efficiency} | {_peaks(one)} |"
+            f"| {one.files / one.secs:,.0f} | {naive.secs / one.secs:.2f} | {efficiency} | {peaks(one)} |"
         )
 
 
@@ -169,9 +169,10 @@ def print_flatness(series: list[Series]) -> None:
     print("| files | command | seconds | ms per file | peak MiB: largest, sum |")
     print("| ---: | --- | ---: | ---: | ---: |")
     for one in series:
-        print(f"| {one.files:,} | {one.name} | {one.secs:.2f} | {1e3 * one.secs / one.files:.3f} | {_peaks(one)} |")
+        print(f"| {one.files:,} | {one.name} | {one.secs:.2f} | {1e3 * one.secs / one.files:.3f} | {peaks(one)} |")
 
 
-def _peaks(series: Series) -> str:
+def peaks(series: Series) -> str:
+    """MiB at most: of the largest process, and of all together."""
     largest = max(run.largest_bytes for run in series.runs)
     return f"{largest / _MIB:,.0f}, {max(run.sum_bytes for run in series.runs) / _MIB:,.0f}"

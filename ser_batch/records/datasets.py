@@ -162,7 +162,7 @@ class TrainingData:
         serialized = _serialized(records, selection, 1 if preparation.in_order else _SHARDS_AT_ONCE).enumerate()
         self.fits = selection.size_bytes <= usable_memory() // 4
         self._serialized = serialized.cache() if self.fits else serialized
-        self._copies: dict[tuple[int, int], tf.data.Dataset] = {}
+        self._copies: dict[tuple[int, int], tf.data.Dataset | _Arrays] = {}
 
     def epoch(self, options: EpochOptions) -> tf.data.Dataset:
         """The batches of one epoch: ``(examples, one-hot labels (batch, labels), weights (batch,))``.
@@ -172,33 +172,46 @@ class TrainingData:
         """
         import tensorflow as tf
 
-        def scaled(index: tf.Tensor, example: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            extra = () if options.scales is None else (tf.gather(options.scales, index),)
-            return example, *extra, label
+        order = _seed_number(options.seed, options.epoch)
+        weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
 
-        def weighed(number: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[Any, tf.Tensor, tf.Tensor]:
-            examples, *extra, labels = batch
-            if options.mix is not None:
-                examples, labels = options.mix(examples, labels, tf.stack([order, -1 - tf.cast(number, tf.int32)]))
-            weights = tf.ones(self._n_labels) if options.label_weights is None else options.label_weights
+        def mixed(number: tf.Tensor, batch: tuple[Any, tf.Tensor, tf.Tensor]) -> tuple[Any, tf.Tensor, tf.Tensor]:
+            inputs, labels, _ = batch
+            examples, *extra = inputs if isinstance(inputs, tuple) else (inputs,)
+            assert options.mix is not None
+            examples, labels = options.mix(examples, labels, tf.stack([order, -1 - tf.cast(number, tf.int32)]))
             return (examples, *extra) if extra else examples, labels, tf.linalg.matvec(labels, weights)
 
-        order = _seed_number(options.seed, options.epoch)
-        padding = (PADDING_DB, 0.0) if options.scales is None else (PADDING_DB, 0.0, 0.0)
         if self._preparation.extract is None:
             buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
-            shuffled = self._serialized.shuffle(min(self._n_examples, buffer), order, reshuffle_each_iteration=False)
-            examples = self._examples(shuffled, order)
+            examples = self._examples(self._shuffled(self._serialized, buffer, order), order)
+            padding = PADDING_DB if options.scales is None else (PADDING_DB, 0.0)
+            elements = self._streamed(examples, options.scales, weights)
+            batches = elements.padded_batch(options.batch_size, padding_values=(padding, 0.0, 0.0))
         else:
             copy = self._copy(options.seed, options.epoch % self._preparation.copies)
-            examples = copy.shuffle(min(self._n_examples, _SHUFFLED_FEATURES), order, reshuffle_each_iteration=False)
-        return (
-            examples.map(scaled, num_parallel_calls=tf.data.AUTOTUNE)
-            .padded_batch(options.batch_size, padding_values=padding)
-            .enumerate()
-            .map(weighed, num_parallel_calls=tf.data.AUTOTUNE)
-            .prefetch(tf.data.AUTOTUNE)
-        )
+            if isinstance(copy, _Arrays):
+                places = self._shuffled(tf.data.Dataset.range(self._n_examples), _SHUFFLED_FEATURES, order)
+                elements = copy.elements(places, options.scales, weights)
+            else:
+                elements = self._streamed(self._shuffled(copy, _SHUFFLED_FEATURES, order), options.scales, weights)
+            batches = elements.batch(options.batch_size)
+        if options.mix is not None:
+            batches = batches.enumerate().map(mixed, num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    def _shuffled(self, dataset: tf.data.Dataset, buffer: int, order: int) -> tf.data.Dataset:
+        return dataset.shuffle(min(self._n_examples, buffer), order, reshuffle_each_iteration=False)
+
+    def _streamed(self, examples: tf.data.Dataset, scales: Float32s | None, label_weights: Float32s) -> tf.data.Dataset:
+        """From ``(index, example, one-hot label)`` to ``(example or (example, scale), one-hot label, weight)``."""
+        import tensorflow as tf
+
+        def weighed(index: tf.Tensor, example: tf.Tensor, label: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
+            inputs = example if scales is None else (example, tf.gather(scales, index))
+            return inputs, label, tf.tensordot(label, label_weights, 1)
+
+        return examples.map(weighed, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _examples(self, serialized: tf.data.Dataset, order: int) -> tf.data.Dataset:
         """Elements ``(index, log-mel, one-hot label)``."""
@@ -215,7 +228,7 @@ class TrainingData:
 
         return serialized.map(parsed, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _copy(self, seed: int, number: int) -> tf.data.Dataset:
+    def _copy(self, seed: int, number: int) -> tf.data.Dataset | _Arrays:
         """Elements ``(index, extracted, one-hot label)`` of one varied copy of the examples; kept if they fit."""
         import tensorflow as tf
 
@@ -228,13 +241,36 @@ class TrainingData:
             batches = batches.map(
                 lambda index, log_mels, labels: (index, extract(log_mels), labels), num_parallel_calls=tf.data.AUTOTUNE
             )
-            if self.fits:  # as arrays: a dataset would be planned anew, with all that it extracts by, in every epoch
+            if self.fits:
                 columns = zip(*batches.as_numpy_iterator(), strict=True)
-                copy = tf.data.Dataset.from_tensor_slices(tuple(np.concatenate(column) for column in columns))
+                self._copies[seed, number] = _Arrays(*(np.concatenate(column) for column in columns))
             else:
-                copy = batches.unbatch()
-            self._copies[seed, number] = copy
+                self._copies[seed, number] = batches.unbatch()
         return self._copies[seed, number]
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """One copy of the examples in memory, from which an epoch is made without a graph to trace and plan anew.
+
+    Attributes:
+        index: int64 ``(examples,)``.
+        examples: float32 ``(examples, features)``.
+        labels: float32 ``(examples, labels)``, one-hot.
+    """
+
+    index: NDArray[np.int64]
+    examples: Float32s
+    labels: Float32s
+
+    def elements(self, places: tf.data.Dataset, scales: Float32s | None, label_weights: Float32s) -> tf.data.Dataset:
+        """The elements at these places: ``(example or (example, scale), one-hot label, weight)``."""
+        import tensorflow as tf
+
+        order = places.batch(len(self.index)).get_single_element().numpy()
+        examples, labels = self.examples[order], self.labels[order]
+        inputs = examples if scales is None else (examples, scales[self.index[order]])
+        return tf.data.Dataset.from_tensor_slices((inputs, labels, labels @ label_weights))
 
 
 def _seed_number(*numbers: int) -> int:
