@@ -30,6 +30,7 @@ MODEL = "model.keras"
 RUNTIME = "model.tflite"
 NOVELTY = "novelty.npz"
 DESCRIPTION = "bundle.json"
+BUNDLE_FILES = {MODEL, RUNTIME, NOVELTY, DESCRIPTION}
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,8 @@ from ser_batch.errors import OutputError, TrainingError, UsageError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
 from ser_batch.models.augment import mixed, varied
 from ser_batch.models.bundles import (
+    BUNDLE_FILES,
     DESCRIPTION,
-    MODEL,
-    NOVELTY,
     Bundle,
     BundleContent,
     open_bundle,
@@ -575,4 +574,4 @@ def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) ->
 
 
 def _is_ours(name: str) -> bool:
-    return name in {MODEL, NOVELTY, DESCRIPTION, HISTORY, CHECKPOINTS, LOGS}
+    return name in BUNDLE_FILES | {HISTORY, CHECKPOINTS, LOGS}

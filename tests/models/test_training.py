@@ -207,6 +207,13 @@ def test_the_same_command_again_is_content(plain: Bundle, kept_records: RecordFo
     assert {path: path.stat().st_mtime_ns for path in plain.path.iterdir()} == before
 
 
+def test_a_finished_training_can_be_begun_anew(kept_records: RecordFolder, tmp_path: Path) -> None:
+    train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1))
+    again = train(kept_records, tmp_path / "out", replace(PLAIN, epochs=2), restart=True)
+    assert (again.was_finished, again.continued_from) == (False, 0)
+    assert again.bundle.training["recipe"]["epochs"] == 2
+
+
 def cut_newest(checkpoints: Path) -> int:
     os.truncate(checkpoints / "epoch-0002.npz", 1000)
     return 1
