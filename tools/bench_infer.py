@@ -126,6 +126,18 @@ def _loaded(source: str, bundle: str) -> Callable[[], object]:
     return lambda: network(some[next(turn) % len(some)])
 
 
+def write_long(corpus: str, path: str, secs: float) -> None:
+    """The corpus one after another, over and over, as one recording."""
+    import soundfile
+
+    speech = np.concatenate([soundfile.read(wave, dtype="int16")[0] for wave in sorted(Path(corpus).glob("*.wav"))])
+    n_left = round(secs * _CORPUS_RATE_HZ)
+    with soundfile.SoundFile(path, "w", _CORPUS_RATE_HZ, 1, "PCM_16") as file:
+        while n_left:
+            file.write(speech[:n_left])
+            n_left -= min(n_left, len(speech))
+
+
 def _function(call: str) -> list[str]:
     return ["-c", f"from tools import bench_infer; bench_infer.{call}"]
 
@@ -196,23 +208,11 @@ def print_long(corpus: Path, work: Path, bundle: Path, hours: Sequence[float]) -
     print("| ---: | ---: | ---: | ---: | ---: |")
     for length in hours:
         long = work / "long.wav"
-        write_long(corpus, long, length * 3600)
+        measure(_function(f"write_long({str(corpus)!r}, {str(long)!r}, {length * 3600})"))  # not here: memory counts
         run = run_infer(long, work, bundle, _CPUS, "--windows")
         n_rows = (work / "preds.csv").read_bytes().count(b"\n") - 1
         one = Series(1, "", 1, partial(measure, []), [run])
         print(f"| {length:g} | {n_rows:,} | {run.secs:.1f} | {length * 3600 / run.secs:,.0f} | {peaks(one)} |")
-
-
-def write_long(corpus: Path, path: Path, secs: float) -> None:
-    """The corpus one after another, over and over, as one recording."""
-    import soundfile
-
-    speech = np.concatenate([soundfile.read(wave, dtype="int16")[0] for wave in sorted(corpus.glob("*.wav"))])
-    n_left = round(secs * _CORPUS_RATE_HZ)
-    with soundfile.SoundFile(path, "w", _CORPUS_RATE_HZ, 1, "PCM_16") as file:
-        while n_left:
-            file.write(speech[:n_left])
-            n_left -= min(n_left, len(speech))
 
 
 def main() -> None:
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where sources and tables go for the time being")
     options = parser.parse_args()
     corpus = options.corpus.absolute()
-    print_machine(f"median of {options.repeats}")
+    print_machine("one run each" if options.hours else f"median of {options.repeats}")
     if options.work:
         options.work.mkdir(parents=True, exist_ok=True)
     shipped: Bundle = shipped_bundle()
