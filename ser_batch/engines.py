@@ -63,10 +63,10 @@ class LocalEngine:
         self._worker_bytes = worker_bytes
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
-        self._tidied = tidied(_kill_all)
+        self._at_end = contextlib.ExitStack()
 
     def __enter__(self) -> "LocalEngine":
-        self._tidied.__enter__()
+        self._at_end.enter_context(tidied(_kill_all))
         return self
 
     def start(self, workers: int, imports: str) -> None:
@@ -82,7 +82,7 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         _end(self._idle)
         self._idle = []
-        self._tidied.__exit__(None, None, None)
+        self._at_end.close()
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Outcome[Task, Result]]:
         """See `ser_batch.tasks.Engine.map`. A map inside another one's loop gets workers of its own."""
