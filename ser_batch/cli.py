@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ _LISTED_ERRORS = 20
 
 app = typer.Typer(
     name="ser-batch",
-    help="Batch speech emotion recognition: audio folders to TFRecords, CRNN training, predictions to CSV.",
+    help="Batch speech emotion recognition: audio folders to TFRecords, training, predictions to CSV.",
     epilog="Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 finished but some inputs failed, 130/143 stopped.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -62,6 +63,13 @@ def _say(line: str, quiet: bool = False) -> None:
     if not quiet:
         # A name may hold a line break, or what a terminal obeys.
         print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
+
+
+def _print(lines: Iterable[str]) -> None:
+    from ser_batch.results.tables import standard_output
+
+    with standard_output() as file:
+        file.write("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
 
 
 def _show_version(wanted: bool) -> None:
@@ -170,7 +178,7 @@ def build_records(
         for line in plan.warnings:
             _say(f"warning: {line}", quiet)
         if dry_run:
-            print("\n".join(describe_plan(plan, estimate_build(plan, engine), engine.workers)))
+            _print(describe_plan(plan, estimate_build(plan, engine), engine.workers))
             return
         result = build(plan, out, engine, restart, show)
     _report_build(result, out, time.perf_counter() - began, quiet)
@@ -243,7 +251,7 @@ def train(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a CRNN on a record folder.
+    """Train a model on a record folder.
 
     It writes a checkpoint after every epoch, and continues from the last one.
 
@@ -303,7 +311,7 @@ def evaluate(
 
     scores, was_finished = run(open_bundle(bundle), open_records(records), split, out, restart)
     if not quiet:
-        print(report_text(scores))
+        _print([report_text(scores)])
     _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
 
 
@@ -349,7 +357,7 @@ def cross_validate(
     with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine:
         finished = run(folder, out, chosen, protocol, engine, restart, lambda fold: _say(fold.line(), quiet))
     if not quiet:
-        print("\n".join(summary_lines(out)))
+        _print(summary_lines(out))
     outcome = "already finished, nothing to do" if finished else f"written, in {time.perf_counter() - began:.1f} s"
     _say(f"{out}: {outcome}", quiet)
 
@@ -371,7 +379,7 @@ def compare(
     found = run(folder_a, folder_b)
     if found.task_differences:
         _say(f"warning: the protocols are not the same; from A to B: {'; '.join(found.task_differences)}")
-    print("\n".join(comparison_lines(found, str(folder_a), str(folder_b))))
+    _print(comparison_lines(found, str(folder_a), str(folder_b)))
 
 
 @app.command()
@@ -417,7 +425,8 @@ def infer(
         listing = name_speakers(listing, speaker_from)
     if bundle.content.speaker_reference is not None and not any(one.speaker for one in listing.recordings):
         _say(
-            "warning: this model normalises by speaker, and none is known: give --speaker-from or a column speaker",
+            "warning: this model normalises by speaker, and none is known: "
+            + ("give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} names nobody"),
             quiet,
         )
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
@@ -461,7 +470,7 @@ def info(
     """
     from ser_batch.results.description import describe
 
-    print("\n".join(describe(path)))
+    _print(describe(path))
 
 
 def main(arguments: list[str] | None = None) -> int:

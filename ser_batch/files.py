@@ -70,6 +70,21 @@ def write_json(path: Path, content: object) -> None:
         file.write(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def read_own_json(path: Path) -> dict[str, Any]:
+    """What an earlier run of the same command noted in its output.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{path}: is damaged ({error}); give --restart to make the output anew") from error
+    if not isinstance(content, dict):
+        raise OutputError(f"{path}: is damaged (no JSON object); give --restart to make the output anew")
+    return content
+
+
 def json_fingerprint(content: object) -> str:
     """The SHA-256, in hex, of a JSON value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(_canonical(content)).hexdigest()
@@ -225,6 +240,10 @@ def disk_errors_named(where: Path) -> Iterator[None]:
     """
     try:
         yield
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{error.filename or where}: is missing; give --restart to make the whole output anew"
+        ) from error
     except OSError as error:
         raise OutputError(
             f"{where}: cannot write ({error.strerror or error}); what was finished is kept: "
@@ -233,14 +252,31 @@ def disk_errors_named(where: Path) -> Iterator[None]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> list[str]:
-    """The settings among ``names`` whose values differ, each as ``name was OLD, now NEW``."""
-    return [
-        f"{name.replace('_', ' ')} was {_shown(old.get(name))}, now {_shown(new.get(name))}"
-        for name in names
-        if old.get(name) != new.get(name)
-    ]
+    """The settings among ``names`` whose values differ, each as ``name was OLD, now NEW``; objects, value by value."""
+    changed = []
+    for name in names:
+        before, now = dict(_values(name, old.get(name))), dict(_values(name, new.get(name)))
+        changed += [
+            f"{key.replace('_', ' ')} was {_shown(before.get(key))}, now {_shown(now.get(key))}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+    return changed
+
+
+def _values(name: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key in value:
+            yield from _values(f"{name} {key}", value[key])
+    else:
+        yield name, value
+
+
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, str) and _FINGERPRINT.fullmatch(value):
+        value = value[:12]
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return text if len(text) <= 70 else text[:67] + "…"

@@ -137,6 +137,17 @@ class Bundle:
             f"{self.training['parameters']:,} parameters; last epoch: {last}"
         )
 
+    def check(self) -> None:
+        """See that its files are there, and those that predictions are made with the ones that were described.
+
+        Raises:
+            BundleError: they are not.
+        """
+        self.load_runtime()
+        self.load_novelty()
+        if not (self.path / MODEL).exists():
+            raise BundleError(f"{self.path / MODEL}: is missing; copy the bundle again")
+
     def load_network(self) -> keras.Model:
         """The trained network, without optimizer. No code from the bundle runs.
 
@@ -196,7 +207,11 @@ def open_bundle(path: Path) -> Bundle:
     except FileNotFoundError:
         unfinished = (path / "checkpoints").is_dir()
         reason = "training is not finished; run its train command again" if unfinished else "not a model bundle"
-        raise BundleError(f"{path}: {reason} (no {DESCRIPTION})") from None
+        raise BundleError(
+            f"{path}: {reason} (no {DESCRIPTION})" if path.is_dir() else f"{path}: no such folder"
+        ) from None
+    except NotADirectoryError:
+        raise BundleError(f"{path}: a file, not a model bundle; name the folder that train made") from None
     except (OSError, ValueError, KeyError, TypeError, FrontEndError) as error:
         raise BundleError(f"{path / DESCRIPTION}: cannot be read ({error}); copy the bundle again") from error
 

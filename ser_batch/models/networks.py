@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+def refuse_unfit(recipe: Recipe) -> None:
+    """See that the recipe's network can be normalised as it says.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    if recipe.network == "seed_crnn" and recipe.normalise in ("file", "speaker"):
+        raise TrainingError(
+            f"the network seed_crnn cannot be normalised by {recipe.normalise}; give --normalise none or train"
+        )
+    if recipe.network == "functionals" and recipe.normalise == "none":
+        raise TrainingError(
+            "the network functionals cannot be without normalisation; give --normalise train, file or speaker"
+        )
+
+
 def build_network(records: RecordFolder, recipe: Recipe, scale: Scale | None) -> keras.Model:
     """The recipe's network, with its first weights, for the log-mels and labels of a record folder.
 
@@ -49,11 +65,7 @@ def build_network(records: RecordFolder, recipe: Recipe, scale: Scale | None) ->
 def build_extractor(records: RecordFolder, recipe: Recipe) -> keras.Model | None:
     """The first part of the recipe's network, if that has no weights; None: all of it learns."""
     if recipe.network == "seed_crnn":
-        if recipe.normalise in ("file", "speaker"):
-            raise TrainingError(f"the network seed_crnn cannot be normalised by {recipe.normalise}; give none or train")
         return None
-    if recipe.normalise == "none":
-        raise TrainingError("the network functionals cannot be without normalisation; give train, file or speaker")
     return functional_extractor(records.front_end, recipe.normalise == "file")
 
 

@@ -7,6 +7,7 @@ started again ends with the same weights as one that was not.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -24,8 +25,16 @@ from numpy.typing import NDArray
 from ser_batch import __version__
 from ser_batch.audio.frontend import preset_name
 from ser_batch.audio.waveforms import Float32s
-from ser_batch.errors import OutputError, TrainingError, UsageError
-from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
+from ser_batch.errors import BundleError, OutputError, TrainingError, UsageError
+from ser_batch.files import (
+    OutputFolder,
+    differences,
+    disk_errors_named,
+    open_atomically,
+    read_own_json,
+    write_json,
+    write_rows,
+)
 from ser_batch.models.augment import mixed, varied
 from ser_batch.models.bundles import (
     BUNDLE_FILES,
@@ -36,7 +45,7 @@ from ser_batch.models.bundles import (
     save_bundle,
 )
 from ser_batch.models.calibration import fit_temperature
-from ser_batch.models.networks import build_extractor, build_learner, build_network, features_of, graph_of
+from ser_batch.models.networks import build_extractor, build_learner, build_network, features_of, graph_of, refuse_unfit
 from ser_batch.models.novelty import fit_novelty
 from ser_batch.models.recipes import Recipe
 from ser_batch.models.scales import (
@@ -161,6 +170,7 @@ def train(
     if len(records.labels) < 2:
         raise TrainingError(f"{records.path}: only one label, {records.labels[0]}; a classifier needs two or more")
     _refuse_other_front_end(records, recipe)
+    refuse_unfit(recipe)
     sides = sides or split_sides(records)
     identity = {
         "records": records.fingerprint,
@@ -176,11 +186,15 @@ def train(
         if (folder / DESCRIPTION).exists():
             bundle = open_bundle(folder)
             _refuse_other_run(folder, bundle.training, identity)
+            with _restart_advised():
+                bundle.check()
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             return TrainingResult(bundle, True, recipe.epochs)
         _begin(output, identity)
         run = _Run(records, sides, folder, recipe, seed, precision)
         notes = run.resume()
+        if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
+            notes.append("normalised by speaker, and none is known in these records: everybody is taken to be average")
         continued_from = len(run.history)
         while len(run.history) < recipe.epochs:
             on_epoch(run.one_epoch())
@@ -332,8 +346,10 @@ class _Run:
         """All that the next epoch depends on, in one file; the last two are kept."""
         checkpoints = self._folder / CHECKPOINTS
         arrays = {f"v{place}": np.asarray(variable) for place, variable in enumerate(self._variables())}
+        content = io.BytesIO()  # on a full disk a half-written archive would have more to say than the error
+        np.savez(content, history=np.array(json.dumps(self.history)), **arrays)
         with open_atomically(checkpoints / f"epoch-{number:04d}.npz", "wb") as file:
-            np.savez(file, history=np.array(json.dumps(self.history)), **arrays)
+            file.write(content.getbuffer())
         for old in sorted(checkpoints.glob("epoch-*.npz"))[:-_KEPT_CHECKPOINTS]:
             old.unlink()
 
@@ -555,10 +571,18 @@ def _write_history(path: Path, history: list[dict[str, float]]) -> None:
         write_rows(file, [[str(n), *(repr(epoch[name]) for name in names)] for n, epoch in enumerate(history, 1)])
 
 
+@contextmanager
+def _restart_advised() -> Iterator[None]:
+    try:
+        yield
+    except BundleError as error:
+        raise OutputError(f"{error}, or give --restart to train anew") from error
+
+
 def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
     run = output.path / CHECKPOINTS / _RUN
-    if run.exists():
-        _refuse_other_run(output.path, json.loads(run.read_text(encoding="utf-8")), identity)
+    if run.exists() and any(run.parent.glob("epoch-*.npz")):  # else nothing would be lost
+        _refuse_other_run(output.path, read_own_json(run), identity)
         output.drop_partials()
         return
     output.begin(CHECKPOINTS)

@@ -6,7 +6,6 @@ folder is complete.
 
 import csv
 import dataclasses
-import json
 import shutil
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from ser_batch.files import (
     disk_errors_named,
     file_sha256,
     open_atomically,
+    read_own_json,
     write_json,
     write_rows,
 )
@@ -137,7 +137,7 @@ def _begin(plan: BuildPlan, output: OutputFolder) -> None:
     """Write down the plan, or see that the folder's unfinished build has the same."""
     building = output.path / BUILDING
     if (building / _PLAN).exists():
-        begun = json.loads((building / _PLAN).read_text(encoding="utf-8"))
+        begun = read_own_json(building / _PLAN)
         with open(building / _PLANNED, encoding="utf-8", newline="") as file:
             _refuse_other_plan(plan, begun, output.path, csv.DictReader(file))
         output.drop_partials()
@@ -155,6 +155,11 @@ def _is_ours(name: str) -> bool:
 
 def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildResult:
     records = open_records(folder)
+    for shard in records.shards():
+        path = folder / shard["name"]
+        if not path.exists() or path.stat().st_size != shard["bytes"]:
+            what = f"is not the shard of {shard['bytes']} bytes that was written" if path.exists() else "is missing"
+            raise OutputError(f"{path}: {what}; give --restart to build the folder anew")
     _refuse_other_plan(plan, records.provenance["plan"], folder, chain(records.manifest(), records.errors()))
     _check_sources(_recorded_sources(plan, records), folder, engine)
     shutil.rmtree(folder / BUILDING, ignore_errors=True)

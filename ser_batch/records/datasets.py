@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -328,7 +329,7 @@ def damage_named(records: RecordFolder) -> Iterator[None]:
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        detail = " ".join(str(error.message).split())[:200]
+        detail = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", " ".join(str(error.message).split())).strip()[:200]
         raise RecordsError(f"{records.path}: is damaged ({detail}); ser-batch verify says where") from error
 
 
@@ -354,7 +355,9 @@ def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int
 def _shard_paths(records: RecordFolder, selection: Selection) -> list[Path]:
     paths = [records.path / shard["name"] for shard in selection.shards]
     for path, shard in zip(paths, selection.shards, strict=True):
-        if not path.exists() or path.stat().st_size != shard["bytes"]:
+        if not path.exists():
+            raise RecordsError(f"{path}: is missing; ser-batch verify says what else is")
+        if path.stat().st_size != shard["bytes"]:
             raise RecordsError(f"{path}: is not the shard of {shard['bytes']} bytes that was written; run verify")
     if not selection.n_examples:
         raise RecordsError(f"{records.path}: no examples in {selection.name}")

@@ -91,13 +91,26 @@ class RecordFolder:
 
     def manifest(self) -> Iterator[dict[str, str]]:
         """The rows of manifest.csv, one per example, in shard order."""
-        with open(self.path / MANIFEST, encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
+        yield from self._rows(MANIFEST, MANIFEST_COLUMNS)
 
     def errors(self) -> Iterator[dict[str, str]]:
         """The rows of errors.csv, one per input that could not be used."""
-        with open(self.path / ERRORS, encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
+        yield from self._rows(ERRORS, ERROR_COLUMNS)
+
+    def _rows(self, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+        advice = "ser-batch verify says what else is wrong; build the folder again"
+        try:
+            with open(self.path / name, encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                if tuple(reader.fieldnames or ()) != columns:
+                    raise RecordsError(
+                        f"{self.path / name}: is damaged (its columns are not those of such a table); {advice}"
+                    )
+                yield from reader
+        except OSError as error:
+            raise RecordsError(f"{self.path / name}: cannot be read ({error.strerror}); {advice}") from error
+        except (ValueError, csv.Error) as error:
+            raise RecordsError(f"{self.path / name}: is damaged ({error}); {advice}") from error
 
 
 def open_records(path: Path) -> RecordFolder:
@@ -113,6 +126,8 @@ def open_records(path: Path) -> RecordFolder:
             raise RecordsError(f"{path}: an unfinished record folder; run its build-records command again") from None
         reason = "not a record folder (no provenance.json)" if path.is_dir() else "no such folder"
         raise RecordsError(f"{path}: {reason}; make one with build-records") from None
+    except NotADirectoryError:
+        raise RecordsError(f"{path}: a file, not a record folder; name the folder that build-records made") from None
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path / PROVENANCE}: cannot be read ({error}); build the folder again") from error
     needed = {"kind", "front_end", "labels", "fingerprint", "shards", "plan", "errors", "warnings", "version"}

@@ -225,8 +225,12 @@ def _metadata_problems(records: RecordFolder) -> Iterator[Problem]:
         if (records.path / LABEL_NAMES).read_bytes() != "".join(f"{label}\n" for label in labels).encode():
             yield Problem(LABEL_NAMES, None, "", f"does not hold the labels of {PROVENANCE}: {', '.join(labels)}")
         n_errors = sum(1 for _ in records.errors())
-    except (OSError, ValueError, csv.Error) as error:
-        yield Problem(Path(getattr(error, "filename", None) or ERRORS).name, None, "", _unreadable(error))
+    except RecordsError as error:
+        cause = error.__cause__
+        how = _unreadable(cause) if isinstance(cause, (OSError, ValueError, csv.Error)) else "has other columns"
+        yield Problem(ERRORS, None, "", how)
+    except OSError as error:
+        yield Problem(LABEL_NAMES, None, "", _unreadable(error))
     else:
         if n_errors != provenance["errors"]:
             yield Problem(ERRORS, None, "", f"has {n_errors} rows, not the {provenance['errors']} of {PROVENANCE}")

@@ -3,16 +3,18 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ser_batch.audio.frontend import FrontEnd, preset_name
 from ser_batch.errors import SourceError
+from ser_batch.files import read_own_json
 from ser_batch.models.bundles import DESCRIPTION, open_bundle
 from ser_batch.records.estimates import Estimate
 from ser_batch.records.layout import BUILDING, PROVENANCE, RecordFolder, open_records
 from ser_batch.records.plans import BuildPlan
 from ser_batch.records.splits import SPLITS
-from ser_batch.results.folds import PREDICTIONS, SCORES, summary_lines
+from ser_batch.results.folds import FOLDS, SCORES, summary_lines
+from ser_batch.results.journals import journal_path
 from ser_batch.results.tables import read_summary
 
 _SHOWN_SPEAKERS = 12
@@ -30,9 +32,16 @@ def describe(path: Path) -> list[str]:
         return _describe_bundle(path)
     if path.is_file():
         return _describe_table(path)
-    if (path / SCORES).exists() and (path / PREDICTIONS).exists():
-        return summary_lines(path)
-    raise SourceError(f"{path}: no record folder, bundle, prediction table or cross-validation")
+    if (path / SCORES).exists():
+        scores = read_own_json(path / SCORES)
+        return _describe_evaluation(path, scores) if "split" in scores else summary_lines(path)
+    if (path / FOLDS).is_dir():
+        raise SourceError(f"{path}: an unfinished cross-validation; run its command again")
+    if not path.exists():
+        if journal_path(path).exists():
+            raise SourceError(f"{path}: an unfinished prediction table; run its infer command again")
+        raise SourceError(f"{path}: no such file or folder")
+    raise SourceError(f"{path}: no record folder, bundle, prediction table, evaluation or cross-validation")
 
 
 def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str]:
@@ -120,6 +129,14 @@ def _describe_table(path: Path) -> list[str]:
         f"prediction table {path} ({table.format}): {table.n_rows} rows, {table.n_errors} of them errors",
         f"model: {', '.join(sorted(table.models))}",
         f"labels: {', '.join(table.labels)}",
+    ]
+
+
+def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
+    return [
+        f"evaluation {path}: split {scores['split']}, {scores['recordings']} recordings, "
+        f"UAR {scores['uar']:.3f}, WA {scores['wa']:.3f}",
+        f"model {scores['model'][:12]}, records {scores['records'][:12]}",
     ]
 
 

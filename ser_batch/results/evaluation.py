@@ -1,7 +1,6 @@
 """A bundle's predictions on a split of a record folder, scored: the evaluation folder."""
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,15 @@ import numpy as np
 
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
-from ser_batch.files import OutputFolder, differences, disk_errors_named, open_atomically, write_json, write_rows
+from ser_batch.files import (
+    OutputFolder,
+    differences,
+    disk_errors_named,
+    open_atomically,
+    read_own_json,
+    write_json,
+    write_rows,
+)
 from ser_batch.models.bundles import Bundle
 from ser_batch.models.scales import scales_heard
 from ser_batch.records.datasets import (
@@ -166,12 +173,12 @@ def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labe
 def _is_finished(folder: Path, identity: dict[str, str]) -> bool:
     if not (folder / SCORES).exists():
         return False
-    if changed := differences(json.loads((folder / SCORES).read_text(encoding="utf-8")), identity, identity):
+    if changed := differences(read_own_json(folder / SCORES), identity, identity):
         raise OutputError(
             f"{folder}: holds another evaluation; what differs: {'; '.join(changed)}. "
             "Give --restart to evaluate anew, or name another --out"
         )
-    return True
+    return all((folder / name).exists() for name in _FILES)
 
 
 def _read_scores(folder: Path, labels: tuple[str, ...]) -> Scores:

@@ -26,6 +26,7 @@ from ser_batch.results.tables import clock
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
+FOLDS = "folds"  # of an unfinished run
 FOLD_FILES = frozenset(
     {PREDICTIONS, "scores.csv", "confusion_matrix.csv", "confusion_matrix.png", "reliability.png", SCORES}
 )

@@ -131,7 +131,7 @@ class _Making:
         if out.is_dir():
             raise OutputError(f"{out}: is a folder; name a file with --out")
         if out.exists():
-            read_kind(out)  # never write over what is no table
+            _refuse_other_than_table(out)
         with open_journal(out, self.options.restart) as journal:
             self._plan(journal, out)
             if out.exists() and journal.fact("tally"):
@@ -225,6 +225,13 @@ class _Making:
 
     def _rows_to(self, file: IO[bytes]) -> AbstractContextManager[Append]:
         return FORMATS[self.format](file, self.bundle.labels, self.bundle.short_fingerprint)
+
+
+def _refuse_other_than_table(out: Path) -> None:
+    try:
+        read_kind(out)
+    except OutputError as error:
+        raise OutputError(f"{error}; nothing was changed: move it, or name another --out") from error
 
 
 def _refuse_other(out: Path, changed: list[str], comparison: Comparison, was_finished: bool) -> None:

@@ -172,14 +172,16 @@ def standard_output() -> Iterator[IO[bytes]]:
     """Standard output, for rows.
 
     Raises:
-        OutputError: whoever reads it closed it.
+        OutputError: whoever reads it closed it, or it is a file on a full disk.
     """
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails, too
-        raise OutputError("standard output was closed before all rows were written") from error
+        if isinstance(error, BrokenPipeError):
+            raise OutputError("standard output was closed before all was written") from error
+        raise OutputError(f"standard output: cannot write ({error.strerror or error}); make room") from error
 
 
 @dataclass(frozen=True)
@@ -228,10 +230,10 @@ def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:
         kind = "parquet" if begin == b"PAR1" else "jsonl" if begin.startswith(b"{") else "csv"
         header = list(next(_READERS[kind](path), {}))
     except (OSError, ValueError, csv.Error) as error:  # ValueError: of JSON, of UTF-8, and of pyarrow
-        raise OutputError(f"{path}: exists and is no prediction table ({error}); name another --out") from error
+        raise OutputError(f"{path}: is no prediction table ({error})") from error
     labels = tuple(column[2:] for column in header[len(_BEFORE) : -len(_AFTER)])
     if header != table_columns(labels):
-        raise OutputError(f"{path}: exists and is no prediction table; move it, or name another --out")
+        raise OutputError(f"{path}: is no prediction table")
     return kind, labels
 
 

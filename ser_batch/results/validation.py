@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from ser_batch.errors import OutputError, TrainingError
-from ser_batch.files import OutputFolder, differences, disk_errors_named, write_json
+from ser_batch.files import OutputFolder, differences, disk_errors_named, read_own_json, write_json
+from ser_batch.models.networks import refuse_unfit
 from ser_batch.models.recipes import Recipe
 from ser_batch.models.training import Sides, train
 from ser_batch.records.datasets import row_selection, usable_memory
 from ser_batch.records.layout import RecordFolder, open_records
 from ser_batch.records.partitions import Fold, FoldRule, make_folds
 from ser_batch.results.evaluation import predict_examples
-from ser_batch.results.folds import FOLD_FILES, SCORES, FoldPrediction, write_folds
+from ser_batch.results.folds import FOLD_FILES, FOLDS, SCORES, FoldPrediction, write_folds
 from ser_batch.results.predictions import Predictor
 from ser_batch.results.scores import score
 from ser_batch.tasks import Engine
 
-FOLDS = "folds"
 _RUN = "run.json"
 
 # TensorFlow, the network's activations in a training step, and the examples in memory.
@@ -143,14 +143,16 @@ def cross_validate(
         "records": records.fingerprint,
         "recipe": recipe.to_json(),
     }
+    refuse_unfit(recipe)
     tasks = _tasks(records, folder, recipe, protocol)
     output = OutputFolder(folder, "a cross-validation", SCORES, lambda name: name in FOLD_FILES or name == FOLDS)
     with output.held(), disk_errors_named(folder):
         if restart:
             output.clear()
         if (folder / SCORES).exists():
-            found = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-            _refuse_other_run(folder, found["protocol"], identity)
+            _refuse_other_run(folder, read_own_json(folder / SCORES).get("protocol", {}), identity)
+            if missing := sorted(name for name in FOLD_FILES if not (folder / name).exists()):
+                raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run anew")
             shutil.rmtree(folder / FOLDS, ignore_errors=True)
             return True
         _begin(output, identity)
@@ -162,8 +164,9 @@ def cross_validate(
 
 def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
     run = output.path / FOLDS / _RUN
-    if run.exists():
-        _refuse_other_run(output.path, json.loads(run.read_text(encoding="utf-8")), identity)
+    done = [path for path in run.parent.glob("*.json") if path != run]
+    if run.exists() and (done or any(run.parent.glob("*/*/checkpoints/epoch-*"))):  # else nothing would be lost
+        _refuse_other_run(output.path, read_own_json(run), identity)
         output.drop_partials()
         return
     output.begin(FOLDS)

@@ -214,6 +214,33 @@ def test_a_finished_training_can_be_begun_anew(kept_records: RecordFolder, tmp_p
     assert again.bundle.training["recipe"]["epochs"] == 2
 
 
+@pytest.mark.parametrize("name", ["model.keras", "model.tflite", "novelty.npz"])
+def test_a_finished_bundle_without_a_part_is_not_called_finished(
+    plain: Bundle, kept_records: RecordFolder, tmp_path: Path, name: str
+) -> None:
+    out = Path(shutil.copytree(plain.path, tmp_path / "out"))
+    (out / name).unlink()
+    with pytest.raises(OutputError, match=f"{out / name}: .*give --restart"):
+        train(kept_records, out, PLAIN)
+
+
+def test_what_cannot_be_read_of_an_unfinished_training_is_named(unfinished: Path, kept_records: RecordFolder) -> None:
+    (unfinished / "checkpoints" / "run.json").write_text("")
+    with pytest.raises(OutputError, match=r"run\.json: is damaged .*give --restart"):
+        train(kept_records, unfinished, PLAIN)
+
+
+def test_by_speaker_without_speakers_is_said(tmp_path: Path, kept_records: RecordFolder) -> None:
+    nobody = Path(shutil.copytree(kept_records.path, tmp_path / "nobody"))
+    lines = (nobody / "manifest.csv").read_text().splitlines()
+    speaker = lines[0].split(",").index("speaker")
+    rows = [line.split(",") for line in lines[1:]]
+    rows = [[*row[:speaker], "", *row[speaker + 1 :]] for row in rows]
+    (nobody / "manifest.csv").write_text("\n".join([lines[0], *map(",".join, rows), ""]))
+    result = train(open_records(nobody), tmp_path / "out", replace(PLAIN, epochs=1, normalise="speaker"))
+    assert ["none is known in these records" in note for note in result.notes] == [True]
+
+
 def cut_newest(checkpoints: Path) -> int:
     os.truncate(checkpoints / "epoch-0002.npz", 1000)
     return 1
@@ -261,8 +288,8 @@ def test_a_network_that_learns_from_log_mels_continues_too(small_records: Record
 @pytest.mark.parametrize(
     ("recipe", "seed", "says"),
     [
-        (replace(PLAIN, epochs=5), 0, "recipe was"),
-        (replace(PLAIN, augmentation=Augmentation(warp=0.1)), 0, "recipe was"),
+        (replace(PLAIN, epochs=5), 0, "recipe epochs was 3, now 5"),
+        (replace(PLAIN, augmentation=Augmentation(warp=0.1)), 0, "recipe augmentation warp was 0.0, now 0.1"),
         (PLAIN, 1, "seed was 0, now 1"),
     ],
 )
@@ -453,6 +480,7 @@ def test_a_recipe_that_does_not_fit_its_network_is_refused(
 ) -> None:
     with pytest.raises(TrainingError, match=says):
         train(kept_records, tmp_path / "out", recipe)
+    train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1))  # nothing is in its way
 
 
 def test_an_unknown_precision_is_wrong_usage(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:

@@ -1,4 +1,5 @@
 import csv
+import os
 import shutil
 import signal
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from ser_batch.audio.frontend import SEED, SPEECH, FrontEnd
 from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
-from ser_batch.errors import OutputError, RecordsError
+from ser_batch.errors import OutputError, RecordsError, SerBatchError
 from ser_batch.files import OutputFolder, json_fingerprint, json_list_fingerprint
 from ser_batch.records.builds import BuildResult, build_records
 from ser_batch.records.examples import parse, read_records
@@ -112,6 +113,19 @@ def test_a_finished_folder_is_left_as_it_is(source: Path, tmp_path: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert build(source, tmp_path / "out").was_finished
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["shard gone", "shard cut", "manifest gone", "errors gone"])
+def test_a_finished_folder_without_a_part_is_not_called_finished(source: Path, tmp_path: Path, damage: str) -> None:
+    path = build(source, tmp_path / "out").records.path
+    name = {"manifest gone": "manifest.csv", "errors gone": "errors.csv"}.get(damage)
+    part = path / name if name else next(iter(sorted(path.glob("*.tfrecord-*"))))
+    if damage == "shard cut":
+        os.truncate(part, part.stat().st_size - 1)
+    else:
+        part.unlink()
+    with pytest.raises(SerBatchError, match=f"{part}: "):
+        build(source, path)
 
 
 def test_what_differs_is_said(source: Path, tmp_path: Path) -> None:

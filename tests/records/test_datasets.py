@@ -284,7 +284,7 @@ def test_a_damaged_shard_is_named(records: RecordFolder, tmp_path: Path) -> None
     with pytest.raises(RecordsError, match=rf"{shard}: is not the shard of {len(data)} bytes that was written"):
         TrainingData(damaged, split_selection(damaged, "train"))
     shard.unlink()
-    with pytest.raises(RecordsError, match=f"{shard}: is not the shard"):
+    with pytest.raises(RecordsError, match=f"{shard}: is missing"):
         next(read_batches(damaged, split_selection(damaged, "train"), 4))
 
 

@@ -1,10 +1,16 @@
 """What `info` says of each kind of output."""
 
+import json
+import shutil
 from pathlib import Path
+
+import pytest
 
 from ser_batch.cli import main
 from ser_batch.models.bundles import shipped_bundle
+from ser_batch.records.layout import RecordFolder
 from ser_batch.results.folds import write_folds
+from ser_batch.results.journals import journal_path
 from tests.results.folding import LABELS, made_predictions
 
 
@@ -28,6 +34,42 @@ def test_a_cross_validation(tmp_path: Path, capfd) -> None:
     assert info(tmp_path, capfd).startswith("leave one speaker out: ")
 
 
+def test_an_evaluation(tmp_path: Path, kept_records: RecordFolder, capfd) -> None:
+    identity = {"model": "a" * 64, "records": "b" * 64, "split": "test", "uar": 0.5, "wa": 0.25, "recordings": 4}
+    (tmp_path / "scores.json").write_text(json.dumps(identity))
+    said = info(tmp_path, capfd)
+    assert said.startswith(f"evaluation {tmp_path}: split test, 4 recordings, UAR 0.500, WA 0.250\n")
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ("nothing", "no such file or folder"),
+        ("folds", "an unfinished cross-validation; run its command again"),
+        ("journal", "an unfinished prediction table; run its infer command again"),
+        ("manifest", "is damaged (its columns are not those of such a table)"),
+        ("text", "is no prediction table"),
+    ],
+)
+def test_what_is_unfinished_or_damaged_is_said(
+    tmp_path: Path, kept_records: RecordFolder, capfd, made: str, says: str
+) -> None:
+    path = tmp_path / "output"
+    if made == "folds":
+        (path / "folds").mkdir(parents=True)
+    elif made == "journal":
+        journal_path(path).touch()
+    elif made == "manifest":
+        shutil.copytree(kept_records.path, path)
+        (path / "manifest.csv").write_text("a,b\n1,2,3\n")
+    elif made == "text":
+        path.write_text("text")
+    assert main(["info", str(path)]) == 1
+    said = capfd.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
 def test_anything_else_is_one_line(tmp_path: Path, capfd) -> None:
     assert main(["info", str(tmp_path)]) == 1
-    assert "no record folder, bundle, prediction table or cross-validation" in capfd.readouterr().err
+    assert "no record folder, bundle, prediction table, evaluation or cross-validation" in capfd.readouterr().err

@@ -239,6 +239,16 @@ def test_a_terminal_on_stderr_takes_nothing_from_stdout(emodb_sample: Path, tmp_
     assert len(table(tmp_path / "out.csv")) == 14
 
 
+@pytest.mark.parametrize("arguments", [["infer", "SAMPLE", "-o", "-", "-j", "1", "-q"], ["info", "BUNDLE"]])
+def test_standard_output_on_a_full_disk_is_one_line(emodb_sample: Path, arguments: list[str]) -> None:
+    places = {"SAMPLE": str(emodb_sample), "BUNDLE": str(shipped_bundle().path)}
+    command = [sys.executable, "-m", "ser_batch", *(places.get(one, one) for one in arguments)]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: standard output: cannot write (No space left on device); make room\n"
+
+
 def test_a_closed_pipe_is_one_line(emodb_sample: Path) -> None:
     command = f"{sys.executable} -m ser_batch infer {emodb_sample} -o - -j 2 | head -c 10"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)

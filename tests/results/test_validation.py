@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,8 +115,8 @@ def test_the_same_command_again_is_content(whole: Whole, kept_records: RecordFol
         (["--seeds", "2"], "seeds was 1, now 2"),
         (["--seed", "0"], "first seed was 5, now 0"),
         (["--by", "random"], 'by was "speaker", now "random"'),
-        (["--epochs", "2"], "recipe was "),
-        (["--normalise", "none"], 'normalise was "train", now "none"'),
+        (["--epochs", "2"], "recipe epochs was 1, now 2"),
+        (["--normalise", "file"], 'normalise was "train", now "file"'),
     ],
 )
 def test_another_cross_validation_in_the_folder_is_refused(
@@ -125,6 +126,24 @@ def test_another_cross_validation_in_the_folder_is_refused(
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
     assert f"{whole.out}: holds another cross-validation; what differs: {says}" in line
     assert "--restart" in line
+
+
+def test_a_part_that_is_missing_or_damaged_is_named(
+    whole: Whole, kept_records: RecordFolder, tmp_path: Path, capfd
+) -> None:
+    out = Path(shutil.copytree(whole.out, tmp_path / "out"))
+    (out / "predictions.csv").unlink()
+    assert main(arguments(kept_records, out, 1)) == 1
+    assert f"error: {out / 'predictions.csv'}: is missing; give --restart" in capfd.readouterr().err
+    (out / "scores.json").write_text("{")
+    assert main(arguments(kept_records, out, 1)) == 1
+    assert f"error: {out / 'scores.json'}: is damaged (" in capfd.readouterr().err
+
+
+def test_a_recipe_that_does_not_fit_leaves_nothing_behind(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:
+    assert main(arguments(kept_records, tmp_path / "out", 1, "--normalise", "none")) == 1
+    assert "cannot be without normalisation; give --normalise train" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_killed_with_one_worker_and_started_again_it_ends_as_with_two(
