@@ -155,11 +155,7 @@ def _is_ours(name: str) -> bool:
 
 def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildResult:
     records = open_records(folder)
-    for shard in records.shards():
-        path = folder / shard["name"]
-        if not path.exists() or path.stat().st_size != shard["bytes"]:
-            what = f"is not the shard of {shard['bytes']} bytes that was written" if path.exists() else "is missing"
-            raise OutputError(f"{path}: {what}; give --restart to build the folder anew")
+    records.shard_paths(records.shards())
     _refuse_other_plan(plan, records.provenance["plan"], folder, chain(records.manifest(), records.errors()))
     _check_sources(_recorded_sources(plan, records), folder, engine)
     shutil.rmtree(folder / BUILDING, ignore_errors=True)

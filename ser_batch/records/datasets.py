@@ -353,12 +353,7 @@ def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int
 
 
 def _shard_paths(records: RecordFolder, selection: Selection) -> list[Path]:
-    paths = [records.path / shard["name"] for shard in selection.shards]
-    for path, shard in zip(paths, selection.shards, strict=True):
-        if not path.exists():
-            raise RecordsError(f"{path}: is missing; ser-batch verify says what else is")
-        if path.stat().st_size != shard["bytes"]:
-            raise RecordsError(f"{path}: is not the shard of {shard['bytes']} bytes that was written; run verify")
+    paths = records.shard_paths(selection.shards)
     if not selection.n_examples:
         raise RecordsError(f"{records.path}: no examples in {selection.name}")
     return paths

@@ -5,7 +5,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ def records_fingerprint(front_end: FrontEnd, labels: Sequence[str], shards: Sequ
         shards: each with its ``name`` and ``sha256``, in order.
     """
     return json_fingerprint([front_end.to_json(), list(labels), [(shard["name"], shard["sha256"]) for shard in shards]])
+
+
+_ADVICE = "ser-batch verify says what else is wrong, and build-records --restart makes the folder anew"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,25 @@ class RecordFolder:
             f"{size / 1e6:.1f} MB, {self.provenance['errors']} errors"
         )
 
+    def shard_paths(self, shards: Iterable[dict[str, Any]]) -> list[Path]:
+        """Where these shards are, each of the size that was written.
+
+        Raises:
+            RecordsError: one is not.
+        """
+        paths = []
+        for shard in shards:
+            path = self.path / shard["name"]
+            if not path.exists():
+                how = "is missing"
+            elif path.stat().st_size != shard["bytes"]:
+                how = f"is not the shard of {shard['bytes']} bytes that was written"
+            else:
+                paths.append(path)
+                continue
+            raise RecordsError(f"{path}: {how}; {_ADVICE}")
+        return paths
+
     def manifest(self) -> Iterator[dict[str, str]]:
         """The rows of manifest.csv, one per example, in shard order."""
         yield from self._rows(MANIFEST, MANIFEST_COLUMNS)
@@ -98,19 +120,18 @@ class RecordFolder:
         yield from self._rows(ERRORS, ERROR_COLUMNS)
 
     def _rows(self, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-        advice = "ser-batch verify says what else is wrong; build the folder again"
         try:
             with open(self.path / name, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
                 if tuple(reader.fieldnames or ()) != columns:
                     raise RecordsError(
-                        f"{self.path / name}: is damaged (its columns are not those of such a table); {advice}"
+                        f"{self.path / name}: is damaged (its columns are not those of such a table); {_ADVICE}"
                     )
                 yield from reader
         except OSError as error:
-            raise RecordsError(f"{self.path / name}: cannot be read ({error.strerror}); {advice}") from error
+            raise RecordsError(f"{self.path / name}: cannot be read ({error.strerror}); {_ADVICE}") from error
         except (ValueError, csv.Error) as error:
-            raise RecordsError(f"{self.path / name}: is damaged ({error}); {advice}") from error
+            raise RecordsError(f"{self.path / name}: is damaged ({error}); {_ADVICE}") from error
 
 
 def open_records(path: Path) -> RecordFolder:
