@@ -1,11 +1,16 @@
-"""What native libraries do beside their work: what they print, and what they do with memory."""
+"""What native libraries do beside their work: what they print, and what they do with memory and files."""
 
 import ctypes
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from ser_batch.stops import tidied
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
 
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -46,3 +51,26 @@ def native_code_silenced() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(nowhere)
         os.close(stderr)
+
+
+def unconverted(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """The function, kept from TensorFlow's AutoGraph with all that it calls.
+
+    Nothing here needs that, and it leaves files in the temporary folder when a process is killed.
+    """
+    import tensorflow as tf
+
+    kept: Callable[_Args, _Result] = tf.autograph.experimental.do_not_convert(function)
+    return kept
+
+
+@contextmanager
+def temporary_files_removed() -> Iterator[None]:
+    """Remove the temporary files of the body of the ``with`` block at its end, whoever made them through `tempfile`."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before

@@ -1,15 +1,18 @@
 """Time what training's input pipeline costs a step, and what a large record folder costs in memory.
 
     python tools/bench_train.py path/to/records --recipe default --repeats 5
+    python tools/bench_train.py path/to/records --recipe seed --repeats 3 --epochs 3
     python tools/bench_train.py path/to/records --large 20
 
-Each round trains one epoch from the record folder, as `ser-batch train` does, and one epoch on the same batches held
-in memory, in turn; medians count. Examples must have one shape. What is extracted once and kept is timed by itself.
+Each round trains some epochs from the record folder, as `ser-batch train` does, and as many on the same batches held
+in memory, in turn; the median epoch counts, without the first of each round, in which the pipeline starts. Examples
+must have one shape. What is extracted once and kept is timed by itself.
 ``--large`` reads one epoch of a folder of so many GB (the shards again and again, as hard links) without a network,
 and prints the memory this process holds on the way.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -48,13 +51,14 @@ def main() -> None:
     parser.add_argument("records", type=Path)
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20, help="in each round, the first of which does not count")
     parser.add_argument("--large", type=float, metavar="GB", help="read so much, without a network")
     arguments = parser.parse_args()
     records, recipe = open_records(arguments.records), find_recipe(arguments.recipe)
     if arguments.large:
         print_memory(records, recipe, arguments.large * 1e9)
     else:
-        print_cost(records, recipe, arguments.repeats)
+        print_cost(records, recipe, arguments.repeats, arguments.epochs)
 
 
 def preparation(records: RecordFolder, recipe: Recipe) -> Preparation:
@@ -64,7 +68,7 @@ def preparation(records: RecordFolder, recipe: Recipe) -> Preparation:
     return Preparation(vary, extractor and graph_of(extractor), recipe.copies)
 
 
-def print_cost(records: RecordFolder, recipe: Recipe, repeats: int) -> None:
+def print_cost(records: RecordFolder, recipe: Recipe, repeats: int, epochs: int) -> None:
     """Seconds per epoch from the folder and from memory, and their ratio."""
     keras.utils.set_random_seed(0)
     train = split_selection(records, "train")
@@ -74,35 +78,42 @@ def print_cost(records: RecordFolder, recipe: Recipe, repeats: int) -> None:
     network = build_learner(records, recipe, None if recipe.normalise == "none" else nothing)
     network.compile(make_optimizer(recipe, train.n_examples), loss="categorical_crossentropy")
     data = TrainingData(records, train, preparation(records, recipe))
-    mix = mixed(recipe.augmentation)
-    began = time.perf_counter()
-    for number in range(recipe.copies):
-        data.epoch(EpochOptions(recipe.batch_size, 0, number, mix))
-    once_secs = time.perf_counter() - began
-    from_folder = data.epoch(EpochOptions(recipe.batch_size, 0, 0, mix))
-    held = list(from_folder)
+    options = EpochOptions(recipe.batch_size, 0, mixed(recipe.augmentation))
+    held = list(data.epochs(options, [1]))
     # The same batches, in no order that has to be computed, as the plainest dataset there is.
     in_memory = tf.data.Dataset.from_tensor_slices(tuple(tf.concat(column, 0) for column in zip(*held, strict=True)))
-    in_memory = in_memory.batch(recipe.batch_size)
+    in_memory = in_memory.batch(recipe.batch_size).repeat()
+    began = time.perf_counter()
+    from_folder = data.epochs(options, range(1, 1 + recipe.epochs))
+    once_secs = time.perf_counter() - began
     if in_memory.element_spec != from_folder.element_spec:  # the same step for both: it depends on known shapes
-        in_memory = tf.data.Dataset.from_generator(lambda: iter(held), output_signature=from_folder.element_spec)
+        in_memory = tf.data.Dataset.from_generator(
+            lambda: itertools.cycle(held), output_signature=from_folder.element_spec
+        )
     secs: dict[str, list[float]] = {"folder": [], "memory": []}
     for number in range(repeats + 1):
         for name in secs:
-            began = time.perf_counter()
-            epoch = in_memory if name == "memory" else data.epoch(EpochOptions(recipe.batch_size, 0, number, mix))
-            network.fit(epoch, verbose=0)
-            if number:  # the first traces the graph
-                secs[name].append(time.perf_counter() - began)
+            batches = in_memory if name == "memory" else data.epochs(options, range(1, epochs + 1))
+            of_epochs = epoch_secs(network, batches, epochs, len(held))
+            secs[name] += of_epochs[1:] if number else []  # the first round traces the graph
     folder, memory = statistics.median(secs["folder"]), statistics.median(secs["memory"])
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MIB
     print("| recipe | examples | parameters | epoch from records | epoch from memory | cost | once | largest RSS |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     print(
-        f"| {recipe.name} | {train.n_examples} | {network.count_params():,} | {folder:.3f} s | {memory:.3f} s | "
-        f"{100 * (folder / memory - 1):+.1f} % | {once_secs:.1f} s | {largest:.0f} MiB |"
+        f"| {recipe.name} | {train.n_examples} | {network.count_params():,} | {1000 * folder:,.1f} ms | "
+        f"{1000 * memory:,.1f} ms | {100 * (folder / memory - 1):+.1f} % | {once_secs:.1f} s | {largest:.0f} MiB |"
     )
-    print(f"\n{repeats} rounds in turn, medians; {os.cpu_count()} cores, {platform.processor() or platform.machine()}")
+    machine = platform.processor() or platform.machine()
+    print(f"\n{repeats} rounds of {epochs - 1} in turn, medians; {os.cpu_count()} cores, {machine}")
+
+
+def epoch_secs(network: keras.Model, batches: tf.data.Dataset, epochs: int, steps: int) -> list[float]:
+    """Of every epoch of a training."""
+    ends = [time.perf_counter()]
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter()))
+    network.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=0, callbacks=[note])
+    return [after - before for before, after in itertools.pairwise(ends)]
 
 
 def print_memory(records: RecordFolder, recipe: Recipe, size_bytes: float) -> None:
@@ -115,7 +126,7 @@ def print_memory(records: RecordFolder, recipe: Recipe, size_bytes: float) -> No
         per_example = size / large.n_examples()
         began, n_read, shown = time.perf_counter(), 0, 0.0
         print("| read | examples/s | resident |\n| --- | --- | --- |")
-        for batch in data.epoch(EpochOptions(recipe.batch_size, 0, 0)):
+        for batch in data.epochs(EpochOptions(recipe.batch_size, 0), [1]):
             n_read += len(batch[1])
             if n_read * per_example >= shown:
                 pages = int(Path("/proc/self/statm").read_text().split()[1])

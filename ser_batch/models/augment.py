@@ -80,7 +80,7 @@ def varied(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, t
             log_mel = step(log_mel, draws)
         return tf.ensure_shape(log_mel, front_end.shape)
 
-    traced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(vary)  # once, not again in every epoch
+    traced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(vary, autograph=False)
     return traced
 
 
@@ -205,5 +205,5 @@ def mixed(options: Augmentation) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], 
         both = tf.where(others == PADDING_DB, log_mels, tf.where(log_mels == PADDING_DB, others, both))
         return both, share * labels + (1.0 - share) * tf.reverse(labels, [0])
 
-    traced: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = tf.function(mix)
+    traced: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = tf.function(mix, autograph=False)
     return traced

@@ -104,6 +104,6 @@ def graph_of(network: keras.Model) -> Callable[..., tf.Tensor]:
 
     signature = [tf.TensorSpec(one.shape, tf.float32) for one in network.inputs]
     graph: Callable[..., tf.Tensor] = tf.function(
-        lambda *inputs: network(list(inputs), training=False), input_signature=signature
+        lambda *inputs: network(list(inputs), training=False), input_signature=signature, autograph=False
     )
     return graph

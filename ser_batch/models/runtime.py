@@ -15,7 +15,7 @@ import numpy as np
 
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.audio.waveforms import Float32s
-from ser_batch.native import native_code_silenced
+from ser_batch.native import native_code_silenced, temporary_files_removed
 
 if TYPE_CHECKING:
     import keras
@@ -61,7 +61,8 @@ def convert(network: keras.Model, path: Path) -> None:
     weights.of_network = [weight.value for weight in network.weights]
     converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()], weights)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    with native_code_silenced():  # it warns of options that it does not know
+    # It warns of options that it does not know, and leaves files behind in processes that end without ceremony.
+    with native_code_silenced(), temporary_files_removed():
         content = converter.convert()
     path.write_bytes(content)
 

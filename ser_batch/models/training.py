@@ -14,7 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +62,7 @@ from ser_batch.records.datasets import (
     TrainingData,
     damage_named,
     manifest_rows,
+    n_batches,
     read_batches,
     split_selection,
 )
@@ -196,8 +197,7 @@ def train(
         if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
             notes.append("normalised by speaker, and none is known in these records: everybody is taken to be average")
         continued_from = len(run.history)
-        while len(run.history) < recipe.epochs:
-            on_epoch(run.one_epoch())
+        run.train_on(on_epoch)
         bundle = run.finish(identity)
         return TrainingResult(bundle, False, continued_from, tuple(notes))
 
@@ -294,37 +294,63 @@ class _Run:
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
 
-    def one_epoch(self) -> Epoch:
-        """Train one epoch more and put it on disk."""
+    def train_on(self, on_epoch: Callable[[Epoch], None]) -> None:
+        """Train the epochs that are left, and put each on disk.
+
+        They are one ``fit``: the next epoch's first batches are prepared while the last is measured and written.
+        """
+        import keras
+
+        n_done, n_epochs = len(self.history), self._recipe.epochs
+        if n_done == n_epochs:
+            return
         began = time.perf_counter()
-        number = len(self.history) + 1
-        _seed_dropout(self._network, self._seed, number)
-        with damage_named(self._records):
-            callbacks = [self._average.callback()] if self._average else []
-            fitted = self._network.fit(self._train.data.epoch(self._options(number)), verbose=0, callbacks=callbacks)
-        metrics = {name: float(values[-1]) for name, values in fitted.history.items()}
-        if self._validation is not None:
-            metrics |= self._validate(self._validation)
-        self.history.append(metrics)
-        self._checkpoint(number)
-        self._log(number, metrics)
-        return Epoch(number, self._recipe.epochs, metrics, time.perf_counter() - began)
+        logs = _Logs(self._folder / LOGS)
 
-    def _options(self, number: int) -> EpochOptions:
-        random = np.random.default_rng([self._seed, number])
-        return EpochOptions(
-            self._recipe.batch_size,
-            self._seed,
-            number,
-            self._mix,
-            self._train.random_scales(self._scale, random),
-            self._label_weights,
-        )
+        def begin(epoch: int, _: Any) -> None:
+            _seed_dropout(self._network, self._seed, epoch + 1)
 
-    def _validate(self, side: _Side) -> dict[str, float]:
-        options = EpochOptions(self._recipe.batch_size, self._seed, 0, scales=side.scales(self._scale))
-        with self._averaged(), damage_named(self._records):
-            measured = self._network.evaluate(side.data.epoch(options), verbose=0, return_dict=True)
+        def end(epoch: int, found: dict[str, Any]) -> None:
+            nonlocal began
+            metrics = {name: float(value) for name, value in found.items()}
+            metrics |= self._validate(validation)
+            self.history.append(metrics)
+            self._checkpoint(epoch + 1)
+            logs.add(epoch + 1, metrics)
+            on_epoch(Epoch(epoch + 1, n_epochs, metrics, time.perf_counter() - began))
+            began = time.perf_counter()
+
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)]
+        if self._average:
+            callbacks.append(self._average.callback())
+        with damage_named(self._records), closing(logs):
+            validation = self._validation_batches()
+            self._network.fit(
+                self._train.data.epochs(self._options(), range(n_done + 1, n_epochs + 1)),
+                initial_epoch=n_done,
+                epochs=n_epochs,
+                steps_per_epoch=n_batches(self._sides.train.n_examples, self._recipe.batch_size),
+                verbose=0,
+                callbacks=callbacks,
+            )
+
+    def _options(self) -> EpochOptions:
+        scales = self._train.random_scales(self._scale, self._seed)
+        return EpochOptions(self._recipe.batch_size, self._seed, self._mix, scales, self._label_weights)
+
+    def _validation_batches(self) -> tf.data.Dataset | None:
+        if self._validation is None:
+            return None
+        scales = self._validation.scales(self._scale)
+        options = EpochOptions(self._recipe.batch_size, self._seed, scales=None if scales is None else lambda _: scales)
+        return self._validation.data.epochs(options, [0])
+
+    def _validate(self, batches: tf.data.Dataset | None) -> dict[str, float]:
+        if batches is None or self._sides.validation is None:
+            return {}
+        steps = n_batches(self._sides.validation.n_examples, self._recipe.batch_size)
+        with self._averaged():
+            measured = self._network.evaluate(batches, steps=steps, verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in measured.items()}
 
     @contextmanager
@@ -352,15 +378,6 @@ class _Run:
             file.write(content.getbuffer())
         for old in sorted(checkpoints.glob("epoch-*.npz"))[:-_KEPT_CHECKPOINTS]:
             old.unlink()
-
-    def _log(self, number: int, metrics: dict[str, float]) -> None:
-        import tensorflow as tf
-
-        writer = tf.summary.create_file_writer(str(self._folder / LOGS))
-        with writer.as_default():
-            for name, value in metrics.items():
-                tf.summary.scalar(name, value, step=number)
-        writer.close()
 
     def finish(self, identity: dict[str, Any]) -> Bundle:
         """Write the bundle and drop the checkpoints."""
@@ -451,11 +468,14 @@ class _Side:
             return None
         return speaker_scales(self._features(), self.speakers(), reference)
 
-    def random_scales(self, reference: Scale | None, random: np.random.Generator) -> Float32s | None:
-        """Of every example, from some of its speaker's; None if speakers do not count."""
+    def random_scales(self, reference: Scale | None, seed: int) -> Callable[[int], Float32s] | None:
+        """From an epoch's number to every example's, from some of its speaker's; None if speakers do not count."""
         if not self._by_speaker or reference is None:
             return None
-        return random_speaker_scales(self._features(), self.speakers(), reference, random)
+        features, speakers = self._features(), self.speakers()
+        return lambda number: random_speaker_scales(
+            features, speakers, reference, np.random.default_rng([seed, number])
+        )
 
     def _features(self) -> Float32s:
         return np.concatenate([examples for examples, _ in self.batches()])
@@ -486,7 +506,7 @@ class _Average:
         self._decay = decay
         self._steps = network.optimizer.iterations.value
         self.variables = [tf.Variable(weight, trainable=False) for weight in self._weights]
-        self._update = tf.function(self._updated)
+        self._update = tf.function(self._updated, autograph=False)
 
     def _updated(self) -> None:
         import tensorflow as tf
@@ -503,12 +523,33 @@ class _Average:
         return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._update())
 
 
+class _Logs:
+    """For TensorBoard: a file for all epochs of a run, begun after the first, when there is something to go on from."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: tf.summary.SummaryWriter | None = None
+
+    def add(self, epoch: int, metrics: dict[str, float]) -> None:
+        import tensorflow as tf
+
+        self._writer = self._writer or tf.summary.create_file_writer(str(self._folder))
+        with self._writer.as_default(epoch):
+            for name, value in metrics.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+
 def make_optimizer(recipe: Recipe, n_examples: int) -> keras.optimizers.Optimizer:
     """The recipe's optimizer, with a schedule for so many training examples."""
     import keras
 
     rate: Any = recipe.learning_rate
-    steps_per_epoch = -(-n_examples // recipe.batch_size)
+    steps_per_epoch = n_batches(n_examples, recipe.batch_size)
     warmup_steps = min(recipe.warmup_epochs, recipe.epochs - 1) * steps_per_epoch
     if recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(

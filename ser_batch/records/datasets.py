@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import RecordsError
+from ser_batch.native import unconverted
 from ser_batch.records.examples import Example, parse, parse_tensors, read_records
 from ser_batch.records.layout import RecordFolder
 
@@ -27,6 +28,7 @@ _SHARDS_AT_ONCE = 16
 _SHUFFLED_BYTES = 512 << 20
 _SHUFFLED_FEATURES = 100_000
 _EXTRACTED_AT_ONCE = 32
+_PADDING = (np.int64(0), PADDING_DB, 0.0)  # of an element (index, log-mel, one-hot label)
 
 
 @dataclass(frozen=True)
@@ -124,21 +126,21 @@ class Preparation:
 
 @dataclass(frozen=True)
 class EpochOptions:
-    """How the examples of one epoch are made into batches.
+    """How the examples of epochs are made into batches.
 
     Attributes:
         batch_size: examples a batch.
-        seed, epoch: the order of examples, and all else that is random, is a function of these two.
+        seed: all that is random is a function of this and of the epoch's number.
         mix: from a batch ``(examples, one-hot labels)`` and a seed to a mixed batch; None: as it is.
-        scales: float32 ``(examples, 2, features)``, a second input of the network; None: there is one input.
+        scales: from an epoch's number to float32 ``(examples, 2, features)``, a second input of the network, of one
+            shape in all epochs; None: there is one input.
         label_weights: weight of an example of each label; None: all alike.
     """
 
     batch_size: int
     seed: int
-    epoch: int
     mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
-    scales: Float32s | None = None
+    scales: Callable[[int], Float32s] | None = None
     label_weights: Float32s | None = None
 
 
@@ -163,115 +165,120 @@ class TrainingData:
         serialized = _serialized(records, selection, 1 if preparation.in_order else _SHARDS_AT_ONCE).enumerate()
         self.fits = selection.size_bytes <= usable_memory() // 4
         self._serialized = serialized.cache() if self.fits else serialized
-        self._copies: dict[tuple[int, int], tf.data.Dataset | _Arrays] = {}
 
-    def epoch(self, options: EpochOptions) -> tf.data.Dataset:
-        """The batches of one epoch: ``(examples, one-hot labels (batch, labels), weights (batch,))``.
+    def epochs(self, options: EpochOptions, numbers: Sequence[int]) -> tf.data.Dataset:
+        """The batches of some epochs: ``(examples, one-hot labels (batch, labels), weights (batch,))``.
 
         Examples are log-mels ``(batch, n_mels, n_frames)``, padded with `PADDING_DB`, or what was extracted from them;
-        with scales, ``(examples, scales)``. A training that continues sees the same.
+        with scales, ``(examples, scales)``. The epochs follow each other in one dataset, each in
+        `n_batches(n_examples, batch_size)`, so that the next is prepared while a network is still busy with the last.
+        An epoch does not depend on those before it: a training that continues sees the same.
         """
         import tensorflow as tf
 
-        order = _seed_number(options.seed, options.epoch)
         weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
+        shuffled = self._shuffled(options.seed, numbers)
 
-        def mixed(number: tf.Tensor, batch: tuple[Any, tf.Tensor, tf.Tensor]) -> tuple[Any, tf.Tensor, tf.Tensor]:
-            inputs, labels, _ = batch
-            examples, *extra = inputs if isinstance(inputs, tuple) else (inputs,)
-            assert options.mix is not None
-            examples, labels = options.mix(examples, labels, tf.stack([order, -1 - tf.cast(number, tf.int32)]))
-            return (examples, *extra) if extra else examples, labels, tf.linalg.matvec(labels, weights)
+        @unconverted
+        def batches(number: tf.Tensor, order: tf.Tensor) -> tf.data.Dataset:
+            scales = None if options.scales is None else _called(options.scales, number, numbers[0])
+
+            def finished(place: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> Any:
+                index, examples, labels = batch
+                if options.mix is not None:
+                    seed = tf.stack([tf.cast(order, tf.int32), -1 - tf.cast(place, tf.int32)])
+                    examples, labels = options.mix(examples, labels, seed)
+                inputs = examples if scales is None else (examples, tf.gather(scales, index))
+                return inputs, labels, tf.linalg.matvec(labels, weights)
+
+            of_epoch = shuffled(number, order).padded_batch(options.batch_size, padding_values=_PADDING)
+            return of_epoch.enumerate().map(finished, num_parallel_calls=tf.data.AUTOTUNE)
+
+        orders = [_seed_number(options.seed, number) for number in numbers]
+        epochs = tf.data.Dataset.from_tensor_slices((np.array(numbers, np.int64), np.array(orders, np.int64)))
+        return epochs.flat_map(batches).prefetch(tf.data.AUTOTUNE)
+
+    def _shuffled(self, seed: int, numbers: Sequence[int]) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+        """From an epoch's number and its order to elements ``(index, example, one-hot label)``."""
+        import tensorflow as tf
 
         if self._preparation.extract is None:
             buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
-            examples = self._examples(self._shuffled(self._serialized, buffer, order), order)
-            padding = PADDING_DB if options.scales is None else (PADDING_DB, 0.0)
-            elements = self._streamed(examples, options.scales, weights)
-            batches = elements.padded_batch(options.batch_size, padding_values=(padding, 0.0, 0.0))
-        else:
-            copy = self._copy(options.seed, options.epoch % self._preparation.copies)
-            if isinstance(copy, _Arrays):
-                places = self._shuffled(tf.data.Dataset.range(self._n_examples), _SHUFFLED_FEATURES, order)
-                elements = copy.elements(places, options.scales, weights)
-            else:
-                elements = self._streamed(self._shuffled(copy, _SHUFFLED_FEATURES, order), options.scales, weights)
-            batches = elements.batch(options.batch_size)
-        if options.mix is not None:
-            batches = batches.enumerate().map(mixed, num_parallel_calls=tf.data.AUTOTUNE)
-        return batches.prefetch(tf.data.AUTOTUNE)
+            return lambda _, order: self._varied(self._in_order(self._serialized, buffer, seed, order), order)
+        copies = self._preparation.copies
+        seeds = np.array([_seed_number(seed, copy) for copy in range(copies)], np.int64)
+        if not self.fits:
+            return lambda number, order: self._in_order(
+                self._extracted(tf.gather(seeds, number % copies)).unbatch(), _SHUFFLED_FEATURES, seed, order
+            )
+        # So an epoch is made from tensors in memory.
+        used = sorted({number % copies for number in numbers})
+        batches = [batch for copy in used for batch in self._extracted(seeds[copy])]
+        columns = [tf.concat(column, 0) for column in zip(*batches, strict=True)]
+        first_rows = np.zeros(copies, np.int64)
+        first_rows[used] = np.arange(len(used)) * self._n_examples
 
-    def _shuffled(self, dataset: tf.data.Dataset, buffer: int, order: int) -> tf.data.Dataset:
-        return dataset.shuffle(min(self._n_examples, buffer), order, reshuffle_each_iteration=False)
+        def gathered(number: tf.Tensor, order: tf.Tensor) -> tf.data.Dataset:
+            places = self._in_order(tf.data.Dataset.range(self._n_examples), _SHUFFLED_FEATURES, seed, order)
+            rows = tf.gather(first_rows, number % copies) + places.batch(self._n_examples).get_single_element()
+            return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, rows) for column in columns))
 
-    def _streamed(self, examples: tf.data.Dataset, scales: Float32s | None, label_weights: Float32s) -> tf.data.Dataset:
-        """From ``(index, example, one-hot label)`` to ``(example or (example, scale), one-hot label, weight)``."""
+        return gathered
+
+    def _in_order(self, dataset: tf.data.Dataset, buffer: int, seed: int, order: tf.Tensor) -> tf.data.Dataset:
+        """Shuffled; as `tf.data.Dataset.shuffle`, which takes no tensor for a seed beside a global one of 0."""
         import tensorflow as tf
 
-        def weighed(index: tf.Tensor, example: tf.Tensor, label: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
-            inputs = example if scales is None else (example, tf.gather(scales, index))
-            return inputs, label, tf.tensordot(label, label_weights, 1)
+        specs = tf.nest.flatten(dataset.element_spec)
+        shuffled = tf.raw_ops.ShuffleDataset(
+            input_dataset=tf.data.experimental.to_variant(dataset),
+            buffer_size=min(self._n_examples, buffer),
+            seed=seed,
+            seed2=order,
+            output_types=[spec.dtype for spec in specs],
+            output_shapes=[spec.shape for spec in specs],
+            reshuffle_each_iteration=False,
+        )
+        return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
 
-        return examples.map(weighed, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def _examples(self, serialized: tf.data.Dataset, order: int) -> tf.data.Dataset:
+    def _varied(self, serialized: tf.data.Dataset, order: tf.Tensor) -> tf.data.Dataset:
         """Elements ``(index, log-mel, one-hot label)``."""
         import tensorflow as tf
 
         vary = self._preparation.vary
 
+        @unconverted
         def parsed(index: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             features = parse_tensors(serialized, self._shape)
             log_mel = features["log_mel"]
             if vary is not None:
-                log_mel = vary(log_mel, tf.stack([order, tf.cast(index, tf.int32)]))
+                log_mel = vary(log_mel, tf.stack([tf.cast(order, tf.int32), tf.cast(index, tf.int32)]))
             return index, log_mel, tf.one_hot(features["label"], self._n_labels)
 
         return serialized.map(parsed, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _copy(self, seed: int, number: int) -> tf.data.Dataset | _Arrays:
-        """Elements ``(index, extracted, one-hot label)`` of one varied copy of the examples; kept if they fit."""
+    def _extracted(self, order: tf.Tensor) -> tf.data.Dataset:
+        """Batches ``(indices, extracted, one-hot labels)`` of one varied copy of the examples."""
         import tensorflow as tf
 
         extract = self._preparation.extract
         assert extract is not None
-        if (seed, number) not in self._copies:
-            batches = self._examples(self._serialized, _seed_number(seed, number)).padded_batch(
-                _EXTRACTED_AT_ONCE, padding_values=(np.int64(0), PADDING_DB, 0.0)
-            )
-            batches = batches.map(
-                lambda index, log_mels, labels: (index, extract(log_mels), labels), num_parallel_calls=tf.data.AUTOTUNE
-            )
-            if self.fits:
-                columns = zip(*batches.as_numpy_iterator(), strict=True)
-                self._copies[seed, number] = _Arrays(*(np.concatenate(column) for column in columns))
-            else:
-                self._copies[seed, number] = batches.unbatch()
-        return self._copies[seed, number]
+        batches = self._varied(self._serialized, order).padded_batch(_EXTRACTED_AT_ONCE, padding_values=_PADDING)
+        extracted = unconverted(lambda index, log_mels, labels: (index, extract(log_mels), labels))
+        return batches.map(extracted, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-@dataclass(frozen=True)
-class _Arrays:
-    """One copy of the examples in memory, from which an epoch is made without a graph to trace and plan anew.
+def n_batches(n_examples: int, batch_size: int) -> int:
+    """How many batches an epoch has; the last may be smaller."""
+    return -(-n_examples // batch_size)
 
-    Attributes:
-        index: int64 ``(examples,)``.
-        examples: float32 ``(examples, features)``.
-        labels: float32 ``(examples, labels)``, one-hot.
-    """
 
-    index: NDArray[np.int64]
-    examples: Float32s
-    labels: Float32s
+def _called(function: Callable[[int], Float32s], number: tf.Tensor, example: int) -> tf.Tensor:
+    """What the function returns for a number, of the shape that it has for the example."""
+    import tensorflow as tf
 
-    def elements(self, places: tf.data.Dataset, scales: Float32s | None, label_weights: Float32s) -> tf.data.Dataset:
-        """The elements at these places: ``(example or (example, scale), one-hot label, weight)``."""
-        import tensorflow as tf
-
-        order = places.batch(len(self.index)).get_single_element().numpy()
-        examples, labels = self.examples[order], self.labels[order]
-        inputs = examples if scales is None else (examples, scales[self.index[order]])
-        return tf.data.Dataset.from_tensor_slices((inputs, labels, labels @ label_weights))
+    result = tf.numpy_function(lambda one: function(int(one)), [number], tf.float32)
+    return tf.ensure_shape(result, function(example).shape)
 
 
 def _seed_number(*numbers: int) -> int:
@@ -287,6 +294,7 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
     """
     import tensorflow as tf
 
+    @unconverted
     def to_pair(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = parse_tensors(serialized, records.front_end.shape)
         return features["log_mel"], features["label"]
@@ -348,8 +356,8 @@ def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int
     )
     if chosen is None:
         return examples
-    kept = examples.enumerate().filter(lambda number, _: tf.gather(chosen, number))
-    return kept.map(lambda _, serialized: serialized)
+    kept = examples.enumerate().filter(unconverted(lambda number, _: tf.gather(chosen, number)))
+    return kept.map(unconverted(lambda _, serialized: serialized))
 
 
 def _shard_paths(records: RecordFolder, selection: Selection) -> list[Path]:

@@ -19,6 +19,7 @@ from ser_batch.records.datasets import (
     Preparation,
     TrainingData,
     manifest_rows,
+    n_batches,
     read_batches,
     row_selection,
     split_selection,
@@ -75,8 +76,8 @@ def named(stored: dict[str, Example], log_mel: np.ndarray) -> str:
     return found
 
 
-def order(stored: dict[str, Example], data: TrainingData, options: EpochOptions) -> list[str]:
-    return [named(stored, one) for batch, *_ in data.epoch(options) for one in unpadded(batch)]
+def order(stored: dict[str, Example], data: TrainingData, options: EpochOptions, number: int) -> list[str]:
+    return [named(stored, one) for batch, *_ in data.epochs(options, [number]) for one in unpadded(batch)]
 
 
 # --- selections
@@ -106,7 +107,7 @@ def test_rows_are_chosen_whatever_their_split(records: RecordFolder, stored: dic
     batches = list(read_batches(records, selection, batch_size=4))
     assert [named(stored, one) for batch in batches for one in unpadded(batch.log_mels)] == wanted
     assert [int(label) for batch in batches for label in batch.labels] == [stored[file].label for file in wanted]
-    assert sorted(order(stored, TrainingData(records, selection), EpochOptions(3, 0, 1))) == sorted(wanted)
+    assert sorted(order(stored, TrainingData(records, selection), EpochOptions(3, 0), 1)) == sorted(wanted)
 
 
 def test_nothing_chosen_is_refused_by_its_name(records: RecordFolder) -> None:
@@ -140,7 +141,7 @@ def test_an_epoch_has_every_example_once_with_its_label(
 ) -> None:
     data = TrainingData(records, everything)
     seen = []
-    for log_mels, labels, weights in data.epoch(EpochOptions(4, 0, 1)):
+    for log_mels, labels, weights in data.epochs(EpochOptions(4, 0), [1]):
         assert (weights.numpy() == 1).all()
         for log_mel, label in zip(unpadded(log_mels), labels.numpy(), strict=True):
             file = named(stored, log_mel)
@@ -151,33 +152,54 @@ def test_an_epoch_has_every_example_once_with_its_label(
 
 def test_epochs_differ_and_runs_do_not(records: RecordFolder, stored: dict[str, Example], everything: Any) -> None:
     data, again = (TrainingData(records, everything) for _ in range(2))
-    first = {epoch: order(stored, data, EpochOptions(4, 0, epoch)) for epoch in (1, 2, 3)}
+    first = {epoch: order(stored, data, EpochOptions(4, 0), epoch) for epoch in (1, 2, 3)}
     assert len({tuple(files) for files in first.values()}) == 3
-    assert order(stored, again, EpochOptions(5, 0, 3)) == first[3]  # without the epochs before it
-    assert order(stored, data, EpochOptions(4, 0, 1)) == first[1]
-    assert order(stored, data, EpochOptions(4, 1, 1)) != first[1]
+    assert order(stored, again, EpochOptions(5, 0), 3) == first[3]  # without the epochs before it
+    assert order(stored, data, EpochOptions(4, 0), 1) == first[1]
+    assert order(stored, data, EpochOptions(4, 1), 1) != first[1]
     in_order = TrainingData(records, everything, Preparation(in_order=True))
-    assert sorted(order(stored, in_order, EpochOptions(4, 0, 1))) == sorted(stored)
+    assert sorted(order(stored, in_order, EpochOptions(4, 0), 1)) == sorted(stored)
 
 
-def test_scales_are_those_of_the_example(records: RecordFolder, stored: dict[str, Example], everything: Any) -> None:
+def test_epochs_follow_each_other_without_sharing_a_batch(
+    records: RecordFolder, stored: dict[str, Example], everything: Any
+) -> None:
+    data = TrainingData(records, everything)
+    batches = [
+        [named(stored, one) for one in unpadded(log_mels)]
+        for log_mels, *_ in data.epochs(EpochOptions(4, 0), range(2, 5))
+    ]
+    assert [len(batch) for batch in batches] == 3 * [4, 4, 4, 2]
+    assert n_batches(14, 4) == 4
+    for place, number in enumerate(range(2, 5)):
+        of_epoch = batches[4 * place : 4 * place + 4]
+        assert [file for batch in of_epoch for file in batch] == order(stored, data, EpochOptions(4, 0), number)
+
+
+def test_scales_are_those_of_the_example_and_the_epoch(
+    records: RecordFolder, stored: dict[str, Example], everything: Any
+) -> None:
     for selection in (everything, split_selection(records, "train")):
         expected = files(records, selection)
-        scales = np.zeros((len(expected), 2, 5), np.float32)
-        scales[:, 0] = np.arange(len(expected))[:, None]
+
+        def scales(epoch: int, n_examples: int = len(expected)) -> Any:
+            found = np.zeros((n_examples, 2, 5), np.float32)
+            found[:, 0] = np.arange(n_examples)[:, None]
+            found[:, 1] = epoch
+            return found
+
         data = TrainingData(records, selection, Preparation(in_order=True))
-        n_seen = 0
-        for epoch in (1, 2):
-            for (log_mels, of_batch), _, _ in data.epoch(EpochOptions(3, 0, epoch, scales=scales)):
-                for log_mel, scale in zip(unpadded(log_mels), of_batch.numpy(), strict=True):
-                    assert expected[int(scale[0, 0])] == named(stored, log_mel)
-                    n_seen += 1
-        assert n_seen == 2 * len(expected)
+        seen = []
+        for (log_mels, of_batch), _, _ in data.epochs(EpochOptions(3, 0, scales=scales), [1, 2]):
+            for log_mel, scale in zip(unpadded(log_mels), of_batch.numpy(), strict=True):
+                assert expected[int(scale[0, 0])] == named(stored, log_mel)
+                seen.append(int(scale[1, 0]))
+        assert seen == [1] * len(expected) + [2] * len(expected)
 
 
 def test_label_weights_are_those_of_the_label(records: RecordFolder, everything: Any) -> None:
     weights = np.arange(1, 8, dtype=np.float32)
-    for _, labels, found in TrainingData(records, everything).epoch(EpochOptions(4, 0, 1, label_weights=weights)):
+    for _, labels, found in TrainingData(records, everything).epochs(EpochOptions(4, 0, label_weights=weights), [1]):
         np.testing.assert_allclose(found.numpy(), weights[labels.numpy().argmax(axis=1)])
 
 
@@ -191,8 +213,8 @@ def test_what_is_mixed_weighs_what_its_labels_do(records: RecordFolder, everythi
         return examples, 0.75 * labels + 0.25 * tf.reverse(labels, [0])
 
     weights = np.arange(1, 8, dtype=np.float32)
-    options = EpochOptions(5, 0, 1, mix=mix, label_weights=weights)
-    for _, labels, found in TrainingData(records, everything).epoch(options):
+    options = EpochOptions(5, 0, mix=mix, label_weights=weights)
+    for _, labels, found in TrainingData(records, everything).epochs(options, [1]):
         np.testing.assert_allclose(labels.numpy().sum(axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(found.numpy(), labels.numpy() @ weights, rtol=1e-6)
     assert len(set(seeds)) == 3
@@ -206,10 +228,10 @@ def tagged(log_mel: Any, seed: Any) -> Any:
     return tf.concat([tf.ones_like(log_mel[:1]) * said, log_mel[1:]], axis=0)
 
 
-def tags(stored: dict[str, Example], data: TrainingData, options: EpochOptions) -> dict[str, float]:
+def tags(stored: dict[str, Example], data: TrainingData, options: EpochOptions, number: int) -> dict[str, float]:
     """What each example was varied with."""
     found = {}
-    for batch, *_ in data.epoch(options):
+    for batch, *_ in data.epochs(options, [number]):
         for row in np.asarray(batch):
             n_frames = int((row[1] != PADDING_DB).sum())
             (file,) = [name for name, one in stored.items() if np.array_equal(one.log_mel[1:], row[1:, :n_frames])]
@@ -221,11 +243,11 @@ def test_every_example_is_varied_anew_in_every_epoch(
     records: RecordFolder, stored: dict[str, Example], everything: Any
 ) -> None:
     data = TrainingData(records, everything, Preparation(vary=tagged))
-    first, second = (tags(stored, data, EpochOptions(4, 0, epoch)) for epoch in (1, 2))
+    first, second = (tags(stored, data, EpochOptions(4, 0), epoch) for epoch in (1, 2))
     assert len(set(first.values()) | set(second.values())) == 28
     again = TrainingData(records, everything, Preparation(vary=tagged))
-    assert tags(stored, again, EpochOptions(5, 0, 2)) == second
-    assert tags(stored, again, EpochOptions(4, 1, 2)) != second
+    assert tags(stored, again, EpochOptions(5, 0), 2) == second
+    assert tags(stored, again, EpochOptions(4, 1), 2) != second
 
 
 def extracted(batch: Any) -> Any:
@@ -247,7 +269,7 @@ def test_of_what_is_extracted_so_many_varied_copies_are_used_in_turn(
     assert data.fits == (memory == "enough")
 
     def epoch(number: int) -> dict[str, float]:
-        rows = np.concatenate([np.asarray(batch) for batch, *_ in data.epoch(EpochOptions(4, 0, number))])
+        rows = np.concatenate([np.asarray(batch) for batch, *_ in data.epochs(EpochOptions(4, 0), [number])])
         assert rows.shape == (14, 2)
         return {by_place[float(place)]: float(tag) for tag, place in rows}
 
@@ -255,6 +277,9 @@ def test_of_what_is_extracted_so_many_varied_copies_are_used_in_turn(
     assert first.keys() == stored.keys()
     assert (third, fourth) == (first, second)
     assert all(first[file] != second[file] for file in stored)
+    both = np.concatenate([np.asarray(batch) for batch, *_ in data.epochs(EpochOptions(4, 0), [2, 1])])
+    assert {by_place[float(place)]: float(tag) for tag, place in both[:14]} == second
+    assert {by_place[float(place)]: float(tag) for tag, place in both[14:]} == first
 
 
 def test_extracted_scales_are_those_of_the_example(
@@ -264,7 +289,7 @@ def test_extracted_scales_are_those_of_the_example(
     scales = np.zeros((14, 2, 2), np.float32)
     scales[:, 0, 0] = [stored[file].log_mel[1, 0] for file in expected]
     data = TrainingData(records, everything, Preparation(extract=extracted, in_order=True))
-    for (features, of_batch), _, _ in data.epoch(EpochOptions(4, 0, 1, scales=scales)):
+    for (features, of_batch), _, _ in data.epochs(EpochOptions(4, 0, scales=lambda _: scales), [1]):
         np.testing.assert_array_equal(features.numpy()[:, 1], of_batch.numpy()[:, 0, 0])
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import shutil
 import signal
@@ -65,7 +66,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) 
 
     def make(folder: Path) -> None:
         command = [sys.executable, "-m", "ser_batch", *arguments(kept_records, folder / "cv", 2)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        (folder / "scratch").mkdir()
+        environment = os.environ | {"TMPDIR": str(folder / "scratch")}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert not list((folder / "scratch").iterdir())  # workers tidy up
         (folder / "said").write_text(done.stdout + done.stderr)
 
     folder = made_once(tmp_path_factory, "whole-validation", make)
