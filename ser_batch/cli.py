@@ -14,6 +14,7 @@ from ser_batch.engines import LocalEngine, usable_cpus
 from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.native import keep_freed_memory
 from ser_batch.progress import progress_bar
+from ser_batch.wording import counted
 
 if TYPE_CHECKING:
     from ser_batch.audio.recordings import Listing, Rejection
@@ -102,7 +103,7 @@ def _prepare_tensorflow(verbose: bool) -> None:
 
 def _say_left_alone(listing: "Listing", source: str, quiet: bool) -> None:
     if listing.other_files:
-        _say(f"{listing.other_files} files in {source} are not audio by their extension and were left alone", quiet)
+        _say(f"left alone: {counted(listing.other_files, 'file')} in {source}, not audio by the extension", quiet)
 
 
 def _list_errors(errors: "list[Rejection]", total: int, where: str) -> None:
@@ -190,7 +191,7 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     for code, count in sorted(result.warnings.items()):
-        _say(f"warning: {count} recordings are {code}", quiet)
+        _say(f"warning: {code}: {counted(count, 'recording')}", quiet)
     if result.n_errors:
         errors = [Rejection(row["file"], row["stage"], row["reason"]) for row in result.records.errors()]
         _list_errors(errors, result.n_errors, str(out / "errors.csv"))
@@ -230,7 +231,7 @@ def verify(
         _say(f"error: and {len(problems) - _LISTED_ERRORS} more")
     secs = time.perf_counter() - began
     if problems:
-        _say(f"{records}: not sound: {len(problems)} problems, found in {secs:.1f} s", quiet)
+        _say(f"{records}: not sound: {counted(len(problems), 'problem')}, found in {secs:.1f} s", quiet)
         raise typer.Exit(1)
     _say(f"{records}: sound: {folder.summary()}, checked in {secs:.1f} s", quiet)
 
@@ -423,7 +424,10 @@ def infer(
     _say_left_alone(listing, source, quiet)
     if speaker_from is not None:
         listing = name_speakers(listing, speaker_from)
-    if bundle.content.speaker_reference is not None and not any(one.speaker for one in listing.recordings):
+    if bundle.content.speaker_reference is None:
+        if speaker_from is not None:
+            _say("warning: this model does not normalise by speaker; --speaker-from changes nothing", quiet)
+    elif not any(one.speaker for one in listing.recordings):
         _say(
             "warning: this model normalises by speaker, and none is known: "
             + ("give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} names nobody"),
@@ -450,7 +454,7 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
-        _say(f"{out}: {result.n_known:,} recordings were known, {result.n_new:,} are new", quiet)
+        _say(f"{out}: {counted(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
     _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out)
     for line in summary_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)

@@ -15,12 +15,14 @@ class _Stops:
 
     Attributes:
         tidying: what to call before the program ends, the last first.
+        resumable: whether the same command would go on where it was.
         waits: whether the program must not end now.
         number: a signal that arrived meanwhile.
     """
 
     def __init__(self) -> None:
         self.tidying: list[Callable[[], object]] = []
+        self.resumable = False
         self.waits = False
         self.number: int | None = None
 
@@ -34,8 +36,9 @@ class _Stops:
             with contextlib.suppress(Exception):
                 tidy()
         word = "interrupted" if number == signal.SIGINT else "terminated"
+        advice = "; to go on, run the same command again, without --restart" if self.resumable else ""
         with contextlib.suppress(OSError):
-            os.write(2, f"{word}; to go on, run the same command again, without --restart\n".encode())
+            os.write(2, f"{word}{advice}\n".encode())
         os._exit(128 + number)
 
 
@@ -71,6 +74,16 @@ def tidied(tidy: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         _STOPS.tidying.remove(tidy)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Let a stop in the body of the ``with`` block say how to go on: what the body does is kept as it gets done."""
+    _STOPS.resumable = True
+    try:
+        yield
+    finally:
+        _STOPS.resumable = False
 
 
 @contextmanager

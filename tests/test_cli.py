@@ -55,7 +55,7 @@ def test_wrong_usage_exits_2() -> None:
     ("make", "says"),
     [
         (lambda folder: None, "no audio in it"),
-        (lambda folder: (folder / "notes.txt").write_text("x"), "1 other files"),
+        (lambda folder: (folder / "notes.txt").write_text("x"), "1 other file"),
         (lambda folder: write_tone(folder / "one.wav"), "one folder per class"),
     ],
     ids=["empty", "no audio", "flat, no labels"],

@@ -9,9 +9,9 @@ import ser_batch
 
 PACKAGE = Path(ser_batch.__file__).parent
 FLOORS = ["errors", "audio", "records", "models", "results", "cli"]
-# How files are written, what native code does, what a stop leaves, what a stage asks of an engine: every wing may use
-# them, they use none.
-GROUND = {"errors", "files", "native", "stops", "tasks"}
+# How files are written and messages put, what native code does, what a stop leaves, what a stage asks of an engine:
+# every wing may use them, they use none.
+GROUND = {"errors", "files", "native", "stops", "tasks", "wording"}
 # What the command line alone has: engines to hand to a stage, and what it shows.
 ONLY_FOR_CLI = {"engines", "progress"}
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, posix_stem, printable, read_csv
 from ser_batch.errors import LabelError, UsageError
+from ser_batch.wording import counted
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ def _auto_rule(listing: Listing) -> tuple[str, NamingRule]:
             return f"{name} names", rule
     if any("/" in recording.file for recording in _unlabelled(listing)):
         return "folders", _folder_rule
-    raise LabelError(f"no labels found among {len(listing.recordings)} recordings. {_THREE_WAYS}")
+    raise LabelError(f"no labels found among {counted(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
 
 
 def _unlabelled(listing: Listing) -> Iterator[Recording]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ser_batch.errors import AudioError, SourceError
 from ser_batch.files import file_sha256
+from ser_batch.wording import counted
 
 # Numbers of recordings in a table, int64 (n,).
 Rows = NDArray[np.int64]
@@ -297,7 +298,7 @@ def _list_directory(root: Path) -> Listing:
     prefix = os.path.join(root, "")
     recordings = Recordings(Recording(printable(relative), prefix + relative) for relative in walk)
     if not recordings and not walk.rejections:
-        holds = f"{walk.other_files} other files" if walk.other_files else "nothing"
+        holds = counted(walk.other_files, "other file") if walk.other_files else "nothing"
         raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
     walk.rejections.sort(key=lambda rejection: rejection.file)
     return Listing(recordings, walk.rejections, walk.other_files)

@@ -20,8 +20,10 @@ from ser_batch.audio.frontend import FrontEnd
 from ser_batch.errors import BundleError, FrontEndError
 from ser_batch.files import file_sha256, json_fingerprint, open_atomically, sync_folder, write_json
 from ser_batch.models.novelty import Novelty
+from ser_batch.models.recipes import recipe_title
 from ser_batch.models.runtime import RuntimeNetwork, convert
 from ser_batch.models.scales import Scale, unchanged
+from ser_batch.wording import counted
 
 if TYPE_CHECKING:
     import keras
@@ -133,8 +135,8 @@ class Bundle:
         recipe = self.training["recipe"]
         last = "  ".join(f"{name} {value:.3f}" for name, value in self.training["last_epoch"].items())
         return (
-            f"{len(self.labels)} labels, recipe {recipe['name']}, {recipe['epochs']} epochs, "
-            f"{self.training['parameters']:,} parameters; last epoch: {last}"
+            f"{counted(len(self.labels), 'label')}, recipe {recipe_title(recipe)}, "
+            f"{counted(recipe['epochs'], 'epoch')}, {self.training['parameters']:,} parameters; last epoch: {last}"
         )
 
     def check(self) -> None:

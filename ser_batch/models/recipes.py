@@ -4,6 +4,7 @@ import dataclasses
 import math
 import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +116,17 @@ RECIPES = {
 }
 
 
+def recipe_title(recipe: Mapping[str, Any]) -> str:
+    """A recipe's name, and what is not as in ours of that name: ``default (epochs 60)``.
+
+    Args:
+        recipe: as `Recipe.to_json` gives it.
+    """
+    ours = RECIPES[recipe["name"]].to_json() if recipe["name"] in RECIPES else recipe
+    changes = [f"{key} {value}" for key, value in recipe.items() if ours.get(key) != value]
+    return f"{recipe['name']} ({', '.join(changes)})" if changes else str(recipe["name"])
+
+
 @dataclass(frozen=True)
 class RecipeChanges:
     """What a command line changes in a recipe; None leaves it."""
@@ -169,11 +181,17 @@ def _changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
     varied = dataclasses.replace(
         recipe.augmentation, **_checked(recipe.augmentation, augmentation, f"{where}, augmentation")
     )
+    if varied.crop_min_frames > varied.crop_max_frames:
+        raise UsageError(
+            f"{where}, augmentation: crop_min_frames = {varied.crop_min_frames}: give at most crop_max_frames, "
+            f"{varied.crop_max_frames}"
+        )
     return dataclasses.replace(recipe, **checked, augmentation=varied)
 
 
 # A dropout of 1 would leave nothing, an average that keeps all would never move, and so on.
 _BELOW_ONE = {"dropout", "norm_momentum", "label_smoothing", "averaging", "warp", "time_mask"}
+_ABOVE_ZERO = {"epochs", "batch_size", "copies"}
 
 
 def _checked(example: Recipe | Augmentation, values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -187,14 +205,12 @@ def _checked(example: Recipe | Augmentation, values: dict[str, Any], where: str)
         choices = typing.get_args(kind)
         if choices and value not in choices:
             raise UsageError(f"{where}: {name} = {value!r}: choose one of {', '.join(choices)}")
-        number = kind in (int, float)
-        if number and (isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 <= value < math.inf):
-            whole = "a whole number" if kind is int else "a number"
-            raise UsageError(f"{where}: {name} = {value!r}: give {whole}, 0 or more")
+        if kind in (int, float):
+            whole, least = "a whole number" if kind is int else "a number", int(name in _ABOVE_ZERO)
+            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not least <= value < math.inf:
+                raise UsageError(f"{where}: {name} = {value!r}: give {whole}, {least} or more")
         if name in _BELOW_ONE and value >= 1:
             raise UsageError(f"{where}: {name} = {value!r}: give a number from 0 to less than 1")
-        if name in ("epochs", "batch_size", "copies") and not value:
-            raise UsageError(f"{where}: {name} = 0: give 1 or more")
         if kind is str and not isinstance(value, str):
             raise UsageError(f"{where}: {name} = {value!r}: give a text")
         checked[name] = float(value) if kind is float else value

@@ -47,6 +47,7 @@ from ser_batch.records.layout import (
 from ser_batch.records.plans import BuildPlan, ShardTask, planned_row
 from ser_batch.records.shards import note_path, probe, read_note, write_shard
 from ser_batch.tasks import Engine, deadly_items
+from ser_batch.wording import counted
 
 _PLAN = "plan.json"
 _PLANNED = "planned.csv"
@@ -248,7 +249,7 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     n_examples = sum(shard["examples"] for shard in shards)
     if not n_examples:
         raise RecordsError(
-            f"{folder}: not one of {n_errors} recordings could be used; {folder / ERRORS} says why for each"
+            f"{folder}: not one of {counted(n_errors, 'recording')} could be used; {folder / ERRORS} says why for each"
         )
     front_end = plan.shards[0].front_end
     with open_atomically(folder / LABEL_NAMES) as file:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ser_batch.audio.recordings import Recordings, Rows, audio_sha256, first_equal, ordered
 from ser_batch.errors import AudioError
 from ser_batch.tasks import Engine
+from ser_batch.wording import counted
 
 _HEAD_BYTES = 1 << 17
 _FILES_PER_TASK = 200
@@ -73,7 +74,7 @@ def duplicate_warnings(recordings: Recordings, same: SameAudio) -> list[str]:
         return []
     copy, first = recordings[copies[0]], recordings[same.twins[copies[0]]]
     lines = [
-        f"{len(copies)} files hold the same bytes as another ({copy.file} as {first.file}); "
+        f"same bytes as another: {counted(len(copies), 'file')} ({copy.file} as {first.file}); "
         "each such pair stays in one split"
     ]
     _, labels = recordings.column("label")

@@ -15,6 +15,7 @@ from ser_batch.errors import RecordsError
 from ser_batch.files import json_fingerprint
 from ser_batch.records.examples import Shape, tfds_features
 from ser_batch.records.splits import SPLITS
+from ser_batch.wording import counted
 
 DATASET = "recordings"
 MANIFEST = "manifest.csv"
@@ -88,8 +89,8 @@ class RecordFolder:
         splits = [f"{split} {self.n_examples(split)}" for split in SPLITS if self.shards(split)]
         size = sum(shard["bytes"] for shard in self.shards())
         return (
-            f"{self.n_examples()} examples ({', '.join(splits)}) in {len(self.shards())} shards, "
-            f"{size / 1e6:.1f} MB, {self.provenance['errors']} errors"
+            f"{counted(self.n_examples(), 'example')} ({', '.join(splits)}) in {counted(len(self.shards()), 'shard')}, "
+            f"{size / 1e6:.1f} MB, {counted(self.provenance['errors'], 'error')}"
         )
 
     def shard_paths(self, shards: Iterable[dict[str, Any]]) -> list[Path]:

@@ -56,14 +56,15 @@ def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None
         seed: which of the possible divisions.
 
     Raises:
-        TrainingError: there are no speakers, or too few for so many folds.
+        TrainingError: there are no speakers.
+        UsageError: there is too little for so many folds.
     """
     if by == "speaker":
         return _speaker_folds(rows, n_folds, seed)
     n_folds = n_folds or 10
     units = [row["sha256"] for row in rows]
     if len(set(units)) < n_folds:
-        raise TrainingError(f"{len(set(units))} recordings cannot make {n_folds} folds; give fewer with --folds")
+        raise UsageError(f"--folds {n_folds}: there are {len(set(units))} different recordings; give as many or fewer")
     number = np.array(_stratified(rows, units, n_folds, seed))
     folds = []
     for fold in range(n_folds):
@@ -78,7 +79,7 @@ def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None, seed: in
     names = sorted(set(speakers) - {""})
     if len(names) < 2:
         raise TrainingError(
-            f"{len(names)} speakers are known, and a fold by speaker needs two or more: give a speaker for each "
+            f"known speakers: {len(names)}, and a fold by speaker needs two or more: give a speaker for each "
             "recording to build-records, or cross-validate --by random"
         )
     if n_folds is None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.recordings import Recordings, Rows
 from ser_batch.errors import LabelError, UsageError
+from ser_batch.wording import counted
 
 SPLITS = ("train", "validation", "test")
 SplitRule = Literal["speakers", "random", "none"]
@@ -218,14 +219,14 @@ def split_warnings(recordings: Recordings, plan: SplitPlan) -> list[str]:
             )
     else:
         if unknown and plan.rule == "speakers":
-            lines.append(f"{unknown} recordings have no speaker and went to train")
+            lines.append(f"without a speaker, and so in train: {counted(unknown, 'recording')}")
         shared = sorted(
             speaker
             for speaker, count in Counter(speaker for of_split in speakers.values() for speaker in of_split).items()
             if count > 1
         )
         if shared:
-            lines.append(f"{len(shared)} speakers stand in more than one split ({', '.join(shared[:5])})")
+            lines.append(f"in more than one split: {counted(len(shared), 'speaker')} ({', '.join(shared[:5])})")
         if plan.rule == "speakers" and 0 < len(speakers["test"]) < 4:
             lines.append(
                 f"the test split has {len(speakers['test'])} of {len(set().union(*speakers.values()))} speakers, "

@@ -39,6 +39,7 @@ from ser_batch.records.layout import (
 )
 from ser_batch.records.splits import SPLITS
 from ser_batch.tasks import Engine, Outcome
+from ser_batch.wording import counted
 
 _BLOCK_BYTES = 1 << 20
 # A record's length and its CRC: where they are damaged, nothing says where the next record begins.
@@ -466,7 +467,7 @@ def _check_shard(task: _ShardCheck) -> _ShardReport:
             file.read_rest()
             sha256, size = file.sha256.hexdigest(), file.n_read
     except OSError as error:
-        what = f"{_unreadable(error)}, with its {task.shard['examples']} examples"
+        what = f"{_unreadable(error)}, with its {counted(task.shard['examples'], 'example')}"
         return _ShardReport("", [Problem(name, None, "", what)])
     if (sha256, size) != (task.shard["sha256"], task.shard["bytes"]):
         stated = f"{task.shard['bytes']} bytes with the sha256 {task.shard['sha256'][:12]}…"

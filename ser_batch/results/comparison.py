@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ser_batch.errors import SourceError
 from ser_batch.files import differences
-from ser_batch.results.folds import OutOfFold, counted, read_predictions
+from ser_batch.results.folds import OutOfFold, read_predictions
 from ser_batch.results.scores import Tallies, interval, recalls, resampled_sums, tally
+from ser_batch.wording import counted
 
 # What decides how hard the task was; seeds and recipes are what is compared.
 _TASK = ("by", "folds", "normalise")
@@ -208,7 +209,7 @@ def comparison_lines(found: Comparison, name_a: str, name_b: str) -> list[str]:
         for pair in shown
     ]
     if len(found.speakers) > len(shown):
-        lines.append(f"and {len(found.speakers) - len(shown)} more speakers")
+        lines.append(f"and {counted(len(found.speakers) - len(shown), 'more speaker')}")
     return [*lines, _meaning(found)]
 
 

@@ -16,6 +16,7 @@ from ser_batch.records.splits import SPLITS
 from ser_batch.results.folds import FOLDS, SCORES, summary_lines
 from ser_batch.results.journals import journal_path
 from ser_batch.results.tables import read_summary
+from ser_batch.wording import counted
 
 _SHOWN_SPEAKERS = 12
 
@@ -51,11 +52,13 @@ def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str
     named = ", ".join(f"{split} {shards[split]}" for split in SPLITS if shards[split])
     unusable = f", {estimate.unusable} of them unusable" if estimate.unusable else ""
     return [
-        f"{len(plan.recordings)} recordings, {len(plan.rejections)} inputs that cannot be used",
+        f"{counted(len(plan.recordings), 'recording')}; cannot be used: {counted(len(plan.rejections), 'input')}",
         f"front end: {_shown(plan.shards[0].front_end)}",
         f"shards: {named}",
-        f"expected, from {estimate.measured} recordings{unusable}: {estimate.examples} examples, "
-        f"{estimate.size_bytes / 1e6:,.1f} MB, {estimate.secs / workers:,.1f} s of work for {workers} workers",
+        f"expected, from {counted(estimate.measured, 'recording')}{unusable}: "
+        f"{counted(estimate.examples, 'example')}, "
+        f"{estimate.size_bytes / 1e6:,.1f} MB, "
+        f"{estimate.secs / workers:,.1f} s of work for {counted(workers, 'worker')}",
         "",
         *_census(rows, plan.labels),
     ]
@@ -91,7 +94,7 @@ def _census(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
             for speaker in speakers[:_SHOWN_SPEAKERS]
         ]
         if len(speakers) > _SHOWN_SPEAKERS:
-            lines.append(f"  and {len(speakers) - _SHOWN_SPEAKERS} more speakers")
+            lines.append(f"  and {counted(len(speakers) - _SHOWN_SPEAKERS, 'more speaker')}")
     return lines
 
 
@@ -117,7 +120,7 @@ def _describe_bundle(path: Path) -> list[str]:
         f"front end: {_shown(bundle.front_end)}",
         f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}",
         f"trained on {training['records_path']} ({training['records'][:12]}), "
-        f"{training['n_examples']['train']} examples, seed {training['seed']}",
+        f"{counted(training['n_examples']['train'], 'example')}, seed {training['seed']}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(training["versions"].items())),
         f"fingerprint {bundle.short_fingerprint}",
     ]
@@ -126,7 +129,7 @@ def _describe_bundle(path: Path) -> list[str]:
 def _describe_table(path: Path) -> list[str]:
     table = read_summary(path)
     return [
-        f"prediction table {path} ({table.format}): {table.n_rows} rows, {table.n_errors} of them errors",
+        f"prediction table {path} ({table.format}): {counted(table.n_rows, 'row')}, {table.n_errors:,} of them errors",
         f"model: {', '.join(sorted(table.models))}",
         f"labels: {', '.join(table.labels)}",
     ]
@@ -134,7 +137,7 @@ def _describe_table(path: Path) -> list[str]:
 
 def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
     return [
-        f"evaluation {path}: split {scores['split']}, {scores['recordings']} recordings, "
+        f"evaluation {path}: split {scores['split']}, {counted(scores['recordings'], 'recording')}, "
         f"UAR {scores['uar']:.3f}, WA {scores['wa']:.3f}",
         f"model {scores['model'][:12]}, records {scores['records'][:12]}",
     ]

@@ -31,6 +31,7 @@ from ser_batch.results.plots import plot_confusion
 from ser_batch.results.predictions import Float64s, Prediction, Predictor
 from ser_batch.results.scores import Scores, score
 from ser_batch.results.tables import clock
+from ser_batch.wording import counted
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.csv"
@@ -82,6 +83,7 @@ def evaluate(
             f"{records.path}: has labels that the model does not know: {', '.join(unknown)}; it knows "
             f"{', '.join(bundle.labels)}"
         )
+    selection = split_selection(records, split)
     identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
     output = OutputFolder(folder, "an evaluation", SCORES, _FILES.__contains__)
     with output.held(), disk_errors_named(folder):
@@ -90,13 +92,13 @@ def evaluate(
         if _is_finished(folder, identity):
             return _read_scores(folder, bundle.labels), True
         output.clear()
-        evaluated = list(predict_examples(bundle, Predictor(bundle), records, split_selection(records, split)))
+        evaluated = list(predict_examples(bundle, Predictor(bundle), records, selection))
         scores = score(
             [one.label for one in evaluated],
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
             bundle.labels,
         )
-        title = f"{split}: UAR {scores.uar:.3f}, WA {scores.wa:.3f}, {len(evaluated)} recordings"
+        title = f"{split}: UAR {scores.uar:.3f}, WA {scores.wa:.3f}, {counted(len(evaluated), 'recording')}"
         plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
         _write_tables(folder, evaluated, scores, bundle.labels)
         write_json(folder / SCORES, identity | scores.to_json())
@@ -197,5 +199,5 @@ def report_text(scores: Scores) -> str:
         f"{one.label:{width}}  {one.precision:9.3f}  {one.recall:6.3f}  {one.f1:6.3f}  {one.support:7d}"
         for one in scores.classes
     ]
-    lines.append(f"UAR {scores.uar:.3f}   WA {scores.wa:.3f}   {int(scores.confusion.sum())} recordings")
+    lines.append(f"UAR {scores.uar:.3f}   WA {scores.wa:.3f}   {counted(int(scores.confusion.sum()), 'recording')}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from ser_batch.results.scores import (
     tally,
 )
 from ser_batch.results.tables import clock
+from ser_batch.wording import counted
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
@@ -355,8 +356,3 @@ def summary_lines(folder: Path) -> list[str]:
 
 def _shown(limits: Sequence[float] | None) -> str:
     return "-" if limits is None else f"{limits[0]:.3f} to {limits[1]:.3f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{number} {noun}{'s' * (number != 1)}"

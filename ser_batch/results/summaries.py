@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ser_batch.results.predictions import Prediction
+from ser_batch.wording import counted
 
 LISTED_ERRORS = 20
 _LISTED_REASONS = 10
@@ -94,10 +95,11 @@ def summary_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> lis
     """
     lines = []
     if tally.formulas and out.endswith(".csv"):
-        lines.append(
-            f"warning: {tally.formulas:,} names begin with =, +, - or @; import them into a spreadsheet as text"
-        )
-    rows = f"{tally.rows:,} rows" if tally.rows == tally.files else f"{tally.rows:,} rows of {tally.files:,} files"
+        names = counted(tally.formulas, "name")
+        lines.append(f"warning: {names} with =, +, - or @ at the start; import into a spreadsheet as text")
+    rows = counted(tally.rows, "row")
+    if tally.rows != tally.files:
+        rows += f" of {counted(tally.files, 'file')}"
     lines.append(f"{out}: {rows}, {tally.errors:,} of them errors, in {secs:.1f} s")
     now = "" if math.isclose(audio_secs, tally.audio_secs) else f", {_long(audio_secs)} of it now"
     speed = f"{now}, {audio_secs / secs:,.0f} x real time" if audio_secs else ""
@@ -111,7 +113,7 @@ def summary_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> lis
     counts = _ranked(Counter({example or form: count for form, (count, example) in tally.reasons.items()}))
     reasons = [f"{count:,} x {reason}" for reason, count in counts[:_LISTED_REASONS]]
     if left := counts[_LISTED_REASONS:]:
-        reasons.append(f"{sum(count for _, count in left):,} for {len(left)} other reasons")
+        reasons.append(f"{sum(count for _, count in left):,} for {counted(len(left), 'other reason')}")
     return lines + [f"  {'' if index else 'errors':10}{reason}" for index, reason in enumerate(reasons)]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from ser_batch.errors import OutputError, TrainingError
 from ser_batch.files import OutputFolder, differences, disk_errors_named, read_own_json, write_json
 from ser_batch.models.networks import refuse_unfit
-from ser_batch.models.recipes import Recipe
+from ser_batch.models.recipes import Recipe, recipe_title
 from ser_batch.models.training import Sides, train
 from ser_batch.records.datasets import row_selection, usable_memory
 from ser_batch.records.layout import RecordFolder, open_records
@@ -65,7 +65,7 @@ class Protocol:
         else:
             how = f"{self.n_folds or 10} {how}"
         used = ", statistics of each held-out speaker's unlabelled audio used" if recipe.normalise == "speaker" else ""
-        return f"recipe {recipe.name}, {how}{used}"
+        return f"recipe {recipe_title(recipe.to_json())}, {how}{used}"
 
 
 @dataclass(frozen=True)

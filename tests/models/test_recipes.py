@@ -9,7 +9,7 @@ import pytest
 from ser_batch.cli import main
 from ser_batch.errors import UsageError
 from ser_batch.models.augment import Augmentation
-from ser_batch.models.recipes import RECIPES, Recipe, RecipeChanges, find_recipe, read_recipe
+from ser_batch.models.recipes import RECIPES, Recipe, RecipeChanges, find_recipe, read_recipe, recipe_title
 from tests.recipes import FULL, write_recipe
 
 
@@ -73,18 +73,25 @@ def test_its_name_is_its_files_unless_it_has_one(tmp_path: Path) -> None:
     assert find_recipe(str(written(tmp_path, 'name = "tried"'))).name == "tried"
 
 
+def test_a_title_says_what_was_changed(tmp_path: Path) -> None:
+    assert recipe_title(find_recipe("default").to_json()) == "default"
+    changes = RecipeChanges(epochs=60, class_weight="none")
+    assert recipe_title(find_recipe("default", changes).to_json()) == "default (epochs 60, class_weight none)"
+    assert recipe_title(find_recipe(str(written(tmp_path, "epochs = 3"))).to_json()) == "mine"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("epoch = 3", r"mine\.toml: epoch: no such value; there are name, front_end"),
         ("[augmentation]\nwrap = 0.1", r"mine\.toml, augmentation: wrap: no such value; there are crop_min_frames"),
         ("[training]\nepochs = 3", r"training: no such value"),
-        ('epochs = "3"', "epochs = '3': give a whole number, 0 or more"),
-        ("epochs = 3.5", "epochs = 3.5: give a whole number, 0 or more"),
-        ("epochs = true", "epochs = True: give a whole number, 0 or more"),
-        ("epochs = 0", "epochs = 0: give 1 or more"),
-        ("batch_size = 0", "batch_size = 0: give 1 or more"),
-        ("epochs = -1", "epochs = -1: give a whole number, 0 or more"),
+        ('epochs = "3"', "epochs = '3': give a whole number, 1 or more"),
+        ("epochs = 3.5", "epochs = 3.5: give a whole number, 1 or more"),
+        ("epochs = true", "epochs = True: give a whole number, 1 or more"),
+        ("epochs = 0", "epochs = 0: give a whole number, 1 or more"),
+        ("batch_size = 0", "batch_size = 0: give a whole number, 1 or more"),
+        ("epochs = -1", "epochs = -1: give a whole number, 1 or more"),
         ("learning_rate = -0.1", r"learning_rate = -0.1: give a number, 0 or more"),
         ('learning_rate = "fast"', "learning_rate = 'fast': give a number, 0 or more"),
         ("learning_rate = [1e-3]", r"learning_rate = \[0.001\]: give a number, 0 or more"),
@@ -95,6 +102,7 @@ def test_its_name_is_its_files_unless_it_has_one(tmp_path: Path) -> None:
         ("[augmentation]\nwarp = 1.0", "warp = 1.0: give a number from 0 to less than 1"),
         ("[augmentation]\ngain_db = -3", "augmentation: gain_db = -3: give a number, 0 or more"),
         ("[augmentation]\nmel_mask_bands = 1.5", "mel_mask_bands = 1.5: give a whole number, 0 or more"),
+        ("[augmentation]\ncrop_min_frames = 9\ncrop_max_frames = 5", "crop_min_frames = 9: give at most .*, 5"),
         ("augmentation = 3", r"augmentation = 3: write it as a table, \[augmentation\]"),
         ('network = "resnet"', "network = 'resnet': choose one of seed_crnn, "),
         ("network = 3", "network = 3: choose one of seed_crnn, "),

@@ -114,6 +114,7 @@ def test_labels_the_model_does_not_know_are_refused(tmp_path: Path, emodb_sample
 def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder, tmp_path: Path, capfd) -> None:
     assert evaluate(records, tmp_path / "other", "--split", "test") == 1
     assert "no examples in the split 'test'; it has train" in capfd.readouterr().err
+    assert not (tmp_path / "other").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "poem.txt").write_text("x")
     assert evaluate(records, tmp_path / "mine") == 1
@@ -136,7 +137,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
 
 
 @pytest.mark.parametrize("normalise", ["speaker", "file"])
-def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str) -> None:
+def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str, capfd) -> None:
     """By speaker: `infer` hears everybody first, as `evaluate` does; without names, nobody is known."""
     records = build(emodb_sample, tmp_path / "records", KEPT)
     bundle = untrained_bundle(tmp_path / "bundle", records, recipe=replace(PLAIN, normalise=normalise))
@@ -150,6 +151,7 @@ def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str
         out = tmp_path / f"{named}.csv"
         options = ["--speaker-from", "regex:(?P<speaker>[0-9]{2})"] if named else []
         assert main(["infer", str(emodb_sample), "-o", str(out), "--model", str(bundle.path), "-j", "2", *options]) == 0
+        assert ("--speaker-from changes nothing" in capfd.readouterr().err) == (named and normalise != "speaker")
         said[named] = {row["file"]: [float(row[f"p_{label}"]) for label in bundle.labels] for row in read(out)}
     assert said[True].keys() == evaluated.keys()
     for file, probabilities in evaluated.items():
