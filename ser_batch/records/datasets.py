@@ -177,7 +177,7 @@ class TrainingData:
         import tensorflow as tf
 
         weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
-        shuffled = self._shuffled(options.seed, numbers)
+        shuffled = self._shuffled_epoch(options.seed, numbers)
 
         @unconverted
         def batches(number: tf.Tensor, order: tf.Tensor) -> tf.data.Dataset:
@@ -198,20 +198,20 @@ class TrainingData:
         epochs = tf.data.Dataset.from_tensor_slices((np.array(numbers, np.int64), np.array(orders, np.int64)))
         return epochs.flat_map(batches).prefetch(tf.data.AUTOTUNE)
 
-    def _shuffled(self, seed: int, numbers: Sequence[int]) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+    def _shuffled_epoch(self, seed: int, numbers: Sequence[int]) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
         """From an epoch's number and its order to elements ``(index, example, one-hot label)``."""
         import tensorflow as tf
 
         if self._preparation.extract is None:
             buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
-            return lambda _, order: self._varied(self._in_order(self._serialized, buffer, seed, order), order)
+            return lambda _, order: self._varied(self._shuffle(self._serialized, buffer, seed, order), order)
         copies = self._preparation.copies
         seeds = np.array([_seed_number(seed, copy) for copy in range(copies)], np.int64)
         if not self.fits:
-            return lambda number, order: self._in_order(
+            return lambda number, order: self._shuffle(
                 self._extracted(tf.gather(seeds, number % copies)).unbatch(), _SHUFFLED_FEATURES, seed, order
             )
-        # So an epoch is made from tensors in memory.
+        # All copies at once, so that an epoch is gathered from tensors in memory.
         used = sorted({number % copies for number in numbers})
         batches = [batch for copy in used for batch in self._extracted(seeds[copy])]
         columns = [tf.concat(column, 0) for column in zip(*batches, strict=True)]
@@ -219,14 +219,14 @@ class TrainingData:
         first_rows[used] = np.arange(len(used)) * self._n_examples
 
         def gathered(number: tf.Tensor, order: tf.Tensor) -> tf.data.Dataset:
-            places = self._in_order(tf.data.Dataset.range(self._n_examples), _SHUFFLED_FEATURES, seed, order)
+            places = self._shuffle(tf.data.Dataset.range(self._n_examples), _SHUFFLED_FEATURES, seed, order)
             rows = tf.gather(first_rows, number % copies) + places.batch(self._n_examples).get_single_element()
             return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, rows) for column in columns))
 
         return gathered
 
-    def _in_order(self, dataset: tf.data.Dataset, buffer: int, seed: int, order: tf.Tensor) -> tf.data.Dataset:
-        """Shuffled; as `tf.data.Dataset.shuffle`, which takes no tensor for a seed beside a global one of 0."""
+    def _shuffle(self, dataset: tf.data.Dataset, buffer: int, seed: int, order: tf.Tensor) -> tf.data.Dataset:
+        """As `tf.data.Dataset.shuffle`, which takes no tensor for a seed beside a global one of 0."""
         import tensorflow as tf
 
         specs = tf.nest.flatten(dataset.element_spec)
