@@ -64,7 +64,7 @@ class Protocol:
             how = "leave one speaker out"
         else:
             how = f"{self.n_folds or 10} {how}"
-        used = ", statistics of each held-out speaker's unlabelled audio used" if recipe.normalise == "speaker" else ""
+        used = ", statistics of each speaker's held-out, unlabelled audio used" if recipe.normalise == "speaker" else ""
         return f"recipe {recipe_title(recipe.to_json())}, {how}{used}"
 
 

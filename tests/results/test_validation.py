@@ -288,7 +288,7 @@ def test_normalising_by_speaker_is_told_wherever_a_score_is(trainings: Trainings
     cross_validate(trainings.records, tmp_path / "cv", recipe, Protocol("speaker", 3, 1, 0), Inline())
     scores = json.loads((tmp_path / "cv" / "scores.json").read_text())
     assert scores["title"].endswith(
-        "3 speaker-grouped folds, statistics of each held-out speaker's unlabelled audio used"
+        "3 speaker-grouped folds, statistics of each speaker's held-out, unlabelled audio used"
     )
     assert scores["protocol"]["normalise"] == "speaker"
 
