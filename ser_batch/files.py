@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ser_batch.errors import OutputError
-from ser_batch.stops import resumable, tidied
+from ser_batch.stops import tidied
 
 
 @contextmanager
@@ -156,8 +156,7 @@ class OutputFolder:
             _lock(descriptor, self.path)
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise OutputError(f"{self.path}: not writable by this user; change its rights, or name another --out")
-            with resumable():
-                yield
+            yield
         finally:
             os.close(descriptor)
 
@@ -229,8 +228,7 @@ def held(lock: Path, output: Path) -> Iterator[None]:
     """
     with open(lock, "ab") as file:
         _lock(file.fileno(), output)
-        with resumable():
-            yield
+        yield
 
 
 @contextmanager

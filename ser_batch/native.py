@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def temporary_files_removed() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
         try:
-            yield
+            with tidied(lambda: shutil.rmtree(folder)):
+                yield
         finally:
             tempfile.tempdir = before

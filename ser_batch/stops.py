@@ -79,11 +79,11 @@ def tidied(tidy: Callable[[], object]) -> Iterator[None]:
 @contextmanager
 def resumable() -> Iterator[None]:
     """Let a stop in the body of the ``with`` block say how to go on: what the body does is kept as it gets done."""
-    _STOPS.resumable = True
+    before, _STOPS.resumable = _STOPS.resumable, True
     try:
         yield
     finally:
-        _STOPS.resumable = False
+        _STOPS.resumable = before
 
 
 @contextmanager

@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="in each round, the first of which does not count")
     parser.add_argument("--large", type=float, metavar="GB", help="read so much, without a network")
     arguments = parser.parse_args()
+    if arguments.epochs < 2 or arguments.repeats < 1:
+        parser.error("give two epochs or more, and one repeat or more")
     records, recipe = open_records(arguments.records), find_recipe(arguments.recipe)
     if arguments.large:
         print_memory(records, recipe, arguments.large * 1e9)
@@ -84,7 +86,8 @@ def print_cost(records: RecordFolder, recipe: Recipe, repeats: int, epochs: int)
     in_memory = tf.data.Dataset.from_tensor_slices(tuple(tf.concat(column, 0) for column in zip(*held, strict=True)))
     in_memory = in_memory.batch(recipe.batch_size).repeat()
     began = time.perf_counter()
-    from_folder = data.epochs(options, range(1, 1 + recipe.epochs))
+    anew = TrainingData(records, train, preparation(records, recipe))
+    from_folder = anew.epochs(options, range(1, 1 + recipe.epochs))
     once_secs = time.perf_counter() - began
     if in_memory.element_spec != from_folder.element_spec:  # the same step for both: it depends on known shapes
         in_memory = tf.data.Dataset.from_generator(

@@ -122,8 +122,13 @@ def recipe_title(recipe: Mapping[str, Any]) -> str:
     Args:
         recipe: as `Recipe.to_json` gives it.
     """
-    ours = RECIPES[recipe["name"]].to_json() if recipe["name"] in RECIPES else recipe
-    changes = [f"{key} {value}" for key, value in recipe.items() if ours.get(key) != value]
+
+    def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+        varied: dict[str, Any] = values.get("augmentation", {})
+        return {name: value for name, value in values.items() if name != "augmentation"} | varied
+
+    ours = flat(RECIPES[recipe["name"]].to_json() if recipe["name"] in RECIPES else recipe)
+    changes = [f"{name} {value}" for name, value in flat(recipe).items() if ours.get(name) != value]
     return f"{recipe['name']} ({', '.join(changes)})" if changes else str(recipe["name"])
 
 

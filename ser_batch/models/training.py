@@ -7,6 +7,7 @@ started again ends with the same weights as one that was not.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from ser_batch import __version__
 from ser_batch.audio.frontend import preset_name
 from ser_batch.audio.waveforms import Float32s
-from ser_batch.errors import BundleError, OutputError, TrainingError, UsageError
+from ser_batch.errors import BundleError, OutputError, RecordsError, TrainingError, UsageError
 from ser_batch.files import (
     OutputFolder,
     differences,
@@ -67,6 +68,7 @@ from ser_batch.records.datasets import (
     split_selection,
 )
 from ser_batch.records.layout import RecordFolder
+from ser_batch.stops import resumable
 
 if TYPE_CHECKING:
     import keras
@@ -181,7 +183,7 @@ def train(
         "examples": sides.description,
     }
     output = OutputFolder(folder, "a model bundle", DESCRIPTION, _is_ours)
-    with output.held(), disk_errors_named(folder):
+    with output.held(), disk_errors_named(folder), resumable():
         if restart:
             output.clear()
         if (folder / DESCRIPTION).exists():
@@ -304,6 +306,7 @@ class _Run:
         n_done, n_epochs = len(self.history), self._recipe.epochs
         if n_done == n_epochs:
             return
+        steps = n_batches(self._sides.train.n_examples, self._recipe.batch_size)
         began = time.perf_counter()
         logs = _Logs(self._folder / LOGS)
 
@@ -312,6 +315,9 @@ class _Run:
 
         def end(epoch: int, found: dict[str, Any]) -> None:
             nonlocal began
+            if self._network.optimizer.iterations.numpy() != (epoch + 1) * steps:
+                path = self._records.path
+                raise RecordsError(f"{path}: holds fewer examples than it says; ser-batch verify says where")
             metrics = {name: float(value) for name, value in found.items()}
             metrics |= self._validate(validation)
             self.history.append(metrics)
@@ -329,7 +335,7 @@ class _Run:
                 self._train.data.epochs(self._options(), range(n_done + 1, n_epochs + 1)),
                 initial_epoch=n_done,
                 epochs=n_epochs,
-                steps_per_epoch=n_batches(self._sides.train.n_examples, self._recipe.batch_size),
+                steps_per_epoch=steps,
                 verbose=0,
                 callbacks=callbacks,
             )
@@ -533,15 +539,27 @@ class _Logs:
     def add(self, epoch: int, metrics: dict[str, float]) -> None:
         import tensorflow as tf
 
-        self._writer = self._writer or tf.summary.create_file_writer(str(self._folder))
-        with self._writer.as_default(epoch):
-            for name, value in metrics.items():
-                tf.summary.scalar(name, value)
-        self._writer.flush()
+        with self._errors_as_the_systems():
+            self._writer = self._writer or tf.summary.create_file_writer(str(self._folder))
+            with self._writer.as_default(epoch):
+                for name, value in metrics.items():
+                    tf.summary.scalar(name, value)
+            self._writer.flush()
 
     def close(self) -> None:
         if self._writer:
-            self._writer.close()
+            with self._errors_as_the_systems():
+                self._writer.close()
+
+    @contextmanager
+    def _errors_as_the_systems(self) -> Iterator[None]:
+        """TensorFlow has errors of its own for a full disk, and for a file that went."""
+        import tensorflow as tf
+
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise OSError(errno.EIO, f"{self._folder}: {' '.join(str(error.message).split())[:200]}") from error
 
 
 def make_optimizer(recipe: Recipe, n_examples: int) -> keras.optimizers.Optimizer:

@@ -46,6 +46,7 @@ from ser_batch.records.layout import (
 )
 from ser_batch.records.plans import BuildPlan, ShardTask, planned_row
 from ser_batch.records.shards import note_path, probe, read_note, write_shard
+from ser_batch.stops import resumable
 from ser_batch.tasks import Engine, deadly_items
 from ser_batch.wording import counted
 
@@ -93,7 +94,7 @@ def build_records(
     """
     folder = folder.absolute()
     output = OutputFolder(folder, "records", PROVENANCE, _is_ours)
-    with output.held(), disk_errors_named(folder):
+    with output.held(), disk_errors_named(folder), resumable():
         if restart:
             output.clear()
         if (folder / PROVENANCE).exists():

@@ -177,10 +177,11 @@ class TrainingData:
         import tensorflow as tf
 
         weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
-        shuffled = self._shuffled_epoch(options.seed, numbers)
+        used, of_epoch = np.unique([number % self._preparation.copies for number in numbers], return_inverse=True)
+        shuffled = self._shuffled_epoch(options.seed, [_seed_number(options.seed, copy) for copy in used.tolist()])
 
         @unconverted
-        def batches(number: tf.Tensor, order: tf.Tensor) -> tf.data.Dataset:
+        def batches(number: tf.Tensor, order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
             scales = None if options.scales is None else _called(options.scales, number, numbers[0])
 
             def finished(place: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> Any:
@@ -191,36 +192,39 @@ class TrainingData:
                 inputs = examples if scales is None else (examples, tf.gather(scales, index))
                 return inputs, labels, tf.linalg.matvec(labels, weights)
 
-            of_epoch = shuffled(number, order).padded_batch(options.batch_size, padding_values=_PADDING)
-            return of_epoch.enumerate().map(finished, num_parallel_calls=tf.data.AUTOTUNE)
+            ready = shuffled(order, copy).padded_batch(options.batch_size, padding_values=_PADDING)
+            return ready.enumerate().map(finished, num_parallel_calls=tf.data.AUTOTUNE)
 
         orders = [_seed_number(options.seed, number) for number in numbers]
-        epochs = tf.data.Dataset.from_tensor_slices((np.array(numbers, np.int64), np.array(orders, np.int64)))
+        columns = tuple(np.array(column, np.int64) for column in (numbers, orders, of_epoch))
+        epochs = tf.data.Dataset.from_tensor_slices(columns)
         return epochs.flat_map(batches).prefetch(tf.data.AUTOTUNE)
 
-    def _shuffled_epoch(self, seed: int, numbers: Sequence[int]) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
-        """From an epoch's number and its order to elements ``(index, example, one-hot label)``."""
+    def _shuffled_epoch(self, seed: int, copies: Sequence[int]) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+        """From an epoch's order, and the place of its copy, to elements ``(index, example, one-hot label)``.
+
+        Args:
+            seed: of the training.
+            copies: what each copy that is needed is varied by.
+        """
         import tensorflow as tf
 
         if self._preparation.extract is None:
             buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
-            return lambda _, order: self._varied(self._shuffle(self._serialized, buffer, seed, order), order)
-        copies = self._preparation.copies
-        seeds = np.array([_seed_number(seed, copy) for copy in range(copies)], np.int64)
-        if not self.fits:
-            return lambda number, order: self._shuffle(
-                self._extracted(tf.gather(seeds, number % copies)).unbatch(), _SHUFFLED_FEATURES, seed, order
+            return lambda order, _: self._varied(self._shuffle(self._serialized, buffer, seed, order), order)
+        of_copies = np.array(copies, np.int64)
+        batches = tf.data.Dataset.from_tensor_slices(of_copies).flat_map(unconverted(self._extracted))
+        width = batches.element_spec[1].shape[1]
+        if not self.fits or 4 * width * len(copies) * self._n_examples > usable_memory() // 4:
+            return lambda order, copy: self._shuffle(
+                self._extracted(tf.gather(of_copies, copy)).unbatch(), _SHUFFLED_FEATURES, seed, order
             )
         # All copies at once, so that an epoch is gathered from tensors in memory.
-        used = sorted({number % copies for number in numbers})
-        batches = [batch for copy in used for batch in self._extracted(seeds[copy])]
         columns = [tf.concat(column, 0) for column in zip(*batches, strict=True)]
-        first_rows = np.zeros(copies, np.int64)
-        first_rows[used] = np.arange(len(used)) * self._n_examples
 
-        def gathered(number: tf.Tensor, order: tf.Tensor) -> tf.data.Dataset:
+        def gathered(order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
             places = self._shuffle(tf.data.Dataset.range(self._n_examples), _SHUFFLED_FEATURES, seed, order)
-            rows = tf.gather(first_rows, number % copies) + places.batch(self._n_examples).get_single_element()
+            rows = copy * self._n_examples + places.batch(self._n_examples).get_single_element()
             return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, rows) for column in columns))
 
         return gathered

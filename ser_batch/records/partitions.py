@@ -64,7 +64,7 @@ def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None
     n_folds = n_folds or 10
     units = [row["sha256"] for row in rows]
     if len(set(units)) < n_folds:
-        raise UsageError(f"--folds {n_folds}: there are {len(set(units))} different recordings; give as many or fewer")
+        raise UsageError(f"--folds {n_folds}: different recordings: {len(set(units))}; give as many or fewer")
     number = np.array(_stratified(rows, units, n_folds, seed))
     folds = []
     for fold in range(n_folds):

@@ -184,7 +184,7 @@ class _Making:
         comparison = journal.compare(self.listing)
         if self.bundle.content.speaker_reference is not None and comparison.changed:
             raise OutputError(
-                f"{out}: {counted(comparison.changed, 'file')} written since it was read, and the model normalises by "
+                f"{out}: {counted(comparison.changed, 'file')} changed since the last run, and the model normalises by "
                 "speaker: all of a speaker's predictions would change; give --restart to make the table anew"
             )
         changed = differences(before, identity, identity)
@@ -246,7 +246,7 @@ def _refuse_other(out: Path, changed: list[str], comparison: Comparison, was_fin
     elif comparison.moved:
         changed.append("the files' order")
     if comparison.changed and was_finished:
-        changed.append(f"the audio ({counted(comparison.changed, 'file')} written since it was read)")
+        changed.append(f"the audio ({counted(comparison.changed, 'file')} changed since the last run)")
     if changed:
         raise OutputError(
             f"{out}: was made from something else; what differs: {'; '.join(changed)}. "

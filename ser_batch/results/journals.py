@@ -27,6 +27,7 @@ from ser_batch.audio.recordings import Listing
 from ser_batch.errors import OutputError
 from ser_batch.files import disk_errors_named, held, sync_folder
 from ser_batch.results.predictions import Result, stamp_of
+from ser_batch.stops import resumable
 
 _SYNC_SECS = 1.0
 
@@ -87,7 +88,7 @@ def open_journal(table: Path, restart: bool = False) -> Iterator["Journal"]:
         OutputError: another run is at it, it cannot be written, or it is damaged.
     """
     path = journal_path(table)
-    with disk_errors_named(table), held(path, table):
+    with disk_errors_named(table), held(path, table), resumable():
         if restart:
             path.with_name(f"{path.name}-wal").unlink(missing_ok=True)
             os.truncate(path, 0)

@@ -29,6 +29,7 @@ from ser_batch.results.evaluation import predict_examples
 from ser_batch.results.folds import FOLD_FILES, FOLDS, SCORES, FoldPrediction, write_folds
 from ser_batch.results.predictions import Predictor
 from ser_batch.results.scores import score
+from ser_batch.stops import resumable
 from ser_batch.tasks import Engine
 
 _RUN = "run.json"
@@ -146,7 +147,7 @@ def cross_validate(
     refuse_unfit(recipe)
     tasks = _tasks(records, folder, recipe, protocol)
     output = OutputFolder(folder, "a cross-validation", SCORES, lambda name: name in FOLD_FILES or name == FOLDS)
-    with output.held(), disk_errors_named(folder):
+    with output.held(), disk_errors_named(folder), resumable():
         if restart:
             output.clear()
         if (folder / SCORES).exists():

@@ -78,6 +78,8 @@ def test_a_title_says_what_was_changed(tmp_path: Path) -> None:
     changes = RecipeChanges(epochs=60, class_weight="none")
     assert recipe_title(find_recipe("default", changes).to_json()) == "default (epochs 60, class_weight none)"
     assert recipe_title(find_recipe(str(written(tmp_path, "epochs = 3"))).to_json()) == "mine"
+    same_name = written(tmp_path, "epochs = 3\n[augmentation]\nwarp = 0.1", "default.toml")
+    assert recipe_title(find_recipe(str(same_name)).to_json()) == "default (epochs 3, warp 0.1)"
 
 
 @pytest.mark.parametrize(

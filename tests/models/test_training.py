@@ -332,6 +332,25 @@ def test_a_full_disk_is_one_line_and_room_lets_it_finish(
     assert_the_same(disk / "out", plain.path)
 
 
+def test_logs_that_cannot_be_written_are_one_line(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "out"
+    stopped(kept_records, out, PLAIN, after=1)
+    shutil.rmtree(out / "logs")
+    (out / "logs").write_text("no folder")
+    arguments = ["train", str(kept_records.path), "-o", str(out), "--mixed-precision", "off", "-q"]
+    assert main([*arguments, "--recipe", str(write_recipe(PLAIN, tmp_path))]) == 1
+    assert one_line(capfd).startswith(f"error: {out}: cannot write ({out / 'logs'}: ")
+
+
+def test_records_that_hold_less_than_they_say_are_refused(small_records: RecordFolder, tmp_path: Path) -> None:
+    """A network that learns from a stream would see the first epochs again, in other batches."""
+    provenance = dict(small_records.provenance)
+    provenance["shards"] = [shard | {"examples": shard["examples"] + 9} for shard in provenance["shards"]]
+    less = replace(small_records, provenance=provenance)
+    with pytest.raises(RecordsError, match="holds fewer examples than it says; ser-batch verify says where"):
+        train(less, tmp_path / "out", replace(PLAIN, network="seed_crnn", epochs=2))
+
+
 # --- what is learnt from
 
 
