@@ -11,8 +11,8 @@ BEGIN = """
 import os, signal, time
 from pathlib import Path
 from ser_batch.files import open_atomically
-from ser_batch.native import native_code_silenced
-from ser_batch.stops import not_stopped, stoppable, tidied
+from ser_batch.native import native_code_silenced, temporary_files_removed
+from ser_batch.stops import not_stopped, resumable, stoppable, tidied
 
 def stop():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -29,7 +29,8 @@ def ended(folder: Path, body: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-SAID = "terminated; to go on, run the same command again, without --restart\n"
+SAID = "terminated\n"
+ADVISED = "terminated; to go on, run the same command again, without --restart\n"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,20 @@ SAID = "terminated; to go on, run the same command again, without --restart\n"
 )
 def test_a_stop_ends_the_program_with_one_line(tmp_path: Path, body: str, printed: str) -> None:
     assert ended(tmp_path, body) == (128 + signal.SIGTERM, printed, SAID)
+
+
+def test_it_advises_to_go_on_where_work_is_kept(tmp_path: Path) -> None:
+    assert ended(tmp_path, "with resumable():\n    stop()")[2] == ADVISED
+    assert ended(tmp_path, "with resumable():\n    with resumable():\n        pass\n    stop()")[2] == ADVISED
+    assert ended(tmp_path, "with resumable():\n    pass\nstop()")[2] == SAID
+
+
+def test_temporary_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    body = "import tempfile\nwith temporary_files_removed():\n    tempfile.mkstemp()\n    tempfile.mkdtemp()\n"
+    for then in ("", "    stop()"):
+        assert ended(tmp_path, body + then)[0] == (128 + signal.SIGTERM if then else 0)
+        assert not list(tmp_path.iterdir())
 
 
 def test_half_a_file_is_not_left_behind(tmp_path: Path) -> None:

@@ -89,13 +89,13 @@ def test_the_command_reports_them(tmp_path: Path, emodb_sample: Path, capfd) -> 
     shutil.copytree(emodb_sample, tmp_path / "in")
     shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / "in" / "08a01Wa.wav")
     assert main(["build-records", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--front-end", "speech"]) == 0
-    assert "1 files hold the same bytes as another (08a01Wa.wav as 03a01Wa.wav)" in capfd.readouterr().err
+    assert "same bytes as another: 1 file (08a01Wa.wav as 03a01Wa.wav)" in capfd.readouterr().err
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, emodb_sample: Path, capfd) -> None:
     assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
     said = capfd.readouterr().out
-    assert "14 recordings, 0 inputs that cannot be used" in said
+    assert "14 recordings; cannot be used: 0 inputs" in said
     assert "expected, from 14 recordings: 14 examples, 1.6 MB" in said
     assert not (tmp_path / "out").exists()
     assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out")]) == 0

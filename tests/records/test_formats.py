@@ -77,7 +77,7 @@ def test_every_format_is_an_example_like_the_wav(source: Path, tmp_path: Path, c
     assert n_formats == 25
     assert said[0] == "labels from folders: lossless, lossy"
     assert re.fullmatch(
-        rf"{tmp_path}/out: 25 examples \(train 25\) in 1 shards, 3\.3 MB, 0 errors, in \d+\.\d s", said[-1]
+        rf"{tmp_path}/out: 25 examples \(train 25\) in 1 shard, 3\.3 MB, 0 errors, in \d+\.\d s", said[-1]
     )
     assert not [line for line in said if line.startswith("error")]
     found = log_mels(tmp_path / "out")
@@ -113,9 +113,9 @@ def test_a_text_file_named_wav_is_an_error_and_the_rest_is_built(source: Path, t
     (tmp_path / "in" / "lossy" / "notes.txt").write_text("not audio by its extension")
     assert build(tmp_path / "in", tmp_path / "out") == 3
     said = capfd.readouterr().err.splitlines()
-    assert said[0] == f"1 files in {tmp_path}/in are not audio by their extension and were left alone"
+    assert said[0] == f"left alone: 1 file in {tmp_path}/in, not audio by the extension"
     assert said[-2].startswith("error: lossy/notes.wav: is not audio that libsndfile or FFmpeg can read")
-    assert re.search(r"out: 25 examples \(train 25\) in 1 shards, 3\.3 MB, 1 errors, in", said[-1])
+    assert re.search(r"out: 25 examples \(train 25\) in 1 shard, 3\.3 MB, 1 error, in", said[-1])
     (error,) = open_records(tmp_path / "out").errors()
     assert (error["file"], error["stage"]) == ("lossy/notes.wav", "decode")
     assert len(log_mels(tmp_path / "out")) == 25

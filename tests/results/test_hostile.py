@@ -244,8 +244,8 @@ def test_the_folder_is_as_it_was(made: tuple[int, Path], folder: Path) -> None:
 def test_the_summary_names_the_reasons(made: tuple[int, Path], folder: Path, capfd) -> None:
     assert main(["infer", str(folder), "-o", str(made[1]), "-j", "3"]) == 0
     said = capfd.readouterr().err.splitlines()
-    assert said[0] == f"2 files in {folder} are not audio by their extension and were left alone"
-    assert "warning: 4 names begin with =, +, - or @; import them into a spreadsheet as text" in said
+    assert said[0] == f"left alone: 2 files in {folder}, not audio by the extension"
+    assert "warning: 4 names with =, +, - or @ at the start; import into a spreadsheet as text" in said
     assert any(
         re.fullmatch(r"  errors    \d+ x is not audio that libsndfile or FFmpeg can read.*", line) for line in said
     )

@@ -64,7 +64,7 @@ def test_bad_files_are_rows_with_an_error(source: Path, tmp_path: Path, capfd) -
     assert errors["silent.wav"] == "is digital silence: every sample is zero"
     said = capfd.readouterr().err
     assert "error: empty.wav: is empty (0 bytes)" in said
-    assert "1 files in" in said
+    assert "1 file in" in said
     assert "17 rows, 3 of them errors" in said
     assert infer(source, tmp_path / "preds.csv") == 0
     assert "already finished" in capfd.readouterr().err

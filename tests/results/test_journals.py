@@ -267,7 +267,7 @@ def test_other_files_are_named(run, source, tmp_path) -> None:
     (source / "new.wav").rename(source / "03a01Fa.wav")
     assert run(source, out).was_finished
     write_tone(source / "03a01Fa.wav")
-    with pytest.raises(OutputError, match=r"the audio \(1 files were written since they were read\)"):
+    with pytest.raises(OutputError, match=r"the audio \(1 file changed since the last run\)"):
         run(source, out)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from ser_batch.cli import main
 from ser_batch.results.journals import journal_path
+from ser_batch.wording import counted
 from tests.conftest import fill
 from tests.records.test_crash import end_within, remount_read_only
 from tools.kill_infer import n_done
@@ -76,7 +77,7 @@ def test_a_stopped_inference_says_so_and_continues(
     assert known
     assert main(["infer", str(source), "-o", str(out), *OPTIONS]) == 3
     assert out.read_bytes() == whole
-    assert f"{known} recordings were known, {57 - known} are new" in capfd.readouterr().err
+    assert f"{counted(known, 'recording')} known, {57 - known} new" in capfd.readouterr().err
 
 
 def test_a_second_inference_into_one_table_is_refused(source: Path, whole: bytes, tmp_path: Path, capfd) -> None:

@@ -16,7 +16,7 @@ def tally() -> Tally:
 
 def test_the_lines_of_a_summary() -> None:
     assert summary_lines(tally(), "preds.csv", audio_secs=3600.0, secs=100.0) == [
-        "warning: 1 names begin with =, +, - or @; import them into a spreadsheet as text",
+        "warning: 1 name with =, +, - or @ at the start; import into a spreadsheet as text",
         "preds.csv: 6 rows, 3 of them errors, in 100.0 s",
         "  audio     1.5 h, 1.0 h of it now, 36 x real time",
         "  emotions  anger 66.7%, fear 33.3%",
@@ -31,7 +31,7 @@ def test_windows_are_rows_and_not_files() -> None:
     rows = [Prediction("a.wav", start, start + 3, (0.1, 0.9), 6.0, 0.5, ("clipped",)) for start in (0.0, 1.5, 3.0)]
     assert counted.add(rows, LABELS) == rows
     assert summary_lines(counted, "preds.jsonl", 6.0, 2.0) == [
-        "preds.jsonl: 3 rows of 1 files, 0 of them errors, in 2.0 s",
+        "preds.jsonl: 3 rows of 1 file, 0 of them errors, in 2.0 s",
         "  audio     6.0 s, 3 x real time",
         "  emotions  fear 100.0%",
         "  warnings  clipped 1",

@@ -348,7 +348,7 @@ def test_a_worker_that_dies_is_one_line(kept_records: RecordFolder, tmp_path: Pa
     ("protocol", "error", "says"),
     [
         (Protocol("speaker", 11, 1, 0), UsageError, "--folds 11: there are 10 speakers"),
-        (Protocol("random", 15, 1, 0), TrainingError, "14 recordings cannot make 15 folds"),
+        (Protocol("random", 15, 1, 0), UsageError, "--folds 15: different recordings: 14"),
     ],
 )
 def test_too_many_folds_are_refused_and_leave_nothing(
@@ -366,7 +366,7 @@ def test_one_speaker_is_refused_with_the_way_out(tmp_path: Path, emodb_sample: P
     assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "records"), *options]) == 0
     assert main(["cross-validate", str(tmp_path / "records"), "-o", str(tmp_path / "cv"), "-j", "1"]) == 1
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert "1 speakers are known, and a fold by speaker needs two or more" in line
+    assert "known speakers: 1, and a fold by speaker needs two or more" in line
     assert "--by random" in line
 
 
