@@ -38,7 +38,7 @@ from ser_batch.models.networks import build_extractor, build_learner, graph_of  
 from ser_batch.models.recipes import Recipe, find_recipe  # noqa: E402
 from ser_batch.models.scales import Scale  # noqa: E402
 from ser_batch.models.training import make_optimizer  # noqa: E402
-from ser_batch.records.datasets import EpochOptions, Preparation, TrainingData, split_selection  # noqa: E402
+from ser_batch.records.datasets import EpochOptions, Preparation, TrainingData, n_batches, split_selection  # noqa: E402
 from ser_batch.records.layout import RecordFolder, open_records, shard_name  # noqa: E402
 
 _MIB = 1 << 20
@@ -79,16 +79,15 @@ def print_cost(records: RecordFolder, recipe: Recipe, repeats: int, epochs: int)
     nothing = Scale(np.zeros(width, np.float32), np.ones(width, np.float32))
     network = build_learner(records, recipe, None if recipe.normalise == "none" else nothing)
     network.compile(make_optimizer(recipe, train.n_examples), loss="categorical_crossentropy")
-    data = TrainingData(records, train, preparation(records, recipe))
     options = EpochOptions(recipe.batch_size, 0, mixed(recipe.augmentation))
-    held = list(data.epochs(options, [1]))
+    began = time.perf_counter()
+    data = TrainingData(records, train, preparation(records, recipe))
+    from_folder = data.epochs(options, range(1, epochs + 1))
+    once_secs = time.perf_counter() - began
+    held = list(from_folder.take(n_batches(train.n_examples, recipe.batch_size)))
     # The same batches, in no order that has to be computed, as the plainest dataset there is.
     in_memory = tf.data.Dataset.from_tensor_slices(tuple(tf.concat(column, 0) for column in zip(*held, strict=True)))
     in_memory = in_memory.batch(recipe.batch_size).repeat()
-    began = time.perf_counter()
-    anew = TrainingData(records, train, preparation(records, recipe))
-    from_folder = anew.epochs(options, range(1, 1 + recipe.epochs))
-    once_secs = time.perf_counter() - began
     if in_memory.element_spec != from_folder.element_spec:  # the same step for both: it depends on known shapes
         in_memory = tf.data.Dataset.from_generator(
             lambda: itertools.cycle(held), output_signature=from_folder.element_spec
@@ -96,8 +95,7 @@ def print_cost(records: RecordFolder, recipe: Recipe, repeats: int, epochs: int)
     secs: dict[str, list[float]] = {"folder": [], "memory": []}
     for number in range(repeats + 1):
         for name in secs:
-            batches = in_memory if name == "memory" else data.epochs(options, range(1, epochs + 1))
-            of_epochs = epoch_secs(network, batches, epochs, len(held))
+            of_epochs = epoch_secs(network, in_memory if name == "memory" else from_folder, epochs, len(held))
             secs[name] += of_epochs[1:] if number else []  # the first round traces the graph
     folder, memory = statistics.median(secs["folder"]), statistics.median(secs["memory"])
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MIB

@@ -24,6 +24,8 @@ from ser_batch.records.layout import RecordFolder
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    _Columns = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # of a batch: indices, examples, one-hot labels
+
 _SHARDS_AT_ONCE = 16
 _SHUFFLED_BYTES = 512 << 20
 _SHUFFLED_FEATURES = 100_000
@@ -178,32 +180,45 @@ class TrainingData:
 
         weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
         used, of_epoch = np.unique([number % self._preparation.copies for number in numbers], return_inverse=True)
-        shuffled = self._shuffled_epoch(options.seed, [_seed_number(options.seed, copy) for copy in used.tolist()])
+        copies = [_seed_number(options.seed, copy) for copy in used.tolist()]
+        shuffled, content = self._shuffled_batches(options.batch_size, options.seed, copies)
 
         @unconverted
         def batches(number: tf.Tensor, order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
-            scales = None if options.scales is None else _called(options.scales, number, numbers[0])
+            epoch = shuffled(order, copy)
+            if options.scales is None:
+                return epoch
+            scales = _called(options.scales, number, numbers[0])
+            return tf.data.Dataset.zip(epoch, tf.data.Dataset.from_tensors(scales).repeat())
 
-            def finished(place: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> Any:
-                index, examples, labels = batch
-                if options.mix is not None:
-                    seed = tf.stack([tf.cast(order, tf.int32), -1 - tf.cast(place, tf.int32)])
-                    examples, labels = options.mix(examples, labels, seed)
-                inputs = examples if scales is None else (examples, tf.gather(scales, index))
-                return inputs, labels, tf.linalg.matvec(labels, weights)
+        @unconverted
+        def finished(seed: tf.Tensor, batch: Any) -> Any:
+            batch, *scales = (batch,) if options.scales is None else batch
+            index, examples, labels = content(batch)
+            if options.mix is not None:
+                examples, labels = options.mix(examples, labels, seed)
+            inputs = (examples, tf.gather(*scales, index)) if scales else examples
+            return inputs, labels, tf.linalg.matvec(labels, weights)
 
-            ready = shuffled(order, copy).padded_batch(options.batch_size, padding_values=_PADDING)
-            return ready.enumerate().map(finished, num_parallel_calls=tf.data.AUTOTUNE)
+        orders = np.array([_seed_number(options.seed, number) for number in numbers], np.int64)
+        epochs = tf.data.Dataset.from_tensor_slices((np.array(numbers, np.int64), orders, of_epoch.astype(np.int64)))
+        places = np.arange(n_batches(self._n_examples, options.batch_size))
+        seeds = np.stack([np.repeat(orders, len(places)), np.tile(-1 - places, len(orders))], axis=1)
+        # An epoch costs the making of its datasets: what can be is left to those around all epochs.
+        numbered = tf.data.Dataset.zip(
+            tf.data.Dataset.from_tensor_slices(seeds.astype(np.int32)), epochs.flat_map(batches)
+        )
+        return numbered.map(finished, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-        orders = [_seed_number(options.seed, number) for number in numbers]
-        columns = tuple(np.array(column, np.int64) for column in (numbers, orders, of_epoch))
-        epochs = tf.data.Dataset.from_tensor_slices(columns)
-        return epochs.flat_map(batches).prefetch(tf.data.AUTOTUNE)
+    def _shuffled_batches(
+        self, size: int, seed: int, copies: Sequence[int]
+    ) -> tuple[Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset], Callable[[Any], _Columns]]:
+        """An epoch's batches in their order, and what turns one into ``(indices, examples, one-hot labels)``.
 
-    def _shuffled_epoch(self, seed: int, copies: Sequence[int]) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
-        """From an epoch's order, and the place of its copy, to elements ``(index, example, one-hot label)``.
+        The first is a function of the epoch's order and of the place of its copy.
 
         Args:
+            size: examples a batch.
             seed: of the training.
             copies: what each copy that is needed is varied by.
         """
@@ -211,23 +226,30 @@ class TrainingData:
 
         if self._preparation.extract is None:
             buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
-            return lambda order, _: self._varied(self._shuffle(self._serialized, buffer, seed, order), order)
+
+            def varied(order: tf.Tensor, _: tf.Tensor) -> tf.data.Dataset:
+                examples = self._varied(self._shuffle(self._serialized, buffer, seed, order), order)
+                return examples.padded_batch(size, padding_values=_PADDING)
+
+            return varied, lambda batch: batch
         of_copies = np.array(copies, np.int64)
         batches = tf.data.Dataset.from_tensor_slices(of_copies).flat_map(unconverted(self._extracted))
         width = batches.element_spec[1].shape[1]
         if not self.fits or 4 * width * len(copies) * self._n_examples > usable_memory() // 4:
-            return lambda order, copy: self._shuffle(
-                self._extracted(tf.gather(of_copies, copy)).unbatch(), _SHUFFLED_FEATURES, seed, order
-            )
-        # All copies at once, so that an epoch is gathered from tensors in memory.
+
+            def extracted(order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
+                examples = self._extracted(tf.gather(of_copies, copy)).unbatch()
+                return self._shuffle(examples, _SHUFFLED_FEATURES, seed, order).batch(size)
+
+            return extracted, lambda batch: batch
+        # All copies at once: a batch is rows of tensors in memory.
         columns = [tf.concat(column, 0) for column in zip(*batches, strict=True)]
 
-        def gathered(order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
-            places = self._shuffle(tf.data.Dataset.range(self._n_examples), _SHUFFLED_FEATURES, seed, order)
-            rows = copy * self._n_examples + places.batch(self._n_examples).get_single_element()
-            return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, rows) for column in columns))
+        def rows(order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
+            of_copy = tf.data.Dataset.range(copy * self._n_examples, (copy + 1) * self._n_examples)
+            return self._shuffle(of_copy, _SHUFFLED_FEATURES, seed, order).batch(size)
 
-        return gathered
+        return rows, lambda rows: tuple(tf.gather(column, rows) for column in columns)
 
     def _shuffle(self, dataset: tf.data.Dataset, buffer: int, seed: int, order: tf.Tensor) -> tf.data.Dataset:
         """As `tf.data.Dataset.shuffle`, which takes no tensor for a seed beside a global one of 0."""

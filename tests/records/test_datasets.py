@@ -257,7 +257,7 @@ def extracted(batch: Any) -> Any:
     return tf.stack([batch[:, 0, 0], batch[:, 1, 0]], axis=1)
 
 
-@pytest.mark.parametrize("memory", ["enough", "none"])
+@pytest.mark.parametrize("memory", ["enough", "for the records alone", "none"])
 def test_of_what_is_extracted_so_many_varied_copies_are_used_in_turn(
     records: RecordFolder, stored: dict[str, Example], everything: Any, monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
@@ -266,7 +266,9 @@ def test_of_what_is_extracted_so_many_varied_copies_are_used_in_turn(
     by_place = {float(example.log_mel[1, 0]): file for file, example in stored.items()}
     assert len(by_place) == 14
     data = TrainingData(records, everything, Preparation(vary=tagged, extract=extracted, copies=2))
-    assert data.fits == (memory == "enough")
+    assert data.fits == (memory != "none")
+    if memory == "for the records alone":
+        monkeypatch.setattr("ser_batch.records.datasets.usable_memory", lambda: 0)
 
     def epoch(number: int) -> dict[str, float]:
         rows = np.concatenate([np.asarray(batch) for batch, *_ in data.epochs(EpochOptions(4, 0), [number])])
@@ -280,6 +282,23 @@ def test_of_what_is_extracted_so_many_varied_copies_are_used_in_turn(
     both = np.concatenate([np.asarray(batch) for batch, *_ in data.epochs(EpochOptions(4, 0), [2, 1])])
     assert {by_place[float(place)]: float(tag) for tag, place in both[:14]} == second
     assert {by_place[float(place)]: float(tag) for tag, place in both[14:]} == first
+
+
+def test_copies_are_kept_only_if_they_fit_beside_the_records(
+    records: RecordFolder, everything: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    def extract(batch: Any) -> Any:
+        return tf.debugging.check_numerics(extracted(batch) * np.nan, "extracted")
+
+    data = TrainingData(records, everything, Preparation(extract=extract))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="extracted"):
+        data.epochs(EpochOptions(4, 0), [1])
+    monkeypatch.setattr("ser_batch.records.datasets.usable_memory", lambda: 0)
+    later = data.epochs(EpochOptions(4, 0), [1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="extracted"):
+        next(iter(later))
 
 
 def test_extracted_scales_are_those_of_the_example(
