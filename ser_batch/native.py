@@ -14,14 +14,15 @@ _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
 # glibc's mallopt parameters (malloc.h).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> None:
     """Let this process reuse the memory it frees, where the C library is glibc.
 
     By default every array of more than a few hundred KB is mapped anew and given back, and each time the
-    system clears its pages. Training and feature extraction make the same arrays over and over.
+    system clears its pages. Training and feature extraction make the same arrays over and over. And every thread
+    keeps what it frees to itself, so that memory shuffled among threads would grow for hours: two pools serve all.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -30,6 +31,7 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_M_TOP_PAD, 16 << 20)
+    mallopt(_M_ARENA_MAX, 2)
 
 
 def silence_native_code() -> None:

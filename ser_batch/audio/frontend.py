@@ -168,3 +168,10 @@ def preset_name(front_end: FrontEnd) -> str:
     """The preset's name, whatever its channel, or ``custom``."""
     plain = dataclasses.replace(front_end, channel="mean")
     return next((name for name, preset in PRESETS.items() if preset == plain), "custom")
+
+
+def build_options(front_end: FrontEnd) -> str:
+    """The options of ``build-records`` that choose it, or its fingerprint where none do."""
+    if (name := preset_name(front_end)) == "custom":
+        return f"custom, {front_end.fingerprint[:12]}"
+    return f"--front-end {name}" + ("" if front_end.channel == "mean" else f" --channel {front_end.channel}")

@@ -336,6 +336,7 @@ class _Run:
                 initial_epoch=n_done,
                 epochs=n_epochs,
                 steps_per_epoch=steps,
+                shuffle=False,  # it is shuffled
                 verbose=0,
                 callbacks=callbacks,
             )

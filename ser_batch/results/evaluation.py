@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ser_batch.audio.frontend import build_options
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
 from ser_batch.files import (
@@ -75,8 +76,8 @@ def evaluate(
     """
     if records.front_end != bundle.front_end:
         raise FrontEndError(
-            f"{records.path}: made with another front end ({records.front_end.fingerprint[:12]}) than the model "
-            f"{bundle.path} ({bundle.front_end.fingerprint[:12]}); build the records again with the model's"
+            f"{records.path}: made with another front end ({build_options(records.front_end)}) than the "
+            f"model {bundle.path}; build the records again with the model's ({build_options(bundle.front_end)})"
         )
     if unknown := [label for label in records.labels if label not in bundle.labels]:
         raise RecordsError(

@@ -127,6 +127,8 @@ class _Making:
 
     def table(self, out: Path) -> InferResult:
         """A table on disk, with its journal."""
+        if out.parent.exists() and not out.parent.is_dir():
+            raise OutputError(f"{out.parent}: is not a folder; name another --out")
         if not out.parent.is_dir():
             raise OutputError(f"{out.parent}: no such folder; make it first, or name another --out")
         if out.is_dir():

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ser_batch.audio.frontend import PRESETS, SEED, SPEECH, FrontEnd, parse_channel, preset, preset_name
+from ser_batch.audio.frontend import PRESETS, SEED, SPEECH, FrontEnd, build_options, parse_channel, preset, preset_name
 from ser_batch.errors import FrontEndError, UsageError
 
 
@@ -67,6 +67,13 @@ def test_an_unknown_preset_is_refused_and_the_known_ones_named():
 def test_preset_names_do_not_depend_on_the_channel():
     assert preset_name(preset("speech", channel=1)) == "speech"
     assert preset_name(dataclasses.replace(SEED, n_mels=64)) == "custom"
+
+
+def test_the_options_that_choose_a_front_end():
+    assert build_options(SEED) == "--front-end seed"
+    assert build_options(preset("speech", channel=1)) == "--front-end speech --channel 1"
+    custom = dataclasses.replace(SEED, n_mels=64)
+    assert build_options(custom) == f"custom, {custom.fingerprint[:12]}"
 
 
 def test_channels():

@@ -99,7 +99,9 @@ def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, 
 def test_another_front_end_is_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
     other = build(emodb_sample, tmp_path / "other", WINDOWED)
     assert evaluate(other, tmp_path / "eval") == 1
-    assert "made with another front end" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"made with another front end (custom, {WINDOWED.fingerprint[:12]})" in said
+    assert "build the records again with the model's (--front-end speech)" in said
     assert not (tmp_path / "eval").exists()
 
 
