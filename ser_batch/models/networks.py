@@ -103,7 +103,9 @@ def graph_of(network: keras.Model) -> Callable[..., tf.Tensor]:
     import tensorflow as tf
 
     signature = [tf.TensorSpec(one.shape, tf.float32) for one in network.inputs]
-    graph: Callable[..., tf.Tensor] = tf.function(
-        lambda *inputs: network(list(inputs), training=False), input_signature=signature, autograph=False
-    )
+
+    def called(*inputs: tf.Tensor) -> tf.Tensor:
+        return network(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+
+    graph: Callable[..., tf.Tensor] = tf.function(called, input_signature=signature, autograph=False)
     return graph

@@ -261,12 +261,12 @@ def test_a_closed_pipe_is_one_line(emodb_sample: Path) -> None:
     [
         ("absent/preds.csv", "absent: no such folder; make it first, or name another --out"),
         ("notes.txt/preds.csv", "notes.txt: is not a folder; name another --out"),
-        ("folder", "folder: is a folder; name a file with --out"),
+        ("folder.csv", "folder.csv: is a folder; name a file with --out"),
     ],
 )
 def test_a_place_where_no_table_can_be(emodb_sample: Path, tmp_path: Path, capfd, out: str, said: str) -> None:
     (tmp_path / "notes.txt").touch()
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.csv").mkdir()
     assert main(["infer", str(emodb_sample), "-o", str(tmp_path / out), "-j", "1"]) == 1
     assert capfd.readouterr().err == f"error: {tmp_path}/{said}\n"
-    assert {path.name for path in tmp_path.rglob("*")} == {"notes.txt", "folder"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"notes.txt", "folder.csv"}
