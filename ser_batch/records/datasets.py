@@ -181,6 +181,8 @@ class TrainingData:
         weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
         used, of_epoch = np.unique([number % self._preparation.copies for number in numbers], return_inverse=True)
         copies = [_seed_number(options.seed, copy) for copy in used.tolist()]
+        orders = np.array([_seed_number(options.seed, number) for number in numbers], np.int64)
+        steps = n_batches(self._n_examples, options.batch_size)
         shuffled, content = self._shuffled_batches(options.batch_size, options.seed, copies)
 
         @unconverted
@@ -192,22 +194,18 @@ class TrainingData:
             return tf.data.Dataset.zip(epoch, tf.data.Dataset.from_tensors(scales).repeat())
 
         @unconverted
-        def finished(seed: tf.Tensor, batch: Any) -> Any:
+        def finished(number: tf.Tensor, batch: Any) -> Any:
             batch, *scales = (batch,) if options.scales is None else batch
             index, examples, labels = content(batch)
             if options.mix is not None:
-                examples, labels = options.mix(examples, labels, seed)
+                seed = tf.stack([tf.gather(orders, number // steps), -1 - number % steps])
+                examples, labels = options.mix(examples, labels, tf.cast(seed, tf.int32))
             inputs = (examples, tf.gather(*scales, index)) if scales else examples
             return inputs, labels, tf.linalg.matvec(labels, weights)
 
-        orders = np.array([_seed_number(options.seed, number) for number in numbers], np.int64)
         epochs = tf.data.Dataset.from_tensor_slices((np.array(numbers, np.int64), orders, of_epoch.astype(np.int64)))
-        places = np.arange(n_batches(self._n_examples, options.batch_size))
-        seeds = np.stack([np.repeat(orders, len(places)), np.tile(-1 - places, len(orders))], axis=1)
         # An epoch costs the making of its datasets: what can be is left to those around all epochs.
-        numbered = tf.data.Dataset.zip(
-            tf.data.Dataset.from_tensor_slices(seeds.astype(np.int32)), epochs.flat_map(batches)
-        )
+        numbered = epochs.flat_map(batches).enumerate()
         return numbered.map(finished, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _shuffled_batches(

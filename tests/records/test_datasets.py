@@ -214,10 +214,16 @@ def test_what_is_mixed_weighs_what_its_labels_do(records: RecordFolder, everythi
 
     weights = np.arange(1, 8, dtype=np.float32)
     options = EpochOptions(5, 0, mix=mix, label_weights=weights)
-    for _, labels, found in TrainingData(records, everything).epochs(options, [1]):
+    data = TrainingData(records, everything)
+    for _, labels, found in data.epochs(options, [1, 2]):
         np.testing.assert_allclose(labels.numpy().sum(axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(found.numpy(), labels.numpy() @ weights, rtol=1e-6)
+    both = set(seeds)
+    assert len(both) == 6
+    seeds.clear()
+    assert len(list(data.epochs(options, [2]))) == 3
     assert len(set(seeds)) == 3
+    assert set(seeds) < both
 
 
 def tagged(log_mel: Any, seed: Any) -> Any:
