@@ -2,6 +2,7 @@ import os
 import signal
 import struct
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 import pytest
@@ -89,10 +90,11 @@ def test_a_dead_worker_costs_one_task() -> None:
     assert [n for n, o in outcomes.items() if o.death] == [7]
 
 
-def test_a_worker_that_dies_while_it_sends_costs_one_task() -> None:
+@pytest.mark.parametrize("numbers", [range(20), [7]])
+def test_a_worker_that_dies_while_it_sends_costs_one_task(numbers: Sequence[int]) -> None:
     with LocalEngine(2) as engine:
-        outcomes = list(engine.map(die_while_sending, range(20)))
-    assert sorted(outcome.task for outcome in outcomes) == list(range(20))
+        outcomes = list(engine.map(die_while_sending, numbers))
+    assert sorted(outcome.task for outcome in outcomes) == list(numbers)
     (dead,) = (outcome for outcome in outcomes if outcome.result is None)
     assert (dead.task, dead.death) == (7, "got its worker killed (SIGKILL; out of memory?)")
 
