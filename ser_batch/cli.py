@@ -1,5 +1,6 @@
 """The commands: each parses, calls the library once, and says what came of it."""
 
+import errno
 import os
 import sys
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 _LISTED_ERRORS = 20
+_MISSING = os.strerror(errno.ENOENT)
 
 app = typer.Typer(
     name="ser-batch",
@@ -40,7 +42,7 @@ Workers = Annotated[
     int, typer.Option("--workers", "-j", min=1, metavar="N", help="Worker processes.", show_default="usable CPUs")
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="Directory, file, CSV with a column file, @list.txt, or -.")
+    str, typer.Argument(metavar="SOURCE", help="Directory, file, CSV or TSV with a column file, @list.txt, or -.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
 _RECIPES = "the recipe's"
@@ -101,16 +103,21 @@ def _prepare_tensorflow(verbose: bool) -> None:
         warnings.filterwarnings("ignore", module="keras")
 
 
-def _say_left_alone(listing: "Listing", source: str, quiet: bool) -> None:
+def _say_notes(listing: "Listing", source: str, quiet: bool) -> None:
     if listing.other_files:
         _say(f"left alone: {counted(listing.other_files, 'file')} in {source}, not audio by the extension", quiet)
+    for note in listing.notes:
+        _say(f"warning: {note}", quiet)
 
 
-def _list_errors(errors: "list[Rejection]", total: int, where: str) -> None:
+def _list_errors(errors: "list[Rejection]", total: int, where: str, bases: dict[str, str]) -> None:
     for rejection in errors[:_LISTED_ERRORS]:
         _say(f"error: {rejection.file}: {rejection.reason}")
     if total > _LISTED_ERRORS:
         _say(f"error: and {total - _LISTED_ERRORS} more, all in {where}")
+    if any(_MISSING in rejection.reason and not os.path.isabs(rejection.file) for rejection in errors):
+        for name, folder in bases.items():
+            _say(f"error: relative paths in {name} were looked for in {folder}")
 
 
 @app.command("build-records")
@@ -161,7 +168,7 @@ def build_records(
     parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
     transform = preset(front_end, parse_channel(channel))
     listing = list_source(source)
-    _say_left_alone(listing, source, quiet)
+    _say_notes(listing, source, quiet)
     with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
         engine.start(len(listing.recordings), "ser_batch.records.shards")
         # Only now, beside the workers' own imports: these are as slow.
@@ -172,20 +179,21 @@ def build_records(
         from ser_batch.results.description import describe_plan
 
         labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
+        bases = listing.bases
         del listing  # as large as what was made of it
         options = BuildOptions(transform, parts, num_shards)
         plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
         _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
-        for line in plan.warnings:
+        for line in [*labelled.notes, *plan.warnings]:
             _say(f"warning: {line}", quiet)
         if dry_run:
             _print(describe_plan(plan, estimate_build(plan, engine), engine.workers))
             return
         result = build(plan, out, engine, restart, show)
-    _report_build(result, out, time.perf_counter() - began, quiet)
+    _report_build(result, out, bases, time.perf_counter() - began, quiet)
 
 
-def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) -> None:
+def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs: float, quiet: bool) -> None:
     from ser_batch.audio.recordings import Rejection
 
     if result.was_finished:
@@ -194,7 +202,7 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
         _say(f"warning: {code}: {counted(count, 'recording')}", quiet)
     if result.n_errors:
         errors = [Rejection(row["file"], row["stage"], row["reason"]) for row in result.records.errors()]
-        _list_errors(errors, result.n_errors, str(out / "errors.csv"))
+        _list_errors(errors, result.n_errors, str(out / "errors.csv"), bases)
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
     if result.n_errors and not result.was_finished:
         raise typer.Exit(SOME_FAILED)
@@ -421,7 +429,7 @@ def infer(
     began = time.perf_counter()
     bundle = open_bundle(model) if model else shipped_bundle()
     listing = list_source(source)
-    _say_left_alone(listing, source, quiet)
+    _say_notes(listing, source, quiet)
     if speaker_from is not None:
         listing = name_speakers(listing, speaker_from)
     if bundle.content.speaker_reference is None:
@@ -443,10 +451,10 @@ def infer(
         result = run(listing, bundle, out, engine, options, show)
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
     _say(f"model: {which} ({bundle.short_fingerprint})", quiet)
-    _report_table(result, out, time.perf_counter() - began, quiet)
+    _report_table(result, out, listing.bases, time.perf_counter() - began, quiet)
 
 
-def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> None:
+def _report_table(result: "InferResult", out: str, bases: dict[str, str], secs: float, quiet: bool) -> None:
     from ser_batch.audio.recordings import Rejection
     from ser_batch.results.summaries import summary_lines
 
@@ -455,7 +463,7 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
         _say(f"{out}: {counted(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
-    _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out)
+    _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out, bases)
     for line in summary_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)
     if tally.errors and not result.was_finished:

@@ -109,3 +109,21 @@ def test_lines_are_never_wrapped(tmp_path: Path, capfd, monkeypatch) -> None:
     long_name = tmp_path / ("a" * 120)
     assert main(["infer", str(long_name), "-o", str(tmp_path / "p.csv")]) == 1
     assert f"{long_name}: no such file or directory\n" in capfd.readouterr().err
+
+
+def test_columns_are_named_and_so_is_the_folder_of_missing_files(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    table = tmp_path / "in" / "table.csv"
+    table.parent.mkdir()
+    rows = [
+        f"{path};{label};1\n" for path, label in zip(sorted(emodb_sample.iterdir()), 7 * ["joy", "fear"], strict=True)
+    ]
+    table.write_text("Path;Emotion;Take\n" + "".join(rows) + "x/absent.wav;joy;2\n")
+    for command in (["build-records", str(table), "-o", str(tmp_path / "r")], ["infer", str(table), "-o", "-"]):
+        assert main([*command, "-j", "1"]) == 3
+        said = capfd.readouterr().err.splitlines()
+        assert f"warning: {table}: column 'Path' is used as file" in said
+        assert f"warning: {table}: columns that are not used: 'Take'" in said
+        assert (f"warning: {table}: column 'Emotion' is used as label" in said) == (command[0] == "build-records")
+        assert "error: x/absent.wav: cannot be read: No such file or directory" in said
+        assert f"error: relative paths in {table} were looked for in {table.parent}" in said
+    assert str(tmp_path) not in (tmp_path / "r" / "errors.csv").read_text()

@@ -4,10 +4,11 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, posix_stem, printable, read_csv
+from ser_batch.audio.columns import ALIASES, SUFFIXES, read_csv
+from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, posix_stem, printable
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.wording import counted
 
@@ -128,15 +129,32 @@ class Labelled:
         recordings: those that have a label, in SOURCE's order.
         rejections: all inputs that cannot be used, those of the listing included.
         rule: where the labels came from, for people: ``emodb names``, ``folders``, ``columns``...
+        notes: warnings about labels and speakers.
     """
 
     recordings: Recordings
     rejections: list[Rejection]
     rule: str
+    notes: list[str] = field(default_factory=list)
 
 
 # A naming rule: the recording's label and speaker, or why its name does not tell.
 NamingRule = Callable[[Recording], tuple[str, str | None] | str]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Where labels come from.
+
+    Attributes:
+        title: for people.
+        rule: gives them.
+        notes: warnings about it.
+    """
+
+    title: str
+    rule: NamingRule
+    notes: list[str] = field(default_factory=list)
 
 
 def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[str, str] | None = None) -> Labelled:
@@ -151,12 +169,12 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
         LabelError: there are no labels this way, or only one class.
         UsageError: ``labels`` is not one of the above.
     """
-    name, rule = _naming_rule(listing, labels)
+    way = _way(listing, labels)
     rejections = list(listing.rejections)
 
     def usable() -> Iterator[Recording]:
         for recording in listing.recordings:
-            labelled = _apply(rule, recording)
+            labelled = _apply(way.rule, recording)
             if isinstance(labelled, Recording) and label_map is not None:
                 labelled = _mapped(labelled, label_map)
             if isinstance(labelled, Recording) and not (labelled.label and labelled.label.isprintable()):
@@ -169,12 +187,12 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
     recordings = Recordings(usable())
     if not recordings:
         raise LabelError(
-            f"no labels found ({name}): the first of {len(rejections)} inputs, {rejections[0].file}, "
+            f"no labels found ({way.title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
             f"{rejections[0].reason}. {_THREE_WAYS}"
         )
-    if rule is _folder_rule and len(recordings.column("label")[0]) == 1:
+    if way.rule is _folder_rule and len(recordings.column("label")[0]) == 1:
         raise LabelError(f"only one class's folder, {recordings[0].label}, holds recordings. {_THREE_WAYS}")
-    return Labelled(recordings, rejections, name)
+    return Labelled(recordings, rejections, way.title, [*listing.label_notes, *way.notes])
 
 
 def name_speakers(listing: Listing, rule: str) -> Listing:
@@ -238,33 +256,38 @@ def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | s
     return f"has the label {label!r}, which the label map does not name"
 
 
-def _naming_rule(listing: Listing, labels: str) -> tuple[str, NamingRule]:
+def _way(listing: Listing, labels: str) -> _Way:
     if labels == "auto":
-        return _auto_rule(listing)
+        return _auto_way(listing)
     if labels == "folder":
-        return "folders", _folder_rule
+        return _Way("folders", _folder_rule)
     if labels in CORPORA:
-        return f"{labels} names", corpus_rule(labels)
+        return _Way(f"{labels} names", corpus_rule(labels))
     if labels.startswith("regex:"):
-        return "regex", _regex_rule(labels.removeprefix("regex:"))
-    if labels.lower().endswith(".csv"):
-        return f"CSV {Path(labels).name}", _csv_rule(Path(labels))
+        return _Way("regex", _regex_rule(labels.removeprefix("regex:")))
+    if Path(labels).suffix.lower() in SUFFIXES:
+        return _csv_way(Path(labels))
     known = ", ".join(CORPORA)
     raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
 
 
-def _auto_rule(listing: Listing) -> tuple[str, NamingRule]:
+def _auto_way(listing: Listing) -> _Way:
     n_unlabelled = sum(count for (label, _, _), count in listing.recordings.kinds().items() if label is None)
     if not n_unlabelled and listing.recordings:
-        return "columns", lambda recording: "has no label"
+        return _Way("columns", lambda recording: "has no label")
     if "label" in listing.has_columns:
-        return "columns", lambda recording: "has no label in its row"
+        return _Way("columns", lambda recording: "has no label in its row")
+    if listing.label_questions:
+        raise LabelError(
+            f"{'; '.join(listing.label_questions)} may hold the labels: rename it to label, or give --labels with "
+            f"another way (folder, {', '.join(CORPORA)}, regex:… or a CSV)"
+        )
     for name in CORPORA:
         rule = corpus_rule(name)
         if _fits_most(rule, _unlabelled(listing), n_unlabelled):
-            return f"{name} names", rule
+            return _Way(f"{name} names", rule)
     if any("/" in recording.file for recording in _unlabelled(listing)):
-        return "folders", _folder_rule
+        return _Way("folders", _folder_rule)
     raise LabelError(f"no labels found among {counted(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
 
 
@@ -331,12 +354,12 @@ def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
     return pattern
 
 
-def _csv_rule(path: Path) -> NamingRule:
-    rows, columns = read_csv(path)
-    if not {"file", "label"} <= set(columns):
-        raise LabelError(f"{path}: needs the columns file and label; it has: {', '.join(columns) or 'none'}")
+def _csv_way(path: Path) -> _Way:
+    table = read_csv(path, ("file", "label", "speaker"), ALIASES)
+    if not {"file", "label"} <= table.columns:
+        raise LabelError(f"{path}: needs the columns file and label; it has: {', '.join(table.header) or 'none'}")
     by_file: dict[str, tuple[str, str | None]] = {}
-    for line, row in rows:
+    for line, row in table.rows:
         file = printable(row["file"])
         found = (printable(row["label"].strip()), printable(row.get("speaker", "").strip()) or None)
         if by_file.setdefault(file, found) != found:
@@ -346,7 +369,8 @@ def _csv_rule(path: Path) -> NamingRule:
         label, speaker = by_file.get(recording.file, ("", None))
         return (label, speaker) if label else f"has no label in {path.name}"
 
-    return rule
+    notes = [*table.alias_note("file"), *table.alias_note("label"), *table.unused_notes()]
+    return _Way(f"CSV {path.name}", rule, notes)
 
 
 def read_label_map(path: Path) -> dict[str, str]:
@@ -355,10 +379,10 @@ def read_label_map(path: Path) -> dict[str, str]:
     Raises:
         LabelError: it has not these columns, or maps one label twice.
     """
-    lines, columns = read_csv(path)
-    if not {"from", "to"} <= set(columns):
-        raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(columns) or 'none'}")
-    rows = list(lines)
+    table = read_csv(path, ("from", "to"))
+    if table.columns != {"from", "to"}:
+        raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(table.header) or 'none'}")
+    rows = list(table.rows)
     doubled = [label for label, count in Counter(row["from"] for _, row in rows).items() if count > 1]
     if doubled:
         raise LabelError(f"{path}: maps {', '.join(doubled)} more than once; keep one line for each")

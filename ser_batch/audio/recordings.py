@@ -1,7 +1,6 @@
 """From a folder, a file, a list or a CSV to the table of recordings, in a fixed order."""
 
-import codecs
-import csv
+import dataclasses
 import hashlib
 import io
 import os
@@ -11,15 +10,15 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.audio.columns import ALIASES, SUFFIXES, decoded, read_csv
 from ser_batch.errors import AudioError, SourceError
 from ser_batch.files import file_sha256
 from ser_batch.wording import counted
@@ -31,6 +30,9 @@ EXTENSIONS = frozenset(
     "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
     "oga ogg ogv opus rf64 snd sph spx tta voc w64 wav wave webm wma wmv wv 3g2 3ga 3gp".split()
 )
+
+# The columns of a CSV that say something of a recording.
+COLUMNS = ("file", "label", "speaker", "split", "start", "end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,13 +245,21 @@ class Listing:
         recordings: in SOURCE's order.
         rejections: inputs that cannot even be listed.
         other_files: how many files in a directory are no audio by their extension.
-        has_columns: the columns that a CSV gave.
+        has_columns: the columns of a CSV that are known.
+        notes: warnings about a CSV's columns.
+        label_notes: the same, for those who use its labels.
+        label_questions: columns of a CSV without labels that may hold them under another name.
+        bases: the folder that relative paths are taken from, by the name of the CSV or list.
     """
 
     recordings: Recordings
     rejections: list[Rejection] = field(default_factory=list)
     other_files: int = 0
     has_columns: frozenset[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
+    label_notes: list[str] = field(default_factory=list)
+    label_questions: list[str] = field(default_factory=list)
+    bases: dict[str, str] = field(default_factory=dict)
 
 
 def printable(name: str) -> str:
@@ -264,7 +274,9 @@ def printable(name: str) -> str:
 
 
 def list_source(source: str) -> Listing:
-    """List a SOURCE: a directory, one file, a CSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
+    """List a SOURCE: a directory, one file, a CSV or TSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
+
+    Relative paths in a CSV or a list are taken from its folder, those from stdin from the working directory.
 
     Raises:
         SourceError: it does not exist, is not in one of these forms, or holds no recording at all.
@@ -279,7 +291,7 @@ def list_source(source: str) -> Listing:
         return _list_directory(path)
     if not path.exists():
         raise SourceError(f"{source}: no such file or directory")
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in SUFFIXES:
         return _list_csv(path)
     if path.suffix.lower() == ".txt":
         raise SourceError(f"{source}: a text file; to read the paths in it, write @{source}")
@@ -370,50 +382,31 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _list_paths(content: bytes, base: Path, name: str) -> Listing:
-    without_mark = content.removeprefix(codecs.BOM_UTF8)
-    lines = (os.fsdecode(line.rstrip(b"\n").removesuffix(b"\r")) for line in io.BytesIO(without_mark))
+    try:
+        text = io.BytesIO(decoded(content))
+    except UnicodeError as error:
+        raise SourceError(f"{name}: has the byte order mark of UTF-16, but is not UTF-16; save it as UTF-8") from error
+    lines = (os.fsdecode(line.rstrip(b"\n").removesuffix(b"\r")) for line in text)
     rows = ((number, {"file": line}) for number, line in enumerate(lines, 1) if line.strip())
     return _list_rows(rows, base, name)
 
 
 def _list_csv(path: Path) -> Listing:
-    rows, columns = read_csv(path)
-    if "file" not in columns:
-        raise SourceError(f"{path}: no column 'file'; its columns are: {', '.join(columns) or 'none'}")
-    return _list_rows(rows, path.parent, str(path), frozenset(columns))
+    table = read_csv(path, COLUMNS, ALIASES)
+    if "file" not in table.columns:
+        header = ", ".join(table.header) or "none"
+        raise SourceError(f"{path}: no column 'file'; its columns are: {header}; rename the one that holds paths")
+    listing = _list_rows(table.rows, path.parent, str(path))
+    return dataclasses.replace(
+        listing,
+        has_columns=table.columns,
+        notes=[*table.alias_note("file"), *table.unused_notes()],
+        label_notes=table.alias_note("label"),
+        label_questions=[f"{path}: column '{name}'" for name in table.possible_labels()],
+    )
 
 
-def read_csv(path: Path) -> tuple[Iterator[tuple[int, dict[str, str]]], list[str]]:
-    """The rows of a CSV as text, each with its line number, and the column names.
-
-    Raises:
-        SourceError: it cannot be read as CSV; also while rows are read.
-    """
-    with _csv_errors_named(path):
-        file = open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115 - `_csv_rows` closes it
-        reader = csv.DictReader(file, restval="")
-        return _csv_rows(path, file, reader), list(reader.fieldnames or [])
-
-
-def _csv_rows(path: Path, file: IO[str], reader: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, str]]]:
-    with file, _csv_errors_named(path):
-        for row in reader:
-            yield reader.line_num, {k: v for k, v in row.items() if k is not None}
-
-
-@contextmanager
-def _csv_errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except csv.Error as error:
-        raise SourceError(f"{path}: not a CSV ({error})") from error
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _list_rows(
-    rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str, columns: frozenset[str] = frozenset()
-) -> Listing:
+def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str) -> Listing:
     refused: list[tuple[int, Rejection]] = []
     lines, keys = array("q"), array("Q")
 
@@ -421,7 +414,7 @@ def _list_rows(
         for line, row in rows:
             file = printable(row["file"])
             if not file or "\0" in file:
-                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} of {name} names no file")
+                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} names no file")
                 refused.append((line, rejection))
                 continue
             try:
@@ -444,7 +437,8 @@ def _list_rows(
     if not lines and not refused:
         raise SourceError(f"{name}: names no recording; give one path a line")
     refused.sort(key=lambda one: one[0])
-    return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], has_columns=columns)
+    bases = {name: os.path.abspath(base)}
+    return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], bases=bases)
 
 
 def _part(recording: Recording) -> tuple[str, float, float | None]:

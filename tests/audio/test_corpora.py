@@ -218,9 +218,64 @@ class TestCsv:
             label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
 
     def test_missing_columns(self, tmp_path):
-        (tmp_path / "l.csv").write_text("name,emotion\na.wav,sad\n")
-        with pytest.raises(LabelError, match="needs the columns file and label; it has: name, emotion"):
+        (tmp_path / "l.csv").write_text("name,feeling\na.wav,sad\n")
+        with pytest.raises(LabelError, match="needs the columns file and label; it has: name, feeling"):
             label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
+
+    def test_other_forms_and_names(self, tmp_path):
+        (tmp_path / "l.csv").write_text("Path;Emotion;spk;x\na.wav;sad;s1;1\n", encoding="utf-16")
+        labelled = label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
+        assert labels(labelled) == {"a.wav": ("sad", None)}
+        assert [note.partition(": ")[2] for note in labelled.notes] == [
+            "column 'Path' is used as file",
+            "column 'Emotion' is used as label",
+            "column 'spk' is not used; rename it to speaker if it says who speaks",
+            "columns that are not used: 'x'",
+        ]
+
+    def test_a_tsv(self, tmp_path):
+        (tmp_path / "l.tsv").write_text("file\tlabel\na.wav\tsad\n")
+        assert labels(label_recordings(listing("a.wav"), str(tmp_path / "l.tsv"))) == {"a.wav": ("sad", None)}
+
+
+class TestLabelsUnderAnotherName:
+    """A CSV whose labels are not found must not be labelled from its file names."""
+
+    def source(self, folder, header, values=("joy", "grief")):
+        rows = "".join(f"{file},{values[n % len(values)]}\n" for n, file in enumerate(EMODB_SAMPLE_LABELS))
+        (folder / "t.csv").write_text(f"file,{header}\n{rows}")
+        return list_source(str(folder / "t.csv"))
+
+    @pytest.mark.parametrize(
+        "header", ["lable", "Labels", "label_id", "class", "target", "sentiment", "emotion_label", "y", "emotoin"]
+    )
+    def test_a_name_near_to_label_is_asked_about(self, tmp_path, header):
+        with pytest.raises(
+            LabelError, match=f"column '{header}' may hold the labels: rename it to label, or .*--labels"
+        ):
+            label_recordings(self.source(tmp_path, header, "12345"))
+
+    def test_a_column_of_few_words_is_asked_about(self, tmp_path):
+        with pytest.raises(LabelError, match="column 'rating' may hold the labels"):
+            label_recordings(self.source(tmp_path, "rating"))
+
+    @pytest.mark.parametrize(
+        ("header", "values"),
+        [
+            ("duration", ["1.5", "2.25"]),
+            ("take", ["1", "2"]),
+            ("language", ["de"]),
+            ("text", [f"word {n}" for n in range(99)]),
+            ("spk", ["anna", "bert"]),
+        ],
+    )
+    def test_other_columns_are_not(self, tmp_path, header, values):
+        labelled = label_recordings(self.source(tmp_path, header, values))
+        assert (labelled.rule, labels(labelled)) == ("emodb names", EMODB_SAMPLE_LABELS)
+
+    @pytest.mark.parametrize("rule", ["emodb", r"regex:(?P<label>[A-Z])[a-z]\.wav"])
+    def test_a_way_that_is_named_is_taken(self, tmp_path, rule):
+        assert len(label_recordings(self.source(tmp_path, "lable"), rule).recordings) == 14
 
 
 def test_an_unknown_rule_is_told_the_known_ones():

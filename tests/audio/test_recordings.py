@@ -15,7 +15,6 @@ from ser_batch.audio.recordings import (
     parse_secs,
     posix_stem,
     printable,
-    read_csv,
 )
 from ser_batch.errors import SourceError
 
@@ -133,6 +132,85 @@ class TestDirectory:
             recording.file.encode()
 
 
+class TestSeveralForms:
+    """What spreadsheets and other programs write as a CSV."""
+
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"])
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+    def test_delimiters_encodings_and_line_ends(self, tmp_path, delimiter, encoding, line_end):
+        rows = [("file", "Label"), ("größe, 1.wav", "joy"), ("b;2.wav", "fear")]
+        text = "".join(f'"{file}"{delimiter}"{label}"{line_end}' for file, label in rows)
+        marked = "\ufeff" + text if "mark" in encoding else text
+        source = csv_source(tmp_path, marked.encode(encoding.removesuffix(" with mark")))
+        listing = list_source(source)
+        assert [(r.file, r.label) for r in listing.recordings] == [("größe, 1.wav", "joy"), ("b;2.wav", "fear")]
+        assert listing.notes == []
+
+    def test_a_tsv_is_a_table(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "file\tlabel\na,b.wav\tjoy\n", "table.TSV"))
+        assert [(r.file, r.label) for r in listing.recordings] == [("a,b.wav", "joy")]
+
+    def test_the_delimiter_is_the_headers_and_not_one_in_quotes(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, '"notes, by us, and more";file\nx;a,b.wav\n'))
+        assert files(listing) == ["a,b.wav"]
+
+    def test_one_column_has_commas_in_quotes_only(self, tmp_path):
+        assert files(list_source(csv_source(tmp_path, 'file\n"a;b,c.wav"\nd;e.wav\n'))) == ["a;b,c.wav", "d;e.wav"]
+
+    @pytest.mark.parametrize("content", ["file,label\na.wav,x\n".encode("utf-16-le"), b"PK\x03\x04\0\0,\n"])
+    def test_what_is_not_text(self, tmp_path, content):
+        with pytest.raises(SourceError, match="not a text in UTF-8"):
+            list_source(csv_source(tmp_path, content))
+
+    def test_broken_utf_16(self, tmp_path):
+        with pytest.raises(SourceError, match="is not UTF-16"):
+            list_source(csv_source(tmp_path, b"\xff\xfef\0i\0l\0e\0\n\0a\0\n\0b"))
+
+    def test_a_list_in_utf_16(self, tmp_path):
+        (tmp_path / "list.txt").write_bytes("ä.wav\r\nb.wav\r\n".encode("utf-16"))
+        assert files(list_source(f"@{tmp_path}/list.txt")) == ["ä.wav", "b.wav"]
+
+    def test_line_numbers_count_quoted_newlines_and_blank_lines(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, '\nfile,start\n"a\nb",x\n\nc,y\n"d",\n'))
+        assert [reason.partition(":")[0] for _, reason in refusals(listing)] == ["line 4", "line 6"]
+
+
+class TestColumnNames:
+    def test_case_and_space_do_not_count(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, " File ,LABEL,Speaker\na.wav,x,y\n"))
+        assert [(r.file, r.label, r.speaker) for r in listing.recordings] == [("a.wav", "x", "y")]
+        assert listing.notes == listing.label_notes == []
+
+    @pytest.mark.parametrize("alias", ["path", "filename", "wav", "Path "])
+    def test_aliases_are_named(self, tmp_path, alias):
+        listing = list_source(csv_source(tmp_path, f"{alias},Emotion\na.wav,x\n"))
+        assert [(r.file, r.label) for r in listing.recordings] == [("a.wav", "x")]
+        assert listing.notes == [f"{tmp_path}/table.csv: column '{alias.strip()}' is used as file"]
+        assert listing.label_notes == [f"{tmp_path}/table.csv: column 'Emotion' is used as label"]
+
+    def test_the_name_itself_wins_over_an_alias(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "path,file,emotion,label\nx,a.wav,y,joy\n"))
+        assert [(r.file, r.label) for r in listing.recordings] == [("a.wav", "joy")]
+        assert listing.notes == [f"{tmp_path}/table.csv: columns that are not used: 'path', 'emotion'"]
+
+    @pytest.mark.parametrize("header", ["file,File", "path,wav", "file,label,Label"])
+    def test_two_columns_of_one_meaning_are_refused(self, tmp_path, header):
+        with pytest.raises(SourceError, match=r"2 columns mean (file|label): .*keep or rename one"):
+            list_source(csv_source(tmp_path, f"{header}\na,b,c\n"))
+
+    def test_a_speaker_under_another_name_is_pointed_out(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "file,speaker_id,take\na.wav,x,1\n"))
+        assert listing.notes == [
+            f"{tmp_path}/table.csv: column 'speaker_id' is not used; rename it to speaker if it says who speaks",
+            f"{tmp_path}/table.csv: columns that are not used: 'take'",
+        ]
+
+    def test_many_unused_columns_are_one_short_line(self, tmp_path):
+        (note,) = list_source(csv_source(tmp_path, f"file,{','.join(f'f{n}' for n in range(99))}\na.wav\n")).notes
+        assert note.endswith("'f8', 'f9' and 89 more")
+
+
 class TestOneFile:
     @pytest.mark.parametrize("name", ["a.wav", "a.xyz", "a", ".a"])
     def test_any_extension_is_tried(self, tmp_path, name):
@@ -203,7 +281,8 @@ class TestCsv:
             Recording("a.wav", f"{tmp_path}/a.wav", "03", "007", "test", 1.5, 2.25),
             Recording("b.wav", f"{tmp_path}/b.wav"),
         ]
-        assert listing.has_columns == {"file", "label", "speaker", "split", "start", "end", "other"}
+        assert listing.has_columns == {"file", "label", "speaker", "split", "start", "end"}
+        assert listing.notes == [f"{tmp_path}/table.csv: columns that are not used: 'other'"]
 
     def test_a_byte_order_mark(self, tmp_path):
         assert files(list_source(csv_source(tmp_path, b"\xef\xbb\xbffile\r\na.wav\r\n"))) == ["a.wav"]
@@ -253,7 +332,7 @@ class TestCsv:
         ]
 
     @pytest.mark.parametrize(
-        ("text", "has"), [("path,label\na,b\n", "path, label"), ("", "none"), ("file;x\na;b\n", "file;x")]
+        ("text", "has"), [("paths,label\na,b\n", "paths, label"), ("", "none"), ("datei;x\na;b\n", "datei, x")]
     )
     def test_no_file_column(self, tmp_path, text, has):
         with pytest.raises(SourceError, match=f"no column 'file'.*{has}"):
@@ -266,11 +345,6 @@ class TestCsv:
     def test_what_is_no_csv(self, tmp_path):
         with pytest.raises(SourceError, match="not a CSV"):
             list_source(csv_source(tmp_path, 'file\n"' + "x" * 200_000 + '"\n'))
-
-    def test_line_numbers_count_quoted_newlines(self, tmp_path):
-        rows, columns = read_csv(tmp_path / os.path.basename(csv_source(tmp_path, 'file\n"a\nb"\nc\n')))
-        assert list(rows) == [(3, {"file": "a\nb"}), (4, {"file": "c"})]
-        assert columns == ["file"]
 
     def test_undecodable_names(self, tmp_path):
         (recording,) = list_source(csv_source(tmp_path, b"file\ncaf\xe9.wav\n")).recordings
