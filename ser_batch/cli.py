@@ -132,7 +132,7 @@ def build_records(
         ),
     ] = "auto",
     label_map: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to.")
+        Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to; to (drop): leave out.")
     ] = None,
     front_end: Annotated[
         str, typer.Option(metavar="NAME", help="How audio becomes log-mels: speech or seed.")
@@ -184,6 +184,9 @@ def build_records(
         options = BuildOptions(transform, parts, num_shards)
         plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
         _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
+        if labelled.left_out:
+            counts = ", ".join(f"{label} {count:,}" for label, count in sorted(labelled.left_out.items()))
+            _say(f"left out by the label map: {counted(labelled.left_out.total(), 'recording')} ({counts})", quiet)
         for line in [*labelled.notes, *plan.warnings]:
             _say(f"warning: {line}", quiet)
         if dry_run:

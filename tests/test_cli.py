@@ -1,5 +1,6 @@
 """The command line as a person meets it: in a process of its own, or through `main`."""
 
+import json
 import re
 import subprocess
 import sys
@@ -127,3 +128,19 @@ def test_columns_are_named_and_so_is_the_folder_of_missing_files(tmp_path: Path,
         assert "error: x/absent.wav: cannot be read: No such file or directory" in said
         assert f"error: relative paths in {table} were looked for in {table.parent}" in said
     assert str(tmp_path) not in (tmp_path / "r" / "errors.csv").read_text()
+
+
+def test_what_the_label_map_leaves_out_is_counted_and_no_failure(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    (tmp_path / "map.csv").write_text("from,to\nboredom,(drop)\nneutral,(drop)\nfear,anxiety\n")
+    command = ["build-records", str(emodb_sample), "-o", str(tmp_path / "r"), "--label-map", str(tmp_path / "map.csv")]
+    assert main([*command, "-j", "1"]) == 0
+    said = capfd.readouterr().err.splitlines()
+    assert "labels from emodb names: anger, anxiety, disgust, happiness, sadness" in said
+    assert "left out by the label map: 4 recordings (boredom 2, neutral 2)" in said
+    assert json.loads((tmp_path / "r" / "provenance.json").read_text())["plan"]["left_out"] == {
+        "boredom": 2,
+        "neutral": 2,
+    }
+    assert main(["verify", str(tmp_path / "r"), "--source", str(emodb_sample), "-j", "1"]) == 0
+    assert main([*command, "-j", "1"]) == 0
+    assert "already finished" in capfd.readouterr().err

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -117,6 +117,9 @@ CORPORA = {
     ),
 }
 
+# What a label map gives as the new name of a label whose recordings are to be left out.
+DROP = "(drop)"
+
 # One actress's files of TESS are named OA_ in one word of the set and OAF_ in all others.
 _SAME_SPEAKER = {"tess": {"OA": "OAF"}}
 
@@ -130,12 +133,14 @@ class Labelled:
         rejections: all inputs that cannot be used, those of the listing included.
         rule: where the labels came from, for people: ``emodb names``, ``folders``, ``columns``...
         notes: warnings about labels and speakers.
+        left_out: how many recordings the label map leaves out, by the label as found; they are in neither list.
     """
 
     recordings: Recordings
     rejections: list[Rejection]
     rule: str
     notes: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 # A naming rule: the recording's label and speaker, or why its name does not tell.
@@ -163,36 +168,46 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
     Args:
         listing: from `list_source`.
         labels: ``auto``, ``folder``, the name of a corpus, ``regex:PATTERN`` or the path of a CSV.
-        label_map: label as found to label as wanted, applied last; a label that is not in it is refused.
+        label_map: label as found to label as wanted or `DROP`, applied last; a label that is not in it stays.
 
     Raises:
-        LabelError: there are no labels this way, or only one class.
+        LabelError: there are no labels this way, or only one class, or the map names a label that is not there.
         UsageError: ``labels`` is not one of the above.
     """
     way = _way(listing, labels)
+    renamed = label_map or {}
     rejections = list(listing.rejections)
+    found: Counter[str] = Counter()
 
     def usable() -> Iterator[Recording]:
         for recording in listing.recordings:
-            labelled = _apply(way.rule, recording)
-            if isinstance(labelled, Recording) and label_map is not None:
-                labelled = _mapped(labelled, label_map)
-            if isinstance(labelled, Recording) and not (labelled.label and labelled.label.isprintable()):
-                labelled = f"has a label that is no plain text: {labelled.label!r}"
+            labelled: Recording | str | None = _apply(way.rule, recording)
+            if isinstance(labelled, Recording):
+                found[labelled.label or ""] += 1
+                labelled = _mapped(labelled, renamed)
             if isinstance(labelled, Recording):
                 yield labelled
-            else:
+            elif labelled is not None:
                 rejections.append(Rejection(recording.file, "label", labelled))
 
     recordings = Recordings(usable())
+    _check_label_map(renamed, found)
+    left_out = Counter({label: count for label, count in found.items() if renamed.get(label) == DROP})
     if not recordings:
-        raise LabelError(
-            f"no labels found ({way.title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
-            f"{rejections[0].reason}. {_THREE_WAYS}"
-        )
-    if way.rule is _folder_rule and len(recordings.column("label")[0]) == 1:
-        raise LabelError(f"only one class's folder, {recordings[0].label}, holds recordings. {_THREE_WAYS}")
-    return Labelled(recordings, rejections, way.title, [*listing.label_notes, *way.notes])
+        raise _no_labels(way.title, rejections, left_out)
+    if way.rule is _folder_rule and len(found) == 1:
+        raise LabelError(f"only one class's folder, {next(iter(found))}, holds recordings. {_THREE_WAYS}")
+    return Labelled(recordings, rejections, way.title, [*listing.label_notes, *way.notes], left_out)
+
+
+def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
+    if left_out:
+        number = counted(left_out.total(), "recording")
+        return LabelError(f"--label-map leaves out all {number} that have labels; keep two labels or more")
+    return LabelError(
+        f"no labels found ({title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
+        f"{rejections[0].reason}. {_THREE_WAYS}"
+    )
 
 
 def name_speakers(listing: Listing, rule: str) -> Listing:
@@ -249,11 +264,27 @@ def _with(recording: Recording, label: str, speaker: str | None) -> Recording:
     return Recording(recording.file, recording.path, label, speaker, recording.split, *part)
 
 
-def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | str:
-    label = recording.label or ""
-    if label in label_map:
-        return _with(recording, label_map[label], recording.speaker)
-    return f"has the label {label!r}, which the label map does not name"
+def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | str | None:
+    """The recording with the label that is wanted; why it cannot have it; or None: it is left out."""
+    label = label_map.get(recording.label or "", recording.label or "")
+    if label == DROP:
+        return None
+    if not (label and label.isprintable()):
+        return f"has a label that is no plain text: {label!r}"
+    return recording if label == recording.label else _with(recording, label, recording.speaker)
+
+
+def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> None:
+    """Raise a LabelError if the map names a label that no recording has."""
+    from difflib import get_close_matches
+
+    absent = [label for label in label_map if label not in found]
+    if absent and found:
+        near = get_close_matches(absent[0], found, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "correct the line or remove it"
+        raise LabelError(
+            f"--label-map: no recording has the label '{absent[0]}'; labels found: {', '.join(sorted(found))}; {hint}"
+        )
 
 
 def _way(listing: Listing, labels: str) -> _Way:
@@ -374,19 +405,23 @@ def _csv_way(path: Path) -> _Way:
 
 
 def read_label_map(path: Path) -> dict[str, str]:
-    """A CSV with the columns ``from`` and ``to``: label as found, label as wanted.
+    """A CSV with the columns ``from`` and ``to``: label as found, label as wanted or `DROP`.
 
     Raises:
-        LabelError: it has not these columns, or maps one label twice.
+        LabelError: it has not these columns, maps one label twice, or maps one to nothing.
     """
     table = read_csv(path, ("from", "to"))
     if table.columns != {"from", "to"}:
         raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(table.header) or 'none'}")
-    rows = list(table.rows)
-    doubled = [label for label, count in Counter(row["from"] for _, row in rows).items() if count > 1]
-    if doubled:
-        raise LabelError(f"{path}: maps {', '.join(doubled)} more than once; keep one line for each")
-    label_map = {printable(row["from"].strip()): printable(row["to"].strip()) for _, row in rows}
-    if "" in label_map.values():
-        raise LabelError(f"{path}: maps a label to nothing; leave its line out, and its recordings are refused")
+    label_map: dict[str, str] = {}
+    for line, row in table.rows:
+        old, new = (printable(row[name].strip()) for name in ("from", "to"))
+        if not old or not new:
+            raise LabelError(
+                f"{path}: line {line} maps '{old}' to '{new}'; give both names. Write {DROP} as 'to' to leave a label "
+                "out; labels without a line stay as they are"
+            )
+        if old in label_map:
+            raise LabelError(f"{path}: line {line} maps {old} a second time; keep one line for each label")
+        label_map[old] = DROP if new.casefold() == DROP else new
     return label_map

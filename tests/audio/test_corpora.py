@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from ser_batch.audio.corpora import CORPORA, corpus_rule, label_recordings, read_label_map
+from ser_batch.audio.corpora import CORPORA, DROP, corpus_rule, label_recordings, read_label_map
 from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, list_source
 from ser_batch.errors import LabelError, UsageError
 
@@ -315,23 +315,51 @@ def test_a_listing_of_rejections_alone_has_no_labels():
 
 
 class TestLabelMap:
-    def test_maps_last_and_refuses_what_it_does_not_name(self):
-        mixed = listing("03a01Fa.wav", "03a01Wa.wav", "03a01La.wav")
-        labelled = label_recordings(mixed, "emodb", {"happiness": "positive", "anger": "negative"})
-        assert labels(labelled) == {"03a01Fa.wav": ("positive", "03"), "03a01Wa.wav": ("negative", "03")}
-        assert [(r.file, r.stage) for r in labelled.rejections] == [("03a01La.wav", "label")]
-        assert "'boredom'" in labelled.rejections[0].reason
+    EMODB = ("03a01Fa.wav", "03a01Wa.wav", "03a01La.wav", "08a01La.wav")
+
+    def test_renames_and_keeps_the_rest(self):
+        labelled = label_recordings(listing(*self.EMODB), "emodb", {"happiness": "positive", "anger": "negative"})
+        assert [recording.label for recording in labelled.recordings] == ["positive", "negative", "boredom", "boredom"]
+        assert labelled.rejections == []
+        assert not labelled.left_out
+
+    def test_leaves_out_what_is_mapped_to_drop(self):
+        labelled = label_recordings(listing(*self.EMODB), "emodb", {"boredom": DROP, "anger": "negative"})
+        assert labels(labelled) == {"03a01Fa.wav": ("happiness", "03"), "03a01Wa.wav": ("negative", "03")}
+        assert labelled.rejections == []
+        assert labelled.left_out == {"boredom": 2}
+
+    def test_leaving_out_everything_is_an_error(self):
+        with pytest.raises(LabelError, match="leaves out all 1 recording that"):
+            label_recordings(listing("a.wav", label="x"), label_map={"x": DROP})
+
+    @pytest.mark.parametrize(
+        ("absent", "hint"), [("hapiness", r"did you mean 'happiness'\?"), ("calm", "correct the line or remove it")]
+    )
+    def test_a_label_that_no_recording_has(self, absent, hint):
+        with pytest.raises(LabelError, match=f"'{absent}'; labels found: anger, boredom, happiness; {hint}"):
+            label_recordings(listing(*self.EMODB), "emodb", {absent: "positive"})
+
+    def test_applies_once(self):
+        labelled = label_recordings(listing(*self.EMODB[:2]), "emodb", {"happiness": "anger", "anger": "happiness"})
+        assert [recording.label for recording in labelled.recordings] == ["anger", "happiness"]
 
     def test_applies_to_columns_too(self):
         labelled = label_recordings(listing("a.wav", label="03"), label_map={"03": "anger"})
         assert labels(labelled) == {"a.wav": ("anger", None)}
 
     def test_is_read_as_text(self, tmp_path):
-        (tmp_path / "map.csv").write_text("from,to\n03,anger\n04,anger\n")
-        assert read_label_map(tmp_path / "map.csv") == {"03": "anger", "04": "anger"}
+        (tmp_path / "map.csv").write_text("From;TO \n03; anger\n04;(Drop)\n")
+        assert read_label_map(tmp_path / "map.csv") == {"03": "anger", "04": DROP}
 
     @pytest.mark.parametrize(
-        ("text", "says"), [("a,b\nx,y\n", "from and to"), ("from,to\nx,y\nx,z\n", "maps x more than once")]
+        ("text", "says"),
+        [
+            ("a,b\nx,y\n", "from and to; it has: a, b"),
+            ("from,to\nx,y\n x ,z\n", "line 3 maps x a second time"),
+            ("from,to\nx,\n", r"line 2 maps 'x' to ''.*Write \(drop\)"),
+            ("from,to\n,x\n", "line 2 maps '' to 'x'"),
+        ],
     )
     def test_what_is_no_map(self, tmp_path, text, says):
         (tmp_path / "map.csv").write_text(text)
