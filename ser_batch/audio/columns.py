@@ -25,7 +25,8 @@ _LABEL_WORDS = frozenset(
     "label labels class classes target targets category emotion emotions emo sentiment affect mood feeling "
     "klasse kategorie gefühl stimmung".split()
 )
-_SPEAKER_WORDS = frozenset("speaker speakers speakerid spk spkr actor subject talker voice singer sprecher".split())
+# Parts of names that stand for speakers.
+SPEAKER_WORDS = frozenset("speaker speakers speakerid spk spkr actor subject talker voice singer sprecher".split())
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -57,7 +58,7 @@ class Table:
 
     def unused_notes(self) -> list[str]:
         """Warnings that name the columns that are not used."""
-        speakers = [] if "speaker" in self.columns else [at for at in self.unused if self._is_near(at, _SPEAKER_WORDS)]
+        speakers = [] if "speaker" in self.columns else [at for at in self.unused if self._is_near(at, SPEAKER_WORDS)]
         others = [f"'{self.header[at]}'" for at in self.unused if at not in speakers]
         notes = [
             f"{self.path}: column '{self.header[at]}' is not used; rename it to speaker if it says who speaks"
@@ -73,7 +74,7 @@ class Table:
         if "label" in self.columns:
             return []
         by_name = [at for at in self.unused if self._is_near(at, _LABEL_WORDS) or plain(self.header[at]) == "y"]
-        by_values = [at for at in self.unused if not self._is_near(at, _SPEAKER_WORDS) and self._has_few_values(at)]
+        by_values = [at for at in self.unused if not self._is_near(at, SPEAKER_WORDS) and self._has_few_values(at)]
         return [self.header[at] for at in by_name or by_values]
 
     def _is_near(self, at: int, words: frozenset[str]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ser_batch.audio.columns import ALIASES, SUFFIXES, read_csv
+from ser_batch.audio.folders import SPLIT_NAMES, find_layout, folders_of, split_layout
 from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, posix_stem, printable
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.wording import counted
@@ -117,6 +118,8 @@ CORPORA = {
     ),
 }
 
+_FOLDERS = "folders"
+
 # What a label map gives as the new name of a label whose recordings are to be left out.
 DROP = "(drop)"
 
@@ -154,11 +157,13 @@ class _Way:
     Attributes:
         title: for people.
         rule: gives them.
+        split_of: gives a recording's split by its key; None: there are no splits.
         notes: warnings about it.
     """
 
     title: str
     rule: NamingRule
+    split_of: Callable[[str], str | None] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -181,7 +186,7 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
 
     def usable() -> Iterator[Recording]:
         for recording in listing.recordings:
-            labelled: Recording | str | None = _apply(way.rule, recording)
+            labelled: Recording | str | None = _apply(way, recording)
             if isinstance(labelled, Recording):
                 found[labelled.label or ""] += 1
                 labelled = _mapped(labelled, renamed)
@@ -195,7 +200,7 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
     left_out = Counter({label: count for label, count in found.items() if renamed.get(label) == DROP})
     if not recordings:
         raise _no_labels(way.title, rejections, left_out)
-    if way.rule is _folder_rule and len(found) == 1:
+    if way.title == _FOLDERS and len(found) == 1:
         raise LabelError(f"only one class's folder, {next(iter(found))}, holds recordings. {_THREE_WAYS}")
     return Labelled(recordings, rejections, way.title, [*listing.label_notes, *way.notes], left_out)
 
@@ -248,20 +253,23 @@ _THREE_WAYS = (
 )
 
 
-def _apply(rule: NamingRule, recording: Recording) -> Recording | str:
-    if recording.label is not None and recording.speaker is not None:
-        return recording
-    found = rule(recording)
-    if isinstance(found, str):
-        return recording if recording.label is not None else found
-    label, speaker = found
-    return _with(recording, recording.label or label, recording.speaker or speaker)
+def _apply(way: _Way, recording: Recording) -> Recording | str:
+    label, speaker, split = recording.label, recording.speaker, recording.split
+    if label is None or speaker is None:
+        found = way.rule(recording)
+        if not isinstance(found, str):
+            label, speaker = label or found[0], speaker or found[1]
+        elif label is None:
+            return found
+    if way.split_of is not None and split is None:
+        split = way.split_of(recording.file)
+    return _with(recording, label or "", speaker, split)
 
 
-def _with(recording: Recording, label: str, speaker: str | None) -> Recording:
+def _with(recording: Recording, label: str, speaker: str | None, split: str | None) -> Recording:
     # A third of the time of `dataclasses.replace`.
     part = recording.start_secs, recording.end_secs
-    return Recording(recording.file, recording.path, label, speaker, recording.split, *part)
+    return Recording(recording.file, recording.path, label, speaker, split, *part)
 
 
 def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | str | None:
@@ -271,7 +279,7 @@ def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | s
         return None
     if not (label and label.isprintable()):
         return f"has a label that is no plain text: {label!r}"
-    return recording if label == recording.label else _with(recording, label, recording.speaker)
+    return recording if label == recording.label else _with(recording, label, recording.speaker, recording.split)
 
 
 def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> None:
@@ -288,21 +296,32 @@ def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> No
 
 
 def _way(listing: Listing, labels: str) -> _Way:
-    if labels == "auto":
-        return _auto_way(listing)
-    if labels == "folder":
-        return _Way("folders", _folder_rule)
-    if labels in CORPORA:
-        return _Way(f"{labels} names", corpus_rule(labels))
     if labels.startswith("regex:"):
-        return _Way("regex", _regex_rule(labels.removeprefix("regex:")))
-    if Path(labels).suffix.lower() in SUFFIXES:
-        return _csv_way(Path(labels))
-    known = ", ".join(CORPORA)
-    raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
+        return _regex_way(labels.removeprefix("regex:"))
+    folders = folders_of(one.file for one in listing.recordings)
+    if labels == "auto":
+        way = _auto_way(listing, folders)
+    elif labels == "folder":
+        way = _folder_way(folders)
+    elif labels in CORPORA:
+        way = _Way(f"{labels} names", corpus_rule(labels))
+    elif Path(labels).suffix.lower() in SUFFIXES:
+        way = _csv_way(Path(labels))
+    else:
+        known = ", ".join(CORPORA)
+        raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
+    layout = split_layout(folders)
+    if not layout.has_splits or "split" in listing.has_columns:
+        return way
+    return dataclasses.replace(way, split_of=layout.split, notes=[*way.notes, *layout.notes])
 
 
-def _auto_way(listing: Listing) -> _Way:
+def _folder_way(folders: Sequence[list[str]]) -> _Way:
+    layout = find_layout(folders)
+    return _Way(_FOLDERS, lambda recording: layout.names(recording.file), notes=layout.notes)
+
+
+def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
     n_unlabelled = sum(count for (label, _, _), count in listing.recordings.kinds().items() if label is None)
     if not n_unlabelled and listing.recordings:
         return _Way("columns", lambda recording: "has no label")
@@ -318,7 +337,7 @@ def _auto_way(listing: Listing) -> _Way:
         if _fits_most(rule, _unlabelled(listing), n_unlabelled):
             return _Way(f"{name} names", rule)
     if any("/" in recording.file for recording in _unlabelled(listing)):
-        return _Way("folders", _folder_rule)
+        return _folder_way(folders)
     raise LabelError(f"no labels found among {counted(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
 
 
@@ -358,12 +377,7 @@ def corpus_rule(name: str) -> NamingRule:
     return rule
 
 
-def _folder_rule(recording: Recording) -> tuple[str, str | None] | str:
-    folder = PurePosixPath(recording.file).parent.name
-    return (folder, None) if folder not in {"", ".."} else "lies in no class's folder"
-
-
-def _regex_rule(text: str) -> NamingRule:
+def _regex_way(text: str) -> _Way:
     pattern = _pattern(text, "--labels", "label")
 
     def rule(recording: Recording) -> tuple[str, str | None] | str:
@@ -372,7 +386,12 @@ def _regex_rule(text: str) -> NamingRule:
             return "does not match the labels' regular expression"
         return match["label"], match["speaker"] if "speaker" in pattern.groupindex else None
 
-    return rule
+    def split_of(file: str) -> str | None:
+        match = pattern.search(file)
+        split = match["split"] if match else None
+        return SPLIT_NAMES.get(split.casefold(), split) if split else None
+
+    return _Way("regex", rule, split_of if "split" in pattern.groupindex else None)
 
 
 def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
@@ -401,7 +420,7 @@ def _csv_way(path: Path) -> _Way:
         return (label, speaker) if label else f"has no label in {path.name}"
 
     notes = [*table.alias_note("file"), *table.alias_note("label"), *table.unused_notes()]
-    return _Way(f"CSV {path.name}", rule, notes)
+    return _Way(f"CSV {path.name}", rule, notes=notes)
 
 
 def read_label_map(path: Path) -> dict[str, str]:

@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import pytest
@@ -156,10 +157,6 @@ class TestAuto:
 
 
 class TestFolders:
-    def test_the_innermost_folder_is_the_class(self):
-        labelled = label_recordings(listing("train/happy/a.wav", "test/sad/b.wav"), "folder")
-        assert labels(labelled) == {"train/happy/a.wav": ("happy", None), "test/sad/b.wav": ("sad", None)}
-
     def test_the_root_is_never_a_class(self, tmp_path):
         root = tmp_path / "anger"
         (root / "calm").mkdir(parents=True)
@@ -176,6 +173,110 @@ class TestFolders:
         (tmp_path / "anger/a.wav").touch()
         with pytest.raises(LabelError, match="no labels found"):
             label_recordings(list_source(str(tmp_path / "anger")), rule)
+
+
+def tree(*folders):
+    """Two recordings in each folder."""
+    return listing(*(f"{folder}/{number}.wav" for folder in folders for number in (1, 2)))
+
+
+def named(labelled):
+    """Labels, speakers and splits by folder."""
+    return {r.file.rpartition("/")[0]: (r.label, r.speaker, r.split) for r in labelled.recordings}
+
+
+@pytest.mark.parametrize("rule", ["auto", "folder"])
+class TestFoldersInFolders:
+    def test_class_above_speaker(self, rule):
+        folders = [f"{emotion}/{name}" for emotion in ("happy", "sad", "other") for name in ("anna", "bert")]
+        labelled = label_recordings(tree(*folders), rule)
+        assert named(labelled) == {folder: (folder.partition("/")[0], None, None) for folder in folders}
+        (note,) = labelled.notes
+        assert note.startswith("the folders anna, bert are not used; if they are speakers, give --labels 'regex:")
+
+    def test_speaker_above_class(self, rule):
+        labelled = label_recordings(tree("anna/freude", "anna/Ärger", "bert/freude", "bert/Ärger"), rule)
+        assert {label for label, _, _ in named(labelled).values()} == {"freude", "Ärger"}
+
+    def test_speakers_that_are_called_so_are_taken(self, rule):
+        labelled = label_recordings(tree("happy/Actor_01", "sad/Actor_01", "sad/Actor_02"), rule)
+        assert named(labelled) == {
+            "happy/Actor_01": ("happy", "Actor_01", None),
+            "sad/Actor_01": ("sad", "Actor_01", None),
+            "sad/Actor_02": ("sad", "Actor_02", None),
+        }
+        assert labelled.notes == ["speakers are taken from the folders Actor_01, Actor_02"]
+
+    def test_a_folder_in_every_class(self, rule):
+        assert named(label_recordings(tree("A/wav", "B/wav"), rule)) == {
+            "A/wav": ("A", None, None),
+            "B/wav": ("B", None, None),
+        }
+
+    def test_absolute_paths(self, rule):
+        labelled = label_recordings(tree("/data/joy/corpus/happy", "/data/joy/corpus/sad"), rule)
+        assert {label for label, _, _ in named(labelled).values()} == {"happy", "sad"}
+
+    def test_names_that_do_not_tell_are_asked_about(self, rule):
+        """And both ways out that are offered work."""
+        source = tree("A/x", "A/y", "B/x", "B/y")
+        with pytest.raises(LabelError, match="do not tell which are the classes") as error:
+            label_recordings(source, rule)
+        by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
+        assert named(label_recordings(source, by_top))["A/x"] == ("A", "x", None)
+        assert named(label_recordings(source, by_last))["A/x"] == ("x", "A", None)
+        assert str(error.value).endswith("if the classes are x, y")
+
+    def test_different_depths_are_asked_about(self, rule):
+        source = tree("A", "B/x", "B/y")
+        with pytest.raises(LabelError, match="do not tell") as error:
+            label_recordings(source, rule)
+        by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
+        assert named(label_recordings(source, by_top))["B/y"] == ("B", None, None)
+        assert named(label_recordings(source, by_last))["B/y"] == ("y", None, None)
+
+    @pytest.mark.parametrize("above", ["", "/data/corpus/"])
+    def test_split_folders(self, rule, above):
+        folders = [f"{above}{split}/{name}" for split in ("Train", "val", "test") for name in ("x", "y")]
+        labelled = label_recordings(tree(*folders), rule)
+        assert set(named(labelled).values()) == {
+            (label, None, split) for label in ("x", "y") for split in ("train", "validation", "test")
+        }
+        assert labelled.notes == ["splits are taken from the folders Train, test, val"]
+
+    def test_split_folders_around_classes_and_speakers(self, rule):
+        labelled = label_recordings(tree("train/happy/anna", "train/sad/anna", "dev/happy/bert", "dev/sad/bert"), rule)
+        assert named(labelled)["dev/sad/bert"] == ("sad", None, "validation")
+        assert labelled.notes[-1] == "splits are taken from the folders dev, train"
+        way = re.search("--labels '(.*)'", labelled.notes[0])[1]
+        again = label_recordings(tree("train/happy/anna", "train/sad/anna", "dev/happy/bert", "dev/sad/bert"), way)
+        assert named(again)["dev/sad/bert"] == ("sad", "bert", "validation")
+
+    @pytest.mark.parametrize("folders", [("train/x", "train/y"), ("test/x", "val/y", "test/y"), ("train/x", "a/y")])
+    def test_what_is_no_division(self, rule, folders):
+        source = listing(*(f"{folder}/03a01Fa.wav" for folder in folders))
+        if rule == "folder" and len({folder[:3] for folder in folders}) > 1:
+            with pytest.raises(LabelError, match="do not tell"):
+                label_recordings(source, rule)
+        else:
+            assert {r.split for r in label_recordings(source, rule).recordings} == {None}
+
+    def test_files_beside_the_split_folders(self, rule):
+        source = listing("readme.wav", "train/happy/a.wav", "train/b.wav", "test/sad/c.wav")
+        labelled = label_recordings(source, rule)
+        assert named(labelled) == {"train/happy": ("happy", None, "train"), "test/sad": ("sad", None, "test")}
+        assert {(r.file, r.reason) for r in labelled.rejections} == {
+            ("readme.wav", "is not inside a class folder"),
+            ("train/b.wav", "is not inside a class folder"),
+        }
+
+
+def test_split_folders_hold_for_other_ways_of_labelling(tmp_path):
+    names = ("train/03a01Fa.wav", "test/08a01Wa.wav")
+    assert [r.split for r in label_recordings(listing(*names)).recordings] == ["train", "test"]
+    assert [r.split for r in label_recordings(listing(*names, label="x")).recordings] == ["train", "test"]
+    assert [r.split for r in label_recordings(listing(*names, label="x", split="train")).recordings] == 2 * ["train"]
+    assert [r.split for r in label_recordings(listing(*names), r"regex:\d(?P<label>[FW])").recordings] == [None, None]
 
 
 class TestRegex:
