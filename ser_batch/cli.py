@@ -425,7 +425,7 @@ def infer(
 
     Example: ser-batch infer calls/ -o preds.csv
     """
-    from ser_batch.audio.corpora import name_speakers
+    from ser_batch.audio.corpora import name_speakers, speaker_notes
     from ser_batch.audio.recordings import list_source
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
@@ -444,6 +444,9 @@ def infer(
             + ("give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} names nobody"),
             quiet,
         )
+    else:
+        for note in speaker_notes(listing.recordings):
+            _say(f"warning: {note}", quiet)
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
         engine.start(len(listing.recordings), "ser_batch.results.predictions")
         # Only now, beside the workers' own imports: these are as slow.

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pandas
 import pytest
 
 from ser_batch.cli import app, main
@@ -144,3 +146,22 @@ def test_what_the_label_map_leaves_out_is_counted_and_no_failure(tmp_path: Path,
     assert main(["verify", str(tmp_path / "r"), "--source", str(emodb_sample), "-j", "1"]) == 0
     assert main([*command, "-j", "1"]) == 0
     assert "already finished" in capfd.readouterr().err
+
+
+def test_tables_of_odd_names_read_in_pandas(tmp_path: Path, emodb_sample: Path) -> None:
+    """Labels by its defaults; files that are called as a missing value or a number as the README says."""
+    samples = sorted(emodb_sample.iterdir())[:4]
+    names = ["NA", "null", "001", "nan.wav"]
+    for sample, name in zip(samples, names, strict=True):
+        shutil.copy(sample, tmp_path / name)
+    rows = zip(names, ["None", "joy", "fear", "joy"], strict=True)
+    (tmp_path / "t.csv").write_text("file,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    assert main(["build-records", str(tmp_path / "t.csv"), "-o", str(tmp_path / "r"), "-j", "1", "-q"]) == 3
+    manifest = pandas.read_csv(tmp_path / "r" / "manifest.csv")
+    assert sorted(manifest["label"]) == ["fear", "joy", "joy"]
+    manifest = pandas.read_csv(tmp_path / "r" / "manifest.csv", dtype=str, keep_default_na=False)
+    assert sorted(manifest["file"]) == ["001", "nan.wav", "null"]
+    assert main(["infer", str(tmp_path / "t.csv"), "-o", str(tmp_path / "p.csv"), "-j", "1", "-q"]) == 0
+    table = pandas.read_csv(tmp_path / "p.csv", converters={"file": str})
+    assert list(table["file"]) == names
+    assert table["confidence"].dtype == float

@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ser_batch.audio.columns import ALIASES, SUFFIXES, read_csv
 from ser_batch.audio.folders import SPLIT_NAMES, find_layout, folders_of, split_layout
-from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, posix_stem, printable
+from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, composed, posix_stem, printable
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.wording import counted
 
@@ -120,6 +120,12 @@ CORPORA = {
 
 _FOLDERS = "folders"
 
+# Words that pandas.read_csv takes for a missing value, even in quotes.
+READ_AS_MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+_NOTED = 5
+
 # What a label map gives as the new name of a label whose recordings are to be left out.
 DROP = "(drop)"
 
@@ -202,7 +208,8 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
         raise _no_labels(way.title, rejections, left_out)
     if way.title == _FOLDERS and len(found) == 1:
         raise LabelError(f"only one class's folder, {next(iter(found))}, holds recordings. {_THREE_WAYS}")
-    return Labelled(recordings, rejections, way.title, [*listing.label_notes, *way.notes], left_out)
+    notes = [*listing.label_notes, *way.notes, *_label_notes(recordings), *speaker_notes(recordings)]
+    return Labelled(recordings, rejections, way.title, notes, left_out)
 
 
 def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
@@ -213,6 +220,34 @@ def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[st
         f"no labels found ({title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
         f"{rejections[0].reason}. {_THREE_WAYS}"
     )
+
+
+def _label_notes(recordings: Recordings) -> list[str]:
+    alike = _alike(recordings.column("label")[0], str.casefold)
+    return (
+        [f"labels that differ only by case are different classes: {alike}; --label-map can join them"] if alike else []
+    )
+
+
+def speaker_notes(recordings: Recordings) -> list[str]:
+    """Warnings about names of speakers that may not mean what they say."""
+    speakers, _ = recordings.column("speaker")
+    notes = []
+    if alike := _alike(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
+        notes.append(f"speakers that differ only by case or leading zeros are different speakers: {alike}")
+    if words := sorted({name for name in speakers if name} & READ_AS_MISSING):
+        notes.append(f"taken as the name of one speaker: '{words[0]}'; leave it empty where the speaker is unknown")
+    return notes
+
+
+def _alike(names: Iterable[str | None], key: Callable[[str], str]) -> str:
+    """The groups of names with the same key, for people; empty if there are none."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[key(name or "")].append(name or "")
+    alike = sorted(" and ".join(f"'{name}'" for name in sorted(group)) for group in groups.values() if len(group) > 1)
+    more = f" and {len(alike) - _NOTED} more" if len(alike) > _NOTED else ""
+    return ", ".join(alike[:_NOTED]) + more
 
 
 def name_speakers(listing: Listing, rule: str) -> Listing:
@@ -237,7 +272,7 @@ def name_speakers(listing: Listing, rule: str) -> Listing:
     else:
         raise UsageError(f"--speaker-from {rule}: give folder, or regex: and a pattern with a group (?P<speaker>…)")
     named = (
-        dataclasses.replace(recording, speaker=recording.speaker or speaker_of(recording))
+        dataclasses.replace(recording, speaker=recording.speaker or composed(speaker_of(recording) or "") or None)
         for recording in listing.recordings
     )
     return dataclasses.replace(listing, recordings=Recordings(named))
@@ -258,7 +293,7 @@ def _apply(way: _Way, recording: Recording) -> Recording | str:
     if label is None or speaker is None:
         found = way.rule(recording)
         if not isinstance(found, str):
-            label, speaker = label or found[0], speaker or found[1]
+            label, speaker = label or composed(found[0]), speaker or composed(found[1] or "") or None
         elif label is None:
             return found
     if way.split_of is not None and split is None:
@@ -279,6 +314,10 @@ def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | s
         return None
     if not (label and label.isprintable()):
         return f"has a label that is no plain text: {label!r}"
+    if label in READ_AS_MISSING:
+        return (
+            f"has the label '{label}', which pandas reads as missing; rename it with --label-map, or map it to {DROP}"
+        )
     return recording if label == recording.label else _with(recording, label, recording.speaker, recording.split)
 
 
@@ -411,7 +450,7 @@ def _csv_way(path: Path) -> _Way:
     by_file: dict[str, tuple[str, str | None]] = {}
     for line, row in table.rows:
         file = printable(row["file"])
-        found = (printable(row["label"].strip()), printable(row.get("speaker", "").strip()) or None)
+        found = (composed(printable(row["label"])), composed(printable(row.get("speaker", ""))) or None)
         if by_file.setdefault(file, found) != found:
             raise LabelError(f"{path}: line {line} labels {file} otherwise than a line before it; keep one of them")
 
@@ -434,12 +473,14 @@ def read_label_map(path: Path) -> dict[str, str]:
         raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(table.header) or 'none'}")
     label_map: dict[str, str] = {}
     for line, row in table.rows:
-        old, new = (printable(row[name].strip()) for name in ("from", "to"))
+        old, new = (composed(printable(row[name])) for name in ("from", "to"))
         if not old or not new:
             raise LabelError(
                 f"{path}: line {line} maps '{old}' to '{new}'; give both names. Write {DROP} as 'to' to leave a label "
                 "out; labels without a line stay as they are"
             )
+        if new in READ_AS_MISSING:
+            raise LabelError(f"{path}: line {line} maps to '{new}', which pandas reads as missing; give another name")
         if old in label_map:
             raise LabelError(f"{path}: line {line} maps {old} a second time; keep one line for each label")
         label_map[old] = DROP if new.casefold() == DROP else new

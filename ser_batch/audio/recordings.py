@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, overload
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,6 +274,11 @@ def printable(name: str) -> str:
     return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
 
 
+def composed(name: str) -> str:
+    """A label or speaker as names are compared: in Unicode's composed form (NFC), without surrounding space."""
+    return name.strip() if name.isascii() else normalize("NFC", name).strip()
+
+
 def list_source(source: str) -> Listing:
     """List a SOURCE: a directory, one file, a CSV or TSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
 
@@ -450,7 +456,7 @@ def _of_row(row: dict[str, str], base: Path) -> Recording:
     end_secs = parse_secs(row["end"]) if row.get("end") else None
     if end_secs is not None and end_secs <= start_secs:
         raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
-    known = (printable(row.get(column, "").strip()) for column in ("label", "speaker", "split"))
+    known = (composed(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
     label, speaker, split = (text or None for text in known)
     return Recording(
         printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from ser_batch.audio.corpora import CORPORA, DROP, corpus_rule, label_recordings, read_label_map
+from ser_batch.audio.corpora import CORPORA, DROP, READ_AS_MISSING, corpus_rule, label_recordings, read_label_map
 from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, list_source
 from ser_batch.errors import LabelError, UsageError
 
@@ -413,6 +413,74 @@ def test_rejections_of_the_listing_are_kept():
 def test_a_listing_of_rejections_alone_has_no_labels():
     with pytest.raises(LabelError, match="no labels found"):
         label_recordings(Listing(Recordings(), [Rejection("a.wav", "list", "line 2: not a time")]))
+
+
+class TestNames:
+    DECOMPOSED = "fro\u0308hlich"
+    COMPOSED = "fr\u00f6hlich"
+
+    @pytest.mark.parametrize(
+        ("source", "rule"),
+        [
+            (listing(f"{DECOMPOSED}/a.wav", f"{COMPOSED}/b.wav", "x/c.wav"), "folder"),
+            (listing(f"a_{DECOMPOSED} .wav", f"b_{COMPOSED}.wav", "c_x.wav"), r"regex:_(?P<label>.+)\.wav"),
+        ],
+    )
+    def test_labels_are_composed_and_stripped(self, source, rule):
+        labelled = label_recordings(source, rule)
+        assert [r.label for r in labelled.recordings] == [self.COMPOSED, self.COMPOSED, "x"]
+
+    def test_in_tables_too(self, tmp_path):
+        text = f"file,label,speaker\na,{self.DECOMPOSED} ,{self.DECOMPOSED}\nb, {self.COMPOSED},{self.COMPOSED} \n"
+        (tmp_path / "t.csv").write_text(text)
+        for labelled in (
+            label_recordings(list_source(str(tmp_path / "t.csv"))),
+            label_recordings(listing("a", "b"), str(tmp_path / "t.csv")),
+        ):
+            assert set(labels(labelled).values()) == {(self.COMPOSED, self.COMPOSED)}
+
+    def test_in_label_maps_too(self, tmp_path):
+        (tmp_path / "map.csv").write_text(f"from,to\n{self.DECOMPOSED},{self.DECOMPOSED}er\n")
+        source = listing(f"{self.COMPOSED}/a.wav", "x/c.wav")
+        labelled = label_recordings(source, "folder", read_label_map(tmp_path / "map.csv"))
+        assert [r.label for r in labelled.recordings] == [f"{self.COMPOSED}er", "x"]
+
+    def test_labels_that_differ_by_case_are_warned_about(self):
+        labelled = label_recordings(listing("Joy/a.wav", "joy/b.wav", "fear/c.wav"), "folder")
+        assert labelled.notes == [
+            "labels that differ only by case are different classes: 'Joy' and 'joy'; --label-map can join them"
+        ]
+        assert label_recordings(listing("Joy/a.wav", "joy/b.wav", "f/c.wav"), "folder", {"Joy": "joy"}).notes == []
+
+    def test_speakers_that_differ_by_case_or_zeros_are_warned_about(self):
+        speakers = ["3", "03", "s1", "S01", "10", "100", "0", "NA"]
+        recordings = [Recording(f"{name}.wav", name, "x", name) for name in speakers]
+        assert label_recordings(Listing(Recordings(recordings))).notes == [
+            "speakers that differ only by case or leading zeros are different speakers: '03' and '3', 'S01' and 's1'",
+            "taken as the name of one speaker: 'NA'; leave it empty where the speaker is unknown",
+        ]
+
+
+class TestLabelsThatPandasReadsAsMissing:
+    def test_the_words_are_those_of_pandas(self):
+        from pandas._libs.parsers import STR_NA_VALUES
+
+        assert STR_NA_VALUES - {""} == READ_AS_MISSING
+
+    @pytest.mark.parametrize("word", ["NA", "nan", "None", "null"])
+    def test_are_refused_and_can_be_mapped(self, word):
+        source = listing(f"{word}/a.wav", "joy/b.wav")
+        (refused,) = label_recordings(source, "folder").rejections
+        assert (refused.file, refused.stage) == (f"{word}/a.wav", "label")
+        assert f"'{word}', which pandas reads as missing; rename it with --label-map" in refused.reason
+        mapped = label_recordings(source, "folder", {word: "nothing"})
+        assert [r.label for r in mapped.recordings] == ["nothing", "joy"]
+        assert label_recordings(source, "folder", {word: DROP}).rejections == []
+
+    def test_no_label_is_renamed_to_one(self, tmp_path):
+        (tmp_path / "map.csv").write_text("from,to\nx,None\n")
+        with pytest.raises(LabelError, match="line 2 maps to 'None', which pandas reads as missing"):
+            read_label_map(tmp_path / "map.csv")
 
 
 class TestLabelMap:
