@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ import typer
 from ser_batch import __version__
 from ser_batch.engines import LocalEngine, usable_cpus
 from ser_batch.errors import SerBatchError, UsageError
+from ser_batch.files import url_problem
 from ser_batch.native import keep_freed_memory
 from ser_batch.progress import progress_bar
 from ser_batch.wording import counted
@@ -491,9 +493,20 @@ def info(
     _print(describe(path))
 
 
+def _refuse_urls(arguments: list[str]) -> None:
+    """Raise a UsageError if a URL is given for any argument or option: it would be taken for a local path."""
+    for argument in arguments:
+        option, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if re.match("-[A-Za-z]", value):  # -oVALUE
+            option, value = value[:2], value[2:]
+        if problem := url_problem(value.removeprefix("@")):
+            raise UsageError(f"{f'{option} {value}'.strip()}: {problem}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
+        _refuse_urls(sys.argv[1:] if arguments is None else arguments)
         app(arguments)
     except SystemExit as end:
         return int(end.code or 0)

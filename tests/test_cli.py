@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import typer
 
 from ser_batch.cli import app, main
 from tests.conftest import write_tone
@@ -165,3 +166,38 @@ def test_tables_of_odd_names_read_in_pandas(tmp_path: Path, emodb_sample: Path) 
     table = pandas.read_csv(tmp_path / "p.csv", converters={"file": str})
     assert list(table["file"]) == names
     assert table["confidence"].dtype == float
+
+
+def path_parameters() -> list[list[str]]:
+    """For every command and each of its parameters that takes a path: a call that gives a URL for it."""
+    calls = []
+    for name, command in typer.main.get_command(app).commands.items():
+        arguments = [one.name for one in command.params if one.param_type_name == "argument"]
+        calls += [[name, *("gs://b/x" if one == this else "." for one in arguments)] for this in arguments]
+        options = {option for one in command.params for option in one.opts}
+        for option in options & {"--out", "-o", "--labels", "--label-map", "--source", "--model", "--recipe"}:
+            calls.append([name, *("." for _ in arguments), option, "gs://b/x"])
+    return calls
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *path_parameters(),
+        ["infer", "@s3://b/list.txt", "-o", "-"],
+        ["infer", ".", "--out=file:///tmp/p.csv"],
+        ["infer", ".", "-ohttps://b/p.csv"],
+    ],
+    ids=" ".join,
+)
+def test_a_url_is_refused_wherever_a_path_stands(tmp_path: Path, capfd, monkeypatch, arguments: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capfd.readouterr().err
+    assert re.fullmatch(r"error: .*://.*: is a URL \(\w+://\), and only files on this machine .*plain path\n", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_looks_like_a_url_is_none(tmp_path: Path, emodb_sample: Path) -> None:
+    command = ["build-records", str(emodb_sample), "-o", str(tmp_path / "gs:"), "--dry-run", "-q"]
+    assert main([*command, "--labels", "regex:(?P<speaker>..)(?P<label>.)(?!://)"]) == 0

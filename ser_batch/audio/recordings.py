@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.columns import ALIASES, SUFFIXES, decoded, read_csv
 from ser_batch.errors import AudioError, SourceError
-from ser_batch.files import file_sha256
+from ser_batch.files import file_sha256, url_problem
 from ser_batch.wording import counted
 
 # Numbers of recordings in a table, int64 (n,).
@@ -452,6 +452,8 @@ def _part(recording: Recording) -> tuple[str, float, float | None]:
 
 
 def _of_row(row: dict[str, str], base: Path) -> Recording:
+    if problem := url_problem(row["file"]):
+        raise ValueError(problem)
     start_secs = parse_secs(row.get("start") or "0")
     end_secs = parse_secs(row["end"]) if row.get("end") else None
     if end_secs is not None and end_secs <= start_secs:
