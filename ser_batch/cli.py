@@ -43,8 +43,9 @@ app = typer.Typer(
 Workers = Annotated[
     int, typer.Option("--workers", "-j", min=1, metavar="N", help="Worker processes.", show_default="usable CPUs")
 ]
-Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="Directory, file, CSV or TSV with a column file, @list.txt, or -.")
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE", help="Directories, files, CSVs or TSVs with a column file, @list.txt, or -."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
 _RECIPES = "the recipe's"
@@ -105,9 +106,10 @@ def _prepare_tensorflow(verbose: bool) -> None:
         warnings.filterwarnings("ignore", module="keras")
 
 
-def _say_notes(listing: "Listing", source: str, quiet: bool) -> None:
+def _say_notes(listing: "Listing", sources: list[str], quiet: bool) -> None:
     if listing.other_files:
-        _say(f"left alone: {counted(listing.other_files, 'file')} in {source}, not audio by the extension", quiet)
+        where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
+        _say(f"left alone: {counted(listing.other_files, 'file')} in {where}, not audio by the extension", quiet)
     for note in listing.notes:
         _say(f"warning: {note}", quiet)
 
@@ -124,7 +126,7 @@ def _list_errors(errors: "list[Rejection]", total: int, where: str, bases: dict[
 
 @app.command("build-records")
 def build_records(
-    source: Source,
+    source: Sources,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Record folder to write.")],
     labels: Annotated[
         str,
@@ -163,13 +165,13 @@ def build_records(
     """
     from ser_batch.audio.corpora import label_recordings, read_label_map
     from ser_batch.audio.frontend import parse_channel, preset
-    from ser_batch.audio.recordings import list_source
+    from ser_batch.audio.recordings import list_sources
     from ser_batch.records.splits import SplitPlan, parse_fractions, parse_rule
 
     began = time.perf_counter()
     parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
     transform = preset(front_end, parse_channel(channel))
-    listing = list_source(source)
+    listing = list_sources(source)
     _say_notes(listing, source, quiet)
     with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
         engine.start(len(listing.recordings), "ser_batch.records.shards")
@@ -217,8 +219,12 @@ def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs:
 def verify(
     records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder, from build-records.")],
     source: Annotated[
-        str | None,
-        typer.Option(metavar="SOURCE", help="What it was built from: compare the audio, too.", show_default="no"),
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="What it was built from, once for each SOURCE: compare the audio, too.",
+            show_default="no",
+        ),
     ] = None,
     workers: Workers = usable_cpus(),
     quiet: Quiet = False,
@@ -229,13 +235,13 @@ def verify(
 
     Example: ser-batch verify tfrecords/emodb --source recordings/
     """
-    from ser_batch.audio.recordings import list_source
+    from ser_batch.audio.recordings import list_sources
     from ser_batch.records.layout import open_records
     from ser_batch.records.verification import verify_records
 
     began = time.perf_counter()
     folder = open_records(records)
-    listing = None if source is None else list_source(source)
+    listing = list_sources(source) if source else None
     with LocalEngine(workers) as engine, progress_bar("verifying", quiet) as show:
         problems = verify_records(folder, engine, listing, show)
     for problem in problems[:_LISTED_ERRORS]:
@@ -398,7 +404,7 @@ def compare(
 
 @app.command()
 def infer(
-    source: Source,
+    source: Sources,
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Table to write; - for standard output.")],
     model: Annotated[
         Path | None, typer.Option(metavar="BUNDLE", help="Bundle folder.", show_default="the shipped model")
@@ -428,12 +434,12 @@ def infer(
     Example: ser-batch infer calls/ -o preds.csv
     """
     from ser_batch.audio.corpora import name_speakers, speaker_notes
-    from ser_batch.audio.recordings import list_source
+    from ser_batch.audio.recordings import list_sources
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
     began = time.perf_counter()
     bundle = open_bundle(model) if model else shipped_bundle()
-    listing = list_source(source)
+    listing = list_sources(source)
     _say_notes(listing, source, quiet)
     if speaker_from is not None:
         listing = name_speakers(listing, speaker_from)

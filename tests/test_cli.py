@@ -201,3 +201,24 @@ def test_a_url_is_refused_wherever_a_path_stands(tmp_path: Path, capfd, monkeypa
 def test_what_only_looks_like_a_url_is_none(tmp_path: Path, emodb_sample: Path) -> None:
     command = ["build-records", str(emodb_sample), "-o", str(tmp_path / "gs:"), "--dry-run", "-q"]
     assert main([*command, "--labels", "regex:(?P<speaker>..)(?P<label>.)(?!://)"]) == 0
+
+
+def test_several_sources(tmp_path: Path, emodb_sample: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = sorted(emodb_sample.iterdir())
+    for sample, folder in zip(samples, 7 * ["one", "two"], strict=True):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(sample, tmp_path / folder)
+    (tmp_path / "more.csv").write_text(f"file\n{samples[0]}\n")
+    single = f"two/{samples[1].name}"
+    assert main(["infer", "one", single, "more.csv", "-o", "p.csv", "-j", "1", "-q"]) == 0
+    assert list(pandas.read_csv("p.csv")["file"]) == [f"one/{s.name}" for s in samples[::2]] + [single, str(samples[0])]
+    assert main(["infer", "one", single, "more.csv", "-o", "p.csv", "-j", "1"]) == 0
+    assert "already finished" in capfd.readouterr().err
+    assert main(["build-records", "one", "two", "-o", "r", "-j", "1", "-q"]) == 0
+    assert set(pandas.read_csv("r/manifest.csv")["file"]) == {
+        str(path) for folder in ("one", "two") for path in Path(folder).iterdir()
+    }
+    assert main(["verify", "r", "--source", "one", "--source", "two", "-j", "1"]) == 0
+    assert main(["infer", single, single, "-o", "-", "-j", "1"]) == 3
+    assert f"error: {single}: is named again by {single}, after {single}" in capfd.readouterr().err

@@ -366,6 +366,11 @@ def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
         return _Way("columns", lambda recording: "has no label")
     if "label" in listing.has_columns:
         return _Way("columns", lambda recording: "has no label in its row")
+    if n_unlabelled < len(listing.recordings):
+        raise LabelError(
+            "some SOURCEs have a column label and others have none; give with --labels the way for the others "
+            f"(folder, {', '.join(CORPORA)}, regex:… or a CSV)"
+        )
     if listing.label_questions:
         raise LabelError(
             f"{'; '.join(listing.label_questions)} may hold the labels: rename it to label, or give --labels with "

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.audio.columns import ALIASES, SUFFIXES, decoded, read_csv
-from ser_batch.errors import AudioError, SourceError
+from ser_batch.errors import AudioError, SourceError, UsageError
 from ser_batch.files import file_sha256, url_problem
 from ser_batch.wording import counted
 
@@ -287,6 +287,27 @@ def list_source(source: str) -> Listing:
     Raises:
         SourceError: it does not exist, is not in one of these forms, or holds no recording at all.
     """
+    return _list_source(source, whole_keys=False)
+
+
+def list_sources(sources: Sequence[str]) -> Listing:
+    """List one SOURCE or several, in their order.
+
+    The keys of several begin with the path of their directory or are that of their file, those from CSVs and lists stay
+    as they are written. A key that comes twice is a rejection, and so is a directory without audio.
+
+    Raises:
+        SourceError: as `list_source` does.
+        UsageError: standard input is given twice.
+    """
+    if len(sources) == 1:
+        return list_source(sources[0])
+    if sources.count("-") > 1:
+        raise UsageError("SOURCE -: standard input can be read only once; give - once")
+    return _joined(sources, [_one_of_several(source) for source in sources])
+
+
+def _list_source(source: str, whole_keys: bool) -> Listing:
     if source == "-":
         return _list_paths(sys.stdin.buffer.read(), Path(), "standard input")
     if source.startswith("@"):
@@ -294,14 +315,57 @@ def list_source(source: str) -> Listing:
         return _list_paths(_read(path), path.parent, str(path))
     path = Path(source)
     if path.is_dir():
-        return _list_directory(path)
-    if not path.exists():
+        return _list_directory(path, whole_keys)
+    if not os.path.lexists(path):
         raise SourceError(f"{source}: no such file or directory")
     if path.suffix.lower() in SUFFIXES:
         return _list_csv(path)
     if path.suffix.lower() == ".txt":
-        raise SourceError(f"{source}: a text file; to read the paths in it, write @{source}")
-    return Listing(Recordings([Recording(printable(path.name), str(path))]))
+        raise SourceError(f"{path}: a text file; to read the paths in it, write @{source}")
+    return Listing(Recordings([Recording(printable(str(path) if whole_keys else path.name), str(path))]))
+
+
+def _one_of_several(source: str) -> Listing:
+    try:
+        return _list_source(source, whole_keys=True)
+    except SourceError as error:
+        path = Path(source)
+        if not (path.is_dir() or (path.exists() and path.suffix.lower() == ".txt")):
+            raise
+        # A shell's * gives folders without audio and texts, too.
+        reason = str(error).removeprefix(f"{path}: ")
+        return Listing(Recordings(), [Rejection(printable(str(path)), "list", reason)])
+
+
+def _joined(sources: Sequence[str], listings: list[Listing]) -> Listing:
+    """The listings of several sources as one."""
+    ends = np.cumsum([len(listing.recordings) for listing in listings])
+    keys = array("Q")
+
+    def all_recordings() -> Iterator[Recording]:
+        for listing in listings:
+            for recording in listing.recordings:
+                keys.append(_key(repr(_part(recording))))
+                yield recording
+
+    recordings = Recordings(all_recordings())
+    rejections = [one for listing in listings for one in listing.rejections]
+    is_new = np.full(len(recordings), True)
+    for repeat, first in _repeats(recordings, keys):
+        is_new[repeat] = False
+        where, before = (sources[int(np.searchsorted(ends, place, "right"))] for place in (repeat, first))
+        reason = f"is named again by {printable(where)}, after {printable(before)}"
+        rejections.append(Rejection(recordings[repeat].file, "list", reason))
+    return Listing(
+        recordings.take(np.flatnonzero(is_new)),
+        rejections,
+        sum(listing.other_files for listing in listings),
+        frozenset.intersection(*(listing.has_columns for listing in listings)),
+        [note for listing in listings for note in listing.notes],
+        [note for listing in listings for note in listing.label_notes],
+        [question for listing in listings for question in listing.label_questions],
+        {name: base for listing in listings for name, base in listing.bases.items()},
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -311,15 +375,16 @@ def _read(path: Path) -> bytes:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _list_directory(root: Path) -> Listing:
+def _list_directory(root: Path, whole_keys: bool) -> Listing:
     walk = _Walk(root)
     prefix = os.path.join(root, "")
-    recordings = Recordings(Recording(printable(relative), prefix + relative) for relative in walk)
+    before = prefix.removeprefix("./") if whole_keys else ""
+    recordings = Recordings(Recording(printable(before + relative), prefix + relative) for relative in walk)
     if not recordings and not walk.rejections:
         holds = counted(walk.other_files, "other file") if walk.other_files else "nothing"
         raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
-    walk.rejections.sort(key=lambda rejection: rejection.file)
-    return Listing(recordings, walk.rejections, walk.other_files)
+    rejections = [dataclasses.replace(one, file=printable(before) + one.file) for one in walk.rejections]
+    return Listing(recordings, sorted(rejections, key=lambda one: one.file), walk.other_files)
 
 
 class _Walk:
@@ -433,18 +498,29 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
             yield recording
 
     recordings = Recordings(usable())
-    first = first_equal(np.frombuffer(keys, np.uint64))
-    is_new = np.full(len(first), True)
-    for repeat in np.flatnonzero(first != np.arange(len(first))).tolist():
-        if _part(recordings[repeat]) == _part(recordings[first[repeat]]):  # not just their keys
-            is_new[repeat] = False
-            reason = f"line {lines[repeat]} repeats line {lines[first[repeat]]}"
-            refused.append((lines[repeat], Rejection(recordings[repeat].file, "list", reason)))
+    is_new = np.full(len(recordings), True)
+    for repeat, first in _repeats(recordings, keys):
+        is_new[repeat] = False
+        reason = f"line {lines[repeat]} repeats line {lines[first]}"
+        refused.append((lines[repeat], Rejection(recordings[repeat].file, "list", reason)))
     if not lines and not refused:
         raise SourceError(f"{name}: names no recording; give one path a line")
     refused.sort(key=lambda one: one[0])
     bases = {name: os.path.abspath(base)}
     return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], bases=bases)
+
+
+def _repeats(recordings: Recordings, keys: "array[int]") -> Iterator[tuple[int, int]]:
+    """The places of recordings that are the same part of the same key as one before, and the place of that one.
+
+    Args:
+        recordings: a table.
+        keys: for each recording `_key` of its `_part`.
+    """
+    first = first_equal(np.frombuffer(keys, np.uint64))
+    for repeat in np.flatnonzero(first != np.arange(len(first))).tolist():
+        if _part(recordings[repeat]) == _part(recordings[first[repeat]]):  # not just their keys
+            yield repeat, int(first[repeat])
 
 
 def _part(recording: Recording) -> tuple[str, float, float | None]:

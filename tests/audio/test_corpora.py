@@ -271,6 +271,20 @@ class TestFoldersInFolders:
         }
 
 
+def test_labels_from_columns_and_folders_together_are_asked_about():
+    recordings = [Recording("a.wav", "a.wav", label="joy"), Recording("d/fear/b.wav", "d/fear/b.wav")]
+    mixed = Listing(Recordings(recordings))
+    with pytest.raises(LabelError, match="some SOURCEs have a column label and others have none; give with --labels"):
+        label_recordings(mixed)
+    assert labels(label_recordings(mixed, "folder")) == {"a.wav": ("joy", None), "d/fear/b.wav": ("fear", None)}
+
+
+def test_folders_of_several_sources():
+    names = [f"{corpus}/{emotion}/a.wav" for corpus in ("berlin", "../rome") for emotion in ("joy", "fear")]
+    assert [recording.label for recording in label_recordings(listing(*names)).recordings] == 2 * ["joy", "fear"]
+    assert [r.label for r in label_recordings(listing("joy/a.wav", "fear/b.wav")).recordings] == ["joy", "fear"]
+
+
 def test_split_folders_hold_for_other_ways_of_labelling(tmp_path):
     names = ("train/03a01Fa.wav", "test/08a01Wa.wav")
     assert [r.split for r in label_recordings(listing(*names)).recordings] == ["train", "test"]

@@ -12,11 +12,12 @@ from ser_batch.audio.recordings import (
     Recording,
     Recordings,
     list_source,
+    list_sources,
     parse_secs,
     posix_stem,
     printable,
 )
-from ser_batch.errors import SourceError
+from ser_batch.errors import SourceError, UsageError
 
 
 def make(folder, *names):
@@ -130,6 +131,62 @@ class TestDirectory:
         assert {r"caf\xe9.wav", "café.wav", r"caf\\xe9.wav", r"a\\nb.wav", "a\nb.wav"} <= {r.file for r in recordings}
         for recording in recordings:
             recording.file.encode()
+
+
+class TestSeveral:
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        make(tmp_path, "a.wav", "d/a.wav", "d/x/b.wav", "d/notes.pdf", "e/a.wav", "x.txt", "empty/y.pdf")
+        csv_source(tmp_path, "file,label\nd/c.wav,joy\ne/a.wav,fear\n")
+
+    def test_keys_are_the_paths_as_given(self):
+        listing = list_sources(["./e/", "a.wav", "d", "table.csv"])
+        assert files(listing) == ["e/a.wav", "a.wav", "d/a.wav", "d/x/b.wav", "d/c.wav"]
+        assert all(os.path.normpath(recording.path) == recording.file for recording in listing.recordings)
+        assert listing.other_files == 1
+        assert refusals(listing) == [("e/a.wav", "is named again by table.csv, after ./e/")]
+
+    def test_one_alone_is_as_ever(self):
+        assert files(list_sources(["d"])) == ["a.wav", "x/b.wav"]
+        assert files(list_sources(["e/a.wav"])) == ["a.wav"]
+
+    def test_the_working_directory_among_others(self, tmp_path):
+        listing = list_sources([".", "d/a.wav", str(tmp_path / "e")])
+        assert files(listing) == ["a.wav", "d/a.wav", "d/x/b.wav", "e/a.wav", f"{tmp_path}/e/a.wav"]
+        assert refusals(listing) == [("d/a.wav", "is named again by d/a.wav, after .")]
+
+    def test_what_a_star_gives_besides_audio_is_a_row(self, tmp_path):
+        (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+        listing = list_sources(["a.wav", "empty", "gone.wav", "x.txt"])
+        assert files(listing) == ["a.wav", "gone.wav"]
+        assert [(file, reason.partition(";")[0]) for file, reason in refusals(listing)] == [
+            ("empty", "no audio in it or its subfolders (it holds 1 other file)"),
+            ("x.txt", "a text file"),
+        ]
+
+    def test_a_link_in_a_circle_has_its_whole_path(self, tmp_path):
+        (tmp_path / "d/x/up").symlink_to(tmp_path / "d")
+        assert refusals(list_sources(["d", "a.wav"])) == [("d/x/up", "is a link to a folder that contains it")]
+
+    @pytest.mark.parametrize("sources", [["a.wav", "absent.wav"], ["absent/", "a.wav"], ["a.wav", "@absent.txt"]])
+    def test_one_that_is_missing_is_an_error(self, sources):
+        with pytest.raises(SourceError, match="absent"):
+            list_sources(sources)
+
+    def test_standard_input_once(self, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"d/a.wav\n")))
+        assert files(list_sources(["a.wav", "-"])) == ["a.wav", "d/a.wav"]
+        with pytest.raises(UsageError, match="only once"):
+            list_sources(["-", "-"])
+
+    def test_columns_that_all_have_and_notes_of_each(self, tmp_path):
+        csv_source(tmp_path, "Path,label,take\nd/x/b.wav,joy,1\n", "more.csv")
+        listing = list_sources(["table.csv", "more.csv"])
+        assert listing.has_columns == {"file", "label"}
+        assert len(listing.notes) == 2
+        assert listing.bases == {"table.csv": str(tmp_path), "more.csv": str(tmp_path)}
+        assert list_sources(["table.csv", "d"]).has_columns == set()
 
 
 class TestSeveralForms:
