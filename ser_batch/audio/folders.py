@@ -1,6 +1,5 @@
 """What the folders of a corpus mean: class, speaker, split."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -57,14 +56,14 @@ class Layout:
 
     def names(self, file: str) -> tuple[str, str | None] | str:
         """A recording's label and speaker, or why it has none."""
-        folders = _parts(os.path.dirname(file))[self.skipped :]
+        folders = _parts(file.rpartition("/")[0])[self.skipped :]
         if not folders:
             return "is not inside a class folder"
         return folders[self.class_at], None if self.speaker_at is None else folders[self.speaker_at]
 
     def split(self, file: str) -> str | None:
         """A recording's split, if its folder tells."""
-        folders = _parts(os.path.dirname(file))
+        folders = _parts(file.rpartition("/")[0])
         if not self.has_splits or len(folders) < self.skipped:
             return None
         return SPLIT_NAMES[folders[self.skipped - 1].casefold()]
@@ -72,7 +71,7 @@ class Layout:
 
 def folders_of(files: Iterable[str]) -> list[list[str]]:
     """The different folders that files are in, as the names on the way to each."""
-    return [_parts(folder) for folder in sorted({os.path.dirname(file) for file in files})]
+    return [_parts(folder) for folder in sorted({file.rpartition("/")[0] for file in files})]
 
 
 def split_layout(folders: Sequence[list[str]]) -> Layout:
@@ -105,18 +104,19 @@ def find_layout(folders: Sequence[list[str]]) -> Layout:
     class_at = _class_level(levels)
     if class_at is None:
         raise LabelError(_question(levels, folders, splits))
-    others = [place for place in levels if place != class_at and len(levels[place]) > 1]
-    speaker_at = None
+    if places == (0, -1):
+        return Layout(splits.skipped, splits.has_splits, class_at)
+    others = {place: names for place, names in levels.items() if place != class_at and len(names) > 1}
+    speakers = [place for place, names in others.items() if all(SPEAKER_WORDS & _words(name) for name in names)]
+    if len(speakers) == 1:
+        notes = [f"speakers are taken from the folders {_listed(levels[speakers[0]])}"]
+        return Layout(splits.skipped, splits.has_splits, class_at, speakers[0], notes)
     notes = []
-    if others and len(levels) == 2 and places != (0, -1):
-        named = _listed(levels[others[0]])
-        if all(SPEAKER_WORDS & _words(name) for name in levels[others[0]]):
-            speaker_at = others[0]
-            notes.append(f"speakers are taken from the folders {named}")
-        else:
-            way = _reading(len(levels), class_at, folders, splits)
-            notes.append(f"the folders {named} are not used; if they are speakers, give --labels '{way}'")
-    return Layout(splits.skipped, splits.has_splits, class_at, speaker_at, notes)
+    if others and len(levels) == 2:
+        way = _reading(2, class_at, folders, splits)
+        (names,) = others.values()
+        notes = [f"the folders {_listed(names)} are not used; if they are speakers, give --labels '{way}'"]
+    return Layout(splits.skipped, splits.has_splits, class_at, notes=notes)
 
 
 def _class_level(levels: dict[int, set[str]]) -> int | None:
@@ -128,7 +128,9 @@ def _class_level(levels: dict[int, set[str]]) -> int | None:
     if best >= 0.5 and len(leading) == 1:
         return leading[0]
     varying = [place for place, names in levels.items() if len(names) > 1]
-    return varying[0] if len(varying) == 1 and best == 0 else None
+    if not varying:
+        return list(levels)[-1]
+    return varying[0] if len(varying) == 1 else None
 
 
 def _question(levels: dict[int, set[str]], folders: Sequence[list[str]], splits: Layout) -> str:
@@ -146,13 +148,14 @@ def _reading(depth: int, class_at: int, folders: Sequence[list[str]], splits: La
     label, speaker, any_name = "(?P<label>[^/]+)", "(?P<speaker>[^/]+)", "[^/]+"
     split = ""
     if splits.has_splits:
-        split = f"(?P<split>{'|'.join(sorted({names[splits.skipped - 1] for names in folders}))})/"
+        tops = {names[splits.skipped - 1] for names in folders if len(names) >= splits.skipped}
+        split = f"(?P<split>{'|'.join(sorted(tops))})/"
     if depth:
         names = [speaker if depth == 2 else any_name] * depth
         names[class_at] = label
         return f"regex:{split}{'/'.join(names)}/{any_name}$"
     above = "".join(f"{re.escape(name)}/" for name in folders[0][: splits.skipped - splits.has_splits])
-    return f"regex:^{above}{split}{label}/" if class_at == 0 else f"regex:{split}(?:.*/)?{label}/{any_name}$"
+    return f"regex:^[./]*{above}{split}{label}/" if class_at == 0 else f"regex:{split}(?:.*/)?{label}/{any_name}$"
 
 
 def _parts(folder: str) -> list[str]:

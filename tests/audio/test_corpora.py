@@ -3,7 +3,15 @@ from collections import Counter
 
 import pytest
 
-from ser_batch.audio.corpora import CORPORA, DROP, READ_AS_MISSING, corpus_rule, label_recordings, read_label_map
+from ser_batch.audio.corpora import (
+    CORPORA,
+    DROP,
+    READ_AS_MISSING,
+    corpus_rule,
+    label_recordings,
+    name_speakers,
+    read_label_map,
+)
 from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, list_source
 from ser_batch.errors import LabelError, UsageError
 
@@ -227,13 +235,32 @@ class TestFoldersInFolders:
         assert named(label_recordings(source, by_last))["A/x"] == ("x", "A", None)
         assert str(error.value).endswith("if the classes are x, y")
 
-    def test_different_depths_are_asked_about(self, rule):
-        source = tree("A", "B/x", "B/y")
+    @pytest.mark.parametrize("above", ["", "/data/", "../in/"])
+    def test_different_depths_are_asked_about(self, rule, above):
+        source = tree(f"{above}A", f"{above}B/x", f"{above}B/y")
         with pytest.raises(LabelError, match="do not tell") as error:
             label_recordings(source, rule)
         by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
-        assert named(label_recordings(source, by_top))["B/y"] == ("B", None, None)
-        assert named(label_recordings(source, by_last))["B/y"] == ("y", None, None)
+        assert named(label_recordings(source, by_top))[f"{above}B/y"] == ("B", None, None)
+        assert named(label_recordings(source, by_last))[f"{above}B/y"] == ("y", None, None)
+
+    def test_speakers_at_any_level(self, rule):
+        labelled = label_recordings(tree("s1/Speaker 2/joy", "s1/Speaker 1/fear", "s2/Speaker 1/joy"), rule)
+        assert named(labelled)["s1/Speaker 2/joy"] == ("joy", "Speaker 2", None)
+
+    def test_split_folders_with_names_that_do_not_tell(self, rule):
+        source = listing(
+            "loose.wav", *(f"{split}/{a}/{b}/1.wav" for split in ("train", "val") for a in "AB" for b in "xy")
+        )
+        with pytest.raises(LabelError, match="do not tell") as error:
+            label_recordings(source, rule)
+        by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
+        assert named(label_recordings(source, by_top))["val/A/x"] == ("A", "x", "validation")
+        assert named(label_recordings(source, by_last))["val/A/x"] == ("x", "A", "validation")
+
+    def test_one_class_in_every_split_is_refused(self, rule):
+        with pytest.raises(LabelError, match="only one class's folder, x, holds recordings"):
+            label_recordings(tree("train/a/x", "test/a/x"), rule)
 
     @pytest.mark.parametrize("above", ["", "/data/corpus/"])
     def test_split_folders(self, rule, above):
@@ -473,6 +500,11 @@ class TestNames:
             "speakers that differ only by case or leading zeros are different speakers: '03' and '3', 'S01' and 's1'",
             "taken as the name of one speaker: 'NA'; leave it empty where the speaker is unknown",
         ]
+
+    @pytest.mark.parametrize("rule", ["folder", "regex:^(?P<speaker>.*)/"])
+    def test_speakers_of_an_inference_too(self, rule):
+        named = name_speakers(listing(f"{self.DECOMPOSED}/a.wav", f"{self.COMPOSED} /b.wav"), rule)
+        assert {recording.speaker for recording in named.recordings} == {self.COMPOSED}
 
 
 class TestLabelsThatPandasReadsAsMissing:
