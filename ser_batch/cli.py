@@ -196,7 +196,7 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
         errors = [Rejection(row["file"], row["stage"], row["reason"]) for row in result.records.errors()]
         _list_errors(errors, result.n_errors, str(out / "errors.csv"))
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
-    if result.n_errors and not result.was_finished:
+    if result.n_errors:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -458,7 +458,7 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
     _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out)
     for line in summary_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)
-    if tally.errors and not result.was_finished:
+    if tally.errors:
         raise typer.Exit(1 if tally.errors == tally.files else SOME_FAILED)
 
 
