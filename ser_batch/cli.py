@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,10 @@ from ser_batch.engines import LocalEngine, usable_cpus
 from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.native import keep_freed_memory
 from ser_batch.progress import progress_bar
-from ser_batch.wording import counted
+from ser_batch.wording import counted, part_named
 
 if TYPE_CHECKING:
-    from ser_batch.audio.recordings import Listing, Rejection
+    from ser_batch.audio.recordings import Listing
     from ser_batch.models.training import Epoch
     from ser_batch.records.builds import BuildResult
     from ser_batch.results.inference import InferResult
@@ -106,9 +107,9 @@ def _say_left_alone(listing: "Listing", source: str, quiet: bool) -> None:
         _say(f"left alone: {counted(listing.other_files, 'file')} in {source}, not audio by the extension", quiet)
 
 
-def _list_errors(errors: "list[Rejection]", total: int, where: str) -> None:
-    for rejection in errors[:_LISTED_ERRORS]:
-        _say(f"error: {rejection.file}: {rejection.reason}")
+def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str) -> None:
+    for name, reason in errors[:_LISTED_ERRORS]:
+        _say(f"error: {name}: {reason}")
     if total > _LISTED_ERRORS:
         _say(f"error: and {total - _LISTED_ERRORS} more, all in {where}")
 
@@ -186,14 +187,13 @@ def build_records(
 
 
 def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) -> None:
-    from ser_batch.audio.recordings import Rejection
-
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     for code, count in sorted(result.warnings.items()):
         _say(f"warning: {code}: {counted(count, 'recording')}", quiet)
     if result.n_errors:
-        errors = [Rejection(row["file"], row["stage"], row["reason"]) for row in result.records.errors()]
+        rows = islice(result.records.errors(), _LISTED_ERRORS)
+        errors = [(part_named(row["file"], row["start"], row["end"]), row["reason"]) for row in rows]
         _list_errors(errors, result.n_errors, str(out / "errors.csv"))
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
     if result.n_errors:
@@ -447,7 +447,6 @@ def infer(
 
 
 def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> None:
-    from ser_batch.audio.recordings import Rejection
     from ser_batch.results.summaries import summary_lines
 
     tally = result.tally
@@ -455,7 +454,7 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
         _say(f"{out}: {counted(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
-    _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out)
+    _list_errors(tally.first_errors, tally.errors, out)
     for line in summary_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)
     if tally.errors:

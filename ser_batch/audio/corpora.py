@@ -164,7 +164,8 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
             if isinstance(labelled, Recording):
                 yield labelled
             else:
-                rejections.append(Rejection(recording.file, "label", labelled))
+                part = (recording.start_secs, recording.end_secs)
+                rejections.append(Rejection(recording.file, "label", labelled, part=part))
 
     recordings = Recordings(usable())
     if not recordings:

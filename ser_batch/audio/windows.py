@@ -21,6 +21,7 @@ MAX_WHOLE_SECS = 3600.0
 MAX_SAMPLE = 2.0**40  # full scale is 1; beyond this the power spectrum leaves float32
 QUIET_PEAK = 0.01  # 40 dB under full scale
 SHORT_SECS = 0.5
+END_TOLERANCE_SECS = 0.0005  # an end as asked may be rounded
 CLIPPED_LEVEL = 0.999
 CLIPPED_RUN = 4  # so many samples in a row at full scale: a peak-normalised recording has one or two
 
@@ -47,7 +48,7 @@ class LogMelWindows:
 
     Attributes:
         duration_secs: of the recording; known when all windows were read.
-        warnings: codes a user should know: ``clipped``, ``quiet``, ``short``, ``truncated``; likewise.
+        warnings: codes a user should know: ``end-beyond``, ``clipped``, ``quiet``, ``short``, ``truncated``; likewise.
     """
 
     recording: Recording
@@ -83,6 +84,8 @@ class LogMelWindows:
             left -= len(block)
             if left <= 0:
                 return
+        if left > max(1, END_TOLERANCE_SECS * decoder.rate_hz):
+            self.warnings.append("end-beyond")
 
     def _truncated(self, blocks: Iterator[Float32s], rate_hz: int, check: "_SignalCheck") -> Iterator[Window]:
         kept = []
@@ -96,7 +99,7 @@ class LogMelWindows:
                 )
         self.duration_secs = check.finish()
         heard = trimmed(resample(np.concatenate(kept), rate_hz, self.front_end.rate_hz), self.front_end)
-        self.warnings = check.warnings()
+        self.warnings += check.warnings()
         if len(heard) > self.front_end.n_samples:
             self.warnings.append("truncated")
         yield self._window(log_mel_of_trimmed(heard, self.front_end), 0.0, self.duration_secs)
@@ -117,7 +120,7 @@ class LogMelWindows:
                 last = held[:hop] if hop <= length else held[:length]
                 held, first = held[hop:], first + hop
         self.duration_secs = check.finish()
-        self.warnings = check.warnings()
+        self.warnings += check.warnings()
         if last is not None:
             missing = max(length - len(held), 0)
             held, first = np.concatenate([last[len(last) - missing :], held]), first - missing

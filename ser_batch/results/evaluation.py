@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from ser_batch.records.datasets import (
     read_examples,
     split_selection,
 )
-from ser_batch.records.layout import RecordFolder
+from ser_batch.records.layout import RecordFolder, is_last_window, refuse_repeated
 from ser_batch.results.plots import plot_confusion
 from ser_batch.results.predictions import Float64s, Prediction, Predictor
 from ser_batch.results.scores import Scores, score
@@ -85,6 +86,7 @@ def evaluate(
             f"{', '.join(bundle.labels)}"
         )
     selection = split_selection(records, split)
+    refuse_repeated(records, partial(manifest_rows, records, selection))
     identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
     output = OutputFolder(folder, "an evaluation", SCORES, _FILES.__contains__)
     with output.held(), disk_errors_named(folder):
@@ -124,8 +126,7 @@ def predict_examples(
             raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
         began = began if group else row
         group.append(predictor(example.log_mel, scales.get(row["speaker"])))
-        # A recording's windows follow each other, and the last ends where the recording does.
-        if float(row["end"]) >= float(began["start"]) + float(row["duration"]) - 1e-5:
+        if is_last_window(began, row):
             yield Evaluated(row["speaker"], to_model[example.label], _averaged(group, began, float(row["end"])))
             group = []
 
