@@ -15,6 +15,7 @@ from ser_batch.records.plans import BuildPlan
 from ser_batch.records.splits import SPLITS
 from ser_batch.results.folds import FOLDS, SCORES, summary_lines
 from ser_batch.results.journals import journal_path
+from ser_batch.results.scores import uar_text
 from ser_batch.results.tables import read_summary
 from ser_batch.wording import counted
 
@@ -136,9 +137,11 @@ def _describe_table(path: Path) -> list[str]:
 
 
 def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
+    classes = scores.get("classes", {})
+    n_scored = sum(one["support"] > 0 for one in classes.values())
     return [
         f"evaluation {path}: split {scores['split']}, {counted(scores['recordings'], 'recording')}, "
-        f"UAR {scores['uar']:.3f}, WA {scores['wa']:.3f}",
+        f"{uar_text(scores['uar'], n_scored, len(classes))}, WA {scores['wa']:.3f}",
         f"model {scores['model'][:12]}, records {scores['records'][:12]}",
     ]
 

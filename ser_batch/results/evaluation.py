@@ -101,7 +101,7 @@ def evaluate(
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
             bundle.labels,
         )
-        title = f"{split}: UAR {scores.uar:.3f}, WA {scores.wa:.3f}, {counted(len(evaluated), 'recording')}"
+        title = f"{split}: {scores.uar_text}, WA {scores.wa:.3f}, {counted(len(evaluated), 'recording')}"
         plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
         _write_tables(folder, evaluated, scores, bundle.labels)
         write_json(folder / SCORES, identity | scores.to_json())
@@ -201,5 +201,7 @@ def report_text(scores: Scores) -> str:
         f"{one.label:{width}}  {one.precision:9.3f}  {one.recall:6.3f}  {one.f1:6.3f}  {one.support:7d}"
         for one in scores.classes
     ]
-    lines.append(f"UAR {scores.uar:.3f}   WA {scores.wa:.3f}   {counted(int(scores.confusion.sum()), 'recording')}")
+    absent = f" (none of {', '.join(scores.absent)} in this split)" if scores.absent else ""
+    n_recordings = counted(int(scores.confusion.sum()), "recording")
+    lines.append(f"{scores.uar_text}{absent}   WA {scores.wa:.3f}   {n_recordings}")
     return "\n".join(lines)

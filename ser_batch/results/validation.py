@@ -29,7 +29,7 @@ from ser_batch.results.evaluation import predict_examples
 from ser_batch.results.folds import FOLD_FILES, FOLDS, SCORES, FoldPrediction, write_folds
 from ser_batch.results.plots import plot_confusion
 from ser_batch.results.predictions import Predictor
-from ser_batch.results.scores import score
+from ser_batch.results.scores import Scores, score
 from ser_batch.stops import resumable
 from ser_batch.tasks import Engine
 
@@ -76,20 +76,20 @@ class FoldReport:
 
     Attributes:
         name, seed: which.
-        uar, wa: on what it held out.
+        scores: on what it held out.
         done, of: how many are finished, of all folds and seeds.
     """
 
     name: str
     seed: int
-    uar: float
-    wa: float
+    scores: Scores
     done: int
     of: int
 
     def line(self) -> str:
         """All of it in a line."""
-        return f"fold {self.name}, seed {self.seed}: UAR {self.uar:.3f}, WA {self.wa:.3f} ({self.done} of {self.of})"
+        figures = f"{self.scores.uar_text}, WA {self.scores.wa:.3f}"
+        return f"fold {self.name}, seed {self.seed}: {figures} ({self.done} of {self.of})"
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _run(
             [int(np.argmax(one.calibrated)) for one in outcome.result],
             records.labels,
         )
-        on_fold(FoldReport(outcome.result[0].fold, task.seed, scores.uar, scores.wa, len(found), len(tasks)))
+        on_fold(FoldReport(outcome.result[0].fold, task.seed, scores, len(found), len(tasks)))
     return [found[task.seed, task.number] for task in tasks]
 
 
