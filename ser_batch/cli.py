@@ -278,6 +278,8 @@ def train(
     )
     for note in result.notes:
         _say(f"warning: {note}", quiet)
+    if result.bundle.uncalibrated:
+        _say(f"warning: {result.bundle.uncalibrated}; its probabilities may be too high or too low", quiet)
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.continued_from:

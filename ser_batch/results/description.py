@@ -119,7 +119,8 @@ def _describe_bundle(path: Path) -> list[str]:
         f"bundle {path}: {bundle.summary()}",
         f"labels: {', '.join(bundle.labels)}",
         f"front end: {_shown(bundle.front_end)}",
-        f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}",
+        f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}, "
+        + (bundle.uncalibrated or f"fitted on {counted(bundle.content.fitted_on or 0, 'example')}"),
         f"trained on {training['records_path']} ({training['records'][:12]}), "
         f"{counted(training['n_examples']['train'], 'example')}, seed {training['seed']}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(training["versions"].items())),
