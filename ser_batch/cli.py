@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +18,10 @@ from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.files import url_problem
 from ser_batch.native import keep_freed_memory
 from ser_batch.progress import progress_bar
-from ser_batch.wording import counted
+from ser_batch.wording import counted, part_named
 
 if TYPE_CHECKING:
-    from ser_batch.audio.recordings import Listing, Rejection
+    from ser_batch.audio.recordings import Listing
     from ser_batch.models.training import Epoch
     from ser_batch.records.builds import BuildResult
     from ser_batch.results.inference import InferResult
@@ -114,12 +115,12 @@ def _say_notes(listing: "Listing", sources: list[str], quiet: bool) -> None:
         _say(f"warning: {note}", quiet)
 
 
-def _list_errors(errors: "list[Rejection]", total: int, where: str, bases: dict[str, str]) -> None:
-    for rejection in errors[:_LISTED_ERRORS]:
-        _say(f"error: {rejection.file}: {rejection.reason}")
+def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str, bases: dict[str, str]) -> None:
+    for name, reason in errors[:_LISTED_ERRORS]:
+        _say(f"error: {name}: {reason}")
     if total > _LISTED_ERRORS:
         _say(f"error: and {total - _LISTED_ERRORS} more, all in {where}")
-    if any(_MISSING in rejection.reason and not os.path.isabs(rejection.file) for rejection in errors):
+    if any(_MISSING in reason and not os.path.isabs(name) for name, reason in errors):
         for name, folder in bases.items():
             _say(f"error: relative paths in {name} were looked for in {folder}")
 
@@ -201,17 +202,16 @@ def build_records(
 
 
 def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs: float, quiet: bool) -> None:
-    from ser_batch.audio.recordings import Rejection
-
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     for code, count in sorted(result.warnings.items()):
         _say(f"warning: {code}: {counted(count, 'recording')}", quiet)
     if result.n_errors:
-        errors = [Rejection(row["file"], row["stage"], row["reason"]) for row in result.records.errors()]
+        rows = islice(result.records.errors(), _LISTED_ERRORS)
+        errors = [(part_named(row["file"], row["start"], row["end"]), row["reason"]) for row in rows]
         _list_errors(errors, result.n_errors, str(out / "errors.csv"), bases)
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
-    if result.n_errors and not result.was_finished:
+    if result.n_errors:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -297,6 +297,8 @@ def train(
     )
     for note in result.notes:
         _say(f"warning: {note}", quiet)
+    if result.bundle.uncalibrated:
+        _say(f"warning: {result.bundle.uncalibrated}; its probabilities may be too high or too low", quiet)
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.continued_from:
@@ -469,7 +471,6 @@ def infer(
 
 
 def _report_table(result: "InferResult", out: str, bases: dict[str, str], secs: float, quiet: bool) -> None:
-    from ser_batch.audio.recordings import Rejection
     from ser_batch.results.summaries import summary_lines
 
     tally = result.tally
@@ -477,10 +478,10 @@ def _report_table(result: "InferResult", out: str, bases: dict[str, str], secs: 
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
         _say(f"{out}: {counted(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
-    _list_errors([Rejection(file, "", reason) for file, reason in tally.first_errors], tally.errors, out, bases)
+    _list_errors(tally.first_errors, tally.errors, out, bases)
     for line in summary_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)
-    if tally.errors and not result.was_finished:
+    if tally.errors:
         raise typer.Exit(1 if tally.errors == tally.files else SOME_FAILED)
 
 

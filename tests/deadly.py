@@ -15,7 +15,7 @@ from ser_batch.tasks import Outcome, expect_progress
 def touched(task: Any) -> set[str]:
     """The files that a task of any stage will open."""
     if isinstance(task, ShardTask):
-        return {r.file for r in task.recordings} - {r.file for r, _ in task.deadly}
+        return {r.file for r in task.recordings} - {r.file for r, *_ in task.refused}
     if not isinstance(task, Sequence):
         return {recording.file for _, recording in getattr(task, "recordings", ())}
     parts = [part for part in [task, *task] if isinstance(part, Sequence)]

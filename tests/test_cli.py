@@ -81,6 +81,18 @@ def test_a_missing_source_is_named(tmp_path: Path, capfd) -> None:
     assert "absent: no such file or directory" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("usable", "code"), [(True, 3), (False, 1)])
+def test_a_build_with_failures_ends_with_the_same_code_every_time(
+    tmp_path: Path, capfd, usable: bool, code: int
+) -> None:
+    for name in ("anger/one", "fear/two"):
+        write_tone(tmp_path / "in" / f"{name}.wav", level=0.5 if usable else 0.0)
+    (tmp_path / "in" / "anger" / "empty.wav").touch()
+    for _ in range(2):
+        assert main(["build-records", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-j", "1"]) == code
+    assert ("already finished" in capfd.readouterr().err) == usable
+
+
 def test_an_output_with_other_files_is_left_alone(tmp_path: Path, emodb_sample: Path, capfd) -> None:
     out = tmp_path / "thesis"
     out.mkdir()
@@ -175,7 +187,8 @@ def path_parameters() -> list[list[str]]:
         arguments = [one.name for one in command.params if one.param_type_name == "argument"]
         calls += [[name, *("gs://b/x" if one == this else "." for one in arguments)] for this in arguments]
         options = {option for one in command.params for option in one.opts}
-        for option in options & {"--out", "-o", "--labels", "--label-map", "--source", "--model", "--recipe"}:
+        of_paths = {"--out", "-o", "--labels", "--label-map", "--source", "--model", "--recipe"}
+        for option in sorted(options & of_paths):
             calls.append([name, *("." for _ in arguments), option, "gs://b/x"])
     return calls
 

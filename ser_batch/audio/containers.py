@@ -1,7 +1,6 @@
 """What the structure of an audio file tells of missing audio: lengths that it claims, end marks, joined files."""
 
 import io
-import mmap
 import re
 import struct
 from typing import IO, Any
@@ -17,11 +16,10 @@ _LARGEST_OGG_PAGE = _OGG_HEADER_BYTES + 255 + 255 * 255
 
 # How a file of each container begins. Of several joined ones decoders read the first, or the next header as audio.
 _BEGINNINGS = {
-    "wav": rb"(?:RIFF|RIFX|RF64).{4}WAVE",
-    "aiff": rb"FORM.{4}AIF[FC]",
+    "wav": rb"RIFF.{4}WAVE",
+    "rf64": rb"(?:RIFF|RF64).{4}WAVE",
     "au": rb"\.snd\x00\x00",
     "w64": rb"riff\x2e\x91\xcf\x11",
-    "caf": rb"caff\x00\x01\x00\x00desc",
     "voc": rb"Creative Voice File\x1a",
     "avi": rb"RIFF.{4}AVI ",
     "mov": rb"\x00\x00\x00.ftyp[\w ]{4}",
@@ -30,31 +28,41 @@ _BEGINNINGS = {
     "tta": rb"TTA1[\x01-\x03]\x00",
     "asf": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",
 }
+_LONGEST_BEGINNING = 128
+_BLOCK_BYTES = 1 << 20
 
 
 def holds_another_file(file: IO[bytes], container: str) -> bool:
     """Whether a second file of the same container follows the first, as ``cat a b`` joins them.
 
     Args:
-        file: on disk; its position does not change.
-        container: a name of FFmpeg's, such as ``wav``; for others the answer is no.
+        file: on disk.
+        container: a name of FFmpeg's, such as ``matroska``; for others than those above the answer is no.
     """
     if container not in _BEGINNINGS:
         return False
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return re.compile(_BEGINNINGS[container], re.DOTALL).search(content, 8) is not None
+    beginning = re.compile(_BEGINNINGS[container], re.DOTALL)
+    file.seek(8)
+    block = b""
+    while more := file.read(_BLOCK_BYTES):
+        block = block[-_LONGEST_BEGINNING:] + more
+        if beginning.search(block):
+            return True
+    return False
 
 
-# Where the chunks of a container begin, and the name and length of each.
-_CHUNKS = {"wav": (12, "<4sI"), "caf": (8, ">4sq")}
+# Where the chunks of a container begin, the name and length of each, and which holds the samples.
+_CHUNKS = {"wav": (12, "<4sI", b"data"), "aiff": (12, ">4sI", b"SSND"), "caf": (8, ">4sq", b"data")}
+# What follows the samples in joined files.
+_FILE_NAMES = {b"RIFF", b"RIFX", b"FORM", b"caff"}
 
 
 def holds_unclaimed(file: IO[bytes], container: str, secs: float) -> bool:
     """Whether more follows the samples that a header counts and belongs to nothing else: probably samples.
 
     Args:
-        file: a WAV, CAF or AU.
-        container: ``wav``, ``caf`` or ``au``; for others the answer is no.
+        file: a WAV, AIFF, CAF or AU.
+        container: ``wav``, ``aiff``, ``caf`` or ``au``; for others the answer is no.
         secs: length of the samples that were counted.
     """
     size = file.seek(0, io.SEEK_END)
@@ -66,16 +74,16 @@ def _unclaimed_bytes(file: IO[bytes], container: str, size: int) -> int:
         file.seek(4)
         begin, length = struct.unpack(">II", file.read(8))
         return 0 if length == _UNKNOWN_LENGTH else max(size - begin - length, 0)
-    at, form = _CHUNKS.get(container, (size, "<4sI"))
-    n_header, found_data = struct.calcsize(form), False
+    at, form, samples = _CHUNKS.get(container, (size, "<4sI", b""))
+    n_header, found_samples = struct.calcsize(form), False
     while at + n_header <= size:
         file.seek(at)
         name, length = struct.unpack(form, file.read(n_header))
-        behind = at + n_header + length + (length % 2 if container == "wav" else 0)
-        is_chunk = all(0x20 <= byte < 0x7F for byte in name) and at < behind <= size + 1
-        if found_data and not is_chunk:
+        behind = at + n_header + length + (length % 2 if container != "caf" else 0)
+        is_chunk = all(0x20 <= byte < 0x7F for byte in name) and at < behind <= size + 1 and name not in _FILE_NAMES
+        if found_samples and not is_chunk:
             return size - at
-        found_data = found_data or name == b"data"
+        found_samples = found_samples or name == samples
         if length < 0:
             break
         at = behind

@@ -199,7 +199,8 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
             if isinstance(labelled, Recording):
                 yield labelled
             elif labelled is not None:
-                rejections.append(Rejection(recording.file, "label", labelled))
+                part = (recording.start_secs, recording.end_secs)
+                rejections.append(Rejection(recording.file, "label", labelled, part=part))
 
     recordings = Recordings(usable())
     _check_label_map(renamed, found)

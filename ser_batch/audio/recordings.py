@@ -27,6 +27,9 @@ from ser_batch.wording import counted
 # Numbers of recordings in a table, int64 (n,).
 Rows = NDArray[np.int64]
 
+# Start and end in seconds, as asked for; None: not given.
+Part = tuple[float | None, float | None]
+
 EXTENSIONS = frozenset(
     "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
     "oga ogg ogv opus rf64 snd sph spx tta voc w64 wav wave webm wma wmv wv 3g2 3ga 3gp".split()
@@ -230,12 +233,19 @@ class Rejection:
         stage: where it failed: ``list``, ``label``, ``read``, ``decode``, ``check`` or ``worker``.
         reason: one line.
         sha256: of the audio file; empty where its bytes were not read.
+        part: start and end in seconds, as asked for; None: the end of the file, or both where none could be read.
     """
 
     file: str
     stage: str
     reason: str
     sha256: str = ""
+    part: Part = (None, None)
+
+    def row(self) -> tuple[str, ...]:
+        """As a row of errors.csv."""
+        start, end = ("" if secs is None else repr(secs) for secs in self.part)
+        return self.file, start, end, self.stage, self.reason, self.sha256
 
 
 @dataclass(frozen=True)
@@ -355,7 +365,8 @@ def _joined(sources: Sequence[str], listings: list[Listing]) -> Listing:
         is_new[repeat] = False
         where, before = (sources[int(np.searchsorted(ends, place, "right"))] for place in (repeat, first))
         reason = f"is named again by {printable(where)}, after {printable(before)}"
-        rejections.append(Rejection(recordings[repeat].file, "list", reason))
+        file, *part = _part(recordings[repeat])
+        rejections.append(Rejection(file, "list", reason, part=(part[0], part[1])))
     return Listing(
         recordings.take(np.flatnonzero(is_new)),
         rejections,
@@ -491,7 +502,7 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
             try:
                 recording = _of_row(row, base)
             except ValueError as error:
-                refused.append((line, Rejection(file, "list", f"line {line}: {error}")))
+                refused.append((line, Rejection(file, "list", f"line {line}: {error}", part=_readable_part(row))))
                 continue
             lines.append(line)
             keys.append(_key(repr(_part(recording))))
@@ -502,7 +513,8 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
     for repeat, first in _repeats(recordings, keys):
         is_new[repeat] = False
         reason = f"line {lines[repeat]} repeats line {lines[first]}"
-        refused.append((lines[repeat], Rejection(recordings[repeat].file, "list", reason)))
+        file, *part = _part(recordings[repeat])
+        refused.append((lines[repeat], Rejection(file, "list", reason, part=(part[0], part[1]))))
     if not lines and not refused:
         raise SourceError(f"{name}: names no recording; give one path a line")
     refused.sort(key=lambda one: one[0])
@@ -539,6 +551,14 @@ def _of_row(row: dict[str, str], base: Path) -> Recording:
     return Recording(
         printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs
     )
+
+
+def _readable_part(row: dict[str, str]) -> Part:
+    """The times of a row, if both can be read."""
+    try:
+        return parse_secs(row.get("start") or "0"), parse_secs(row["end"]) if row.get("end") else None
+    except ValueError:
+        return None, None
 
 
 _CLOCK = re.compile(

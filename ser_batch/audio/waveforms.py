@@ -129,8 +129,12 @@ def _breaks_its_claim(sound: soundfile.SoundFile, file: IO[bytes]) -> bool:
         return True
     if any(sound.frames < int("".join(claim)) < 1 << 62 for claim in _FRAMES_CLAIM.findall(log)):
         return True
-    container = {"WAVEX": "wav", "RF64": "wav"}.get(sound.format, sound.format.lower())
-    return holds_another_file(file, container) or holds_unclaimed(file, container, sound.frames / sound.samplerate)
+    container = "wav" if sound.format == "WAVEX" else sound.format.lower()
+    # What follows the samples can be told from them by their number, where that is known.
+    is_counted = container in {"wav", "au"} and not any(claimed >= _UNKNOWN_SIZE for claimed, _ in sizes)
+    return (not is_counted and holds_another_file(file, container)) or holds_unclaimed(
+        file, container, sound.frames / sound.samplerate
+    )
 
 
 def mono_blocks(decoder: Decoder, channel: Literal["mean"] | int) -> Iterator[Float32s]:

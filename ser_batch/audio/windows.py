@@ -20,6 +20,8 @@ from ser_batch.errors import AudioError
 # A front end that truncates trims and filters a recording as a whole, so it holds all of it in memory.
 MAX_WHOLE_SECS = 3600.0
 
+END_TOLERANCE_SECS = 0.0005  # an end as asked may be rounded
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -43,8 +45,8 @@ class LogMelWindows:
 
     Attributes:
         duration_secs: of the recording; known when all windows were read.
-        warnings: codes, likewise: ``clipped``, ``quiet``, ``short``; ``cut``: audio is missing, by what the file
-            claims; ``channels-differ``: their mean mixes them; ``beginning-only``: longer than the front end takes.
+        warnings: codes, likewise: ``end-beyond``, ``clipped``, ``quiet``, ``short``; ``cut``: audio is missing, by what
+            the file claims; ``channels-differ``: their mean mixes them; ``beginning-only``: longer than is used.
     """
 
     recording: Recording
@@ -90,6 +92,8 @@ class LogMelWindows:
             left -= len(block)
             if left <= 0:
                 return
+        if left > max(1, END_TOLERANCE_SECS * decoder.rate_hz):
+            self.warnings.append("end-beyond")
 
     def _truncated(self, blocks: Iterator[Float32s], rate_hz: int, check: SignalCheck) -> Iterator[Window]:
         kept = []
@@ -103,7 +107,7 @@ class LogMelWindows:
                 )
         self.duration_secs = check.finish()
         heard = trimmed(resample(np.concatenate(kept), rate_hz, self.front_end.rate_hz), self.front_end)
-        self.warnings = check.warnings()
+        self.warnings += check.warnings()
         if len(heard) > self.front_end.n_samples:
             self.warnings.append("beginning-only")
         yield self._window(log_mel_of_trimmed(heard, self.front_end), 0.0, self.duration_secs)
@@ -124,7 +128,7 @@ class LogMelWindows:
                 last = held[:hop] if hop <= length else held[:length]
                 held, first = held[hop:], first + hop
         self.duration_secs = check.finish()
-        self.warnings = check.warnings()
+        self.warnings += check.warnings()
         if last is not None:
             missing = max(length - len(held), 0)
             held, first = np.concatenate([last[len(last) - missing :], held]), first - missing

@@ -47,6 +47,7 @@ class BundleContent:
         training: JSON: where it came from: records, recipe, seed, versions, scores.
         novelty: fingerprint of what novelty is measured with; `save_bundle` fills it in.
         runtime: SHA-256 of the network as predictions run it; likewise.
+        fitted_on: how many examples, none of them trained on, the temperature was fitted on; None: it was not fitted.
     """
 
     labels: tuple[str, ...]
@@ -56,6 +57,7 @@ class BundleContent:
     training: dict[str, Any]
     novelty: str = ""
     runtime: str = ""
+    fitted_on: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All values as a JSON object."""
@@ -63,7 +65,7 @@ class BundleContent:
         return {
             "labels": list(self.labels),
             "front_end": self.front_end.to_json(),
-            "calibration": {"temperature": self.temperature},
+            "calibration": {"temperature": self.temperature, "fitted_on": self.fitted_on},
             "speaker_reference": reference
             and {"mean": reference.mean.tolist(), "variance": reference.variance.tolist()},
             "novelty": self.novelty,
@@ -79,16 +81,25 @@ class BundleContent:
             FrontEndError: the front end is not one.
             KeyError, TypeError, ValueError: a value is missing or of the wrong kind.
         """
-        reference = values["speaker_reference"]
+        reference, calibration = values["speaker_reference"], values["calibration"]
         return cls(
             tuple(values["labels"]),
             FrontEnd.from_json(values["front_end"]),
-            float(values["calibration"]["temperature"]),
+            float(calibration["temperature"]),
             reference and Scale(np.array(reference["mean"], np.float32), np.array(reference["variance"], np.float32)),
             values["training"],
             str(values["novelty"]),
             str(values["runtime"]),
+            _fitted_on(calibration, values["training"]),
         )
+
+
+def _fitted_on(calibration: dict[str, Any], training: dict[str, Any]) -> int | None:
+    """Bundles of earlier versions do not tell; there a temperature of 1 is one that could not be fitted."""
+    if "fitted_on" in calibration:
+        found = calibration["fitted_on"]
+        return None if found is None else int(found)
+    return None if calibration["temperature"] == 1.0 else int(training.get("n_examples", {}).get("validation", 0))
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,16 @@ class Bundle:
     def temperature(self) -> float:
         """What the network's probabilities are calibrated with."""
         return self.content.temperature
+
+    @property
+    def uncalibrated(self) -> str:
+        """Why the probabilities are not calibrated, in a line; empty where they are."""
+        if self.content.fitted_on is not None:
+            return ""
+        n_examples = self.training.get("n_examples", {}).get("validation", 0)
+        if not n_examples:
+            return "not calibrated: no validation recordings"
+        return f"not calibrated: all {counted(n_examples, 'validation example')} are predicted right"
 
     @property
     def training(self) -> dict[str, Any]:
@@ -276,6 +297,7 @@ def network_fingerprint(network: keras.Model, content: BundleContent) -> str:
     """SHA-256 over all that decides about predictions: equal for equal models, whatever their files' dates."""
     values = content.to_json()
     del values["training"], values["runtime"]  # converters differ in what they write of the same network
+    del values["calibration"]["fitted_on"]  # it changes no prediction
     return json_fingerprint([weights_sha256(network), values])
 
 

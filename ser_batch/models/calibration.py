@@ -15,7 +15,7 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float:
+def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
     """The temperature with the least mean negative log-likelihood of the truth, between 0.05 and 20.
 
     Args:
@@ -23,8 +23,8 @@ def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float:
         truth: int ``(n,)``, the index of each row's true label.
 
     Returns:
-        The temperature; 1 where the recordings tell nothing of it: there are none, or all are predicted right, so
-        that the likelihood grows for ever as the temperature falls.
+        The temperature; None where it cannot be fitted: there are no recordings, or all are predicted right, so
+        that the likelihood grows without limit as the temperature falls.
     """
     from scipy.optimize import minimize_scalar
 
@@ -32,7 +32,7 @@ def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float:
     rows = np.arange(len(logs))
     right = np.asarray(truth, dtype=np.int64)
     if not len(logs) or bool((logs[rows, right] == logs.max(axis=1)).all()):
-        return 1.0
+        return None
 
     def loss(log_temperature: float) -> float:
         return -float(np.mean(_log_softmax(logs / math.exp(log_temperature))[rows, right]))

@@ -410,21 +410,23 @@ class _Run:
             "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         }
         novelty = fit_novelty(lambda: self._train.outputs(features_of(learner), self._scale))
+        temperature = self._temperature(learner)
         content = BundleContent(
             self._records.labels,
             self._records.front_end,
-            self._temperature(learner),
+            1.0 if temperature is None else temperature,
             self._scale if self._recipe.normalise == "speaker" else None,
             training,
+            fitted_on=None if temperature is None else training["n_examples"]["validation"],
         )
         bundle = save_bundle(self._folder, network, novelty, content)
         shutil.rmtree(self._folder / CHECKPOINTS)
         return bundle
 
-    def _temperature(self, learner: keras.Model) -> float:
-        """Fitted on the validation side; 1 without one."""
+    def _temperature(self, learner: keras.Model) -> float | None:
+        """Fitted on the validation side; None where it cannot be."""
         if self._validation is None:
-            return 1.0
+            return None
         batches = list(self._validation.outputs(learner, self._scale))
         probabilities, truth = (np.concatenate(column) for column in zip(*batches, strict=True))
         return fit_temperature(probabilities, truth)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ser_batch import __version__
-from ser_batch.audio.recordings import audio_sha256
+from ser_batch.audio.recordings import Recording, Rejection, audio_sha256
 from ser_batch.errors import AudioError, OutputError, RecordsError
 from ser_batch.files import (
     OutputFolder,
@@ -40,15 +40,18 @@ from ser_batch.records.layout import (
     MANIFEST_COLUMNS,
     PROVENANCE,
     RecordFolder,
+    Span,
     open_records,
+    recording_spans,
     records_fingerprint,
+    repeated,
     tfds_files,
 )
 from ser_batch.records.plans import BuildPlan, ShardTask, planned_row
 from ser_batch.records.shards import note_path, probe, read_note, write_shard
 from ser_batch.stops import resumable
 from ser_batch.tasks import Engine, deadly_items
-from ser_batch.wording import counted
+from ser_batch.wording import counted, part_named
 
 _PLAN = "plan.json"
 _PLANNED = "planned.csv"
@@ -114,6 +117,7 @@ def build_records(
         for task in _write_shards(pending, engine):
             done += len(task.recordings)
             on_progress(done, len(plan.recordings))
+        _refuse_repeats(plan, folder, engine)
         return _finish(plan, folder)
 
 
@@ -128,11 +132,68 @@ def _write_shards(pending: Sequence[ShardTask], engine: Engine) -> Iterator[Shar
             dead.append(outcome.task)
     for task in dead:
         deadly = deadly_items(engine, partial(probe, front_end=task.front_end), tuple(task.recordings))
-        spared = dataclasses.replace(task, deadly=tuple(deadly.items()))
+        refused = tuple((recording, "worker", death) for recording, death in deadly.items())
+        spared = dataclasses.replace(task, refused=task.refused + refused)
         for outcome in engine.map(write_shard, [spared]):
             if outcome.death is not None:
                 raise OutputError(f"{task.name}: its worker {outcome.death}, on no single recording; try fewer workers")
             yield task
+
+
+def _refuse_repeats(plan: BuildPlan, folder: Path, engine: Engine) -> None:
+    """Take out recordings that turned out to be the same part of a file as one before them in SOURCE.
+
+    So it is where both ask for more than the file has. Only what was read tells how long a file is, so the shards
+    of such recordings are written again, without them.
+    """
+    if all(recording.end_secs is None for recording in plan.recordings):
+        return
+    places = set(repeated(_written_spans(plan, folder)).tolist())
+    if not places:
+        return
+    spans = {span for place, span in enumerate(_written_spans(plan, folder)) if place in places}
+    rewritten = []
+    for name, repeats in _repeats(plan, folder, spans).items():
+        task = next(task for task in plan.shards if task.name == name)
+        failed = {tuple(row[:3]): (row[3], row[4]) for row in read_note(folder, name)["errors"]}
+        refused = [(one, *failed[planned_row(one)[:3]]) for one in task.recordings if planned_row(one)[:3] in failed]
+        rewritten.append(dataclasses.replace(task, folder=str(folder), refused=(*refused, *repeats)))
+    for task in rewritten:
+        note_path(folder, task.name).unlink()
+    for _ in _write_shards(rewritten, engine):
+        pass
+
+
+def _repeats(plan: BuildPlan, folder: Path, spans: set[Span]) -> dict[str, list[tuple[Recording, str, str]]]:
+    """By shard: the recordings that have one of these spans, but the first of each in SOURCE, with stage and reason."""
+    found: dict[Span, list[tuple[str, Recording]]] = {}
+    for task in plan.shards:
+        note = read_note(folder, task.name)
+        failed = {tuple(row[:3]) for row in note["errors"]}
+        made = (recording for recording in task.recordings if planned_row(recording)[:3] not in failed)
+        for recording, span in zip(made, recording_spans(_manifest_rows(note)), strict=True):
+            if span in spans:
+                found.setdefault(span, []).append((task.name, recording))
+    files = {span.file for span in spans}
+    place = {planned_row(one)[:3]: at for at, one in enumerate(plan.recordings) if one.file in files}
+    repeats: dict[str, list[tuple[Recording, str, str]]] = {}
+    for span, rivals in found.items():
+        rivals.sort(key=lambda rival: place[planned_row(rival[1])[:3]])
+        kept = part_named(*planned_row(rivals[0][1])[:3])
+        reason = f"is the same recording as {kept}: both end at {span.end} s; keep one of the two rows"
+        for name, recording in rivals[1:]:
+            repeats.setdefault(name, []).append((recording, "check", reason))
+    return repeats
+
+
+def _written_spans(plan: BuildPlan, folder: Path) -> Iterator[Span]:
+    """Of all recordings that are in shards, in order."""
+    for task in plan.shards:
+        yield from recording_spans(_manifest_rows(read_note(folder, task.name)))
+
+
+def _manifest_rows(note: dict[str, Any]) -> Iterator[dict[str, str]]:
+    return (dict(zip(MANIFEST_COLUMNS, row, strict=True)) for row in note["rows"])
 
 
 def _begin(plan: BuildPlan, output: OutputFolder) -> None:
@@ -196,7 +257,8 @@ def _noted_sources(plan: BuildPlan, folder: Path) -> Iterator[_Sources]:
 
 def _recorded_sources(plan: BuildPlan, records: RecordFolder) -> Iterator[_Sources]:
     """What each shard of a finished folder was made from."""
-    errors = {row["file"]: row["sha256"] for row in records.errors()}
+    # What was refused unread, another part of the same file perhaps, has no sha256.
+    errors = {row["file"]: row["sha256"] for row in records.errors() if row["stage"] not in ("list", "label")}
     tasks = {task.name: task for task in plan.shards}
     for name, rows in groupby(records.manifest(), lambda row: row["shard"]):
         if task := tasks.pop(name, None):
@@ -238,7 +300,7 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     n_errors = 0
     with open_atomically(folder / MANIFEST) as manifest, open_atomically(folder / ERRORS) as errors:
         write_rows(manifest, [MANIFEST_COLUMNS])
-        write_rows(errors, [ERROR_COLUMNS, *map(dataclasses.astuple, plan.rejections)])
+        write_rows(errors, [ERROR_COLUMNS, *map(Rejection.row, plan.rejections)])
         n_errors += len(plan.rejections)
         for task in plan.shards:
             note = read_note(folder, task.name)

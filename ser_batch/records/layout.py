@@ -5,16 +5,20 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.recordings import Rows, first_equal
 from ser_batch.errors import RecordsError
 from ser_batch.files import json_fingerprint
 from ser_batch.records.examples import Shape, tfds_features
-from ser_batch.records.splits import SPLITS
+from ser_batch.records.splits import SPLITS, stable_keys
 from ser_batch.wording import counted
 
 DATASET = "recordings"
@@ -27,7 +31,8 @@ LABEL_NAMES = "label.labels.txt"
 BUILDING = ".building"
 
 MANIFEST_COLUMNS = ("file", "start", "end", "label", "speaker", "split", "shard", "index", "duration", "sha256")
-ERROR_COLUMNS = ("file", "stage", "reason", "sha256")
+ERROR_COLUMNS = ("file", "start", "end", "stage", "reason", "sha256")
+_OLD_ERROR_COLUMNS = ("file", "stage", "reason", "sha256")  # of folders from before the parts were named
 
 
 def shard_name(split: str, number: int, of: int) -> str:
@@ -118,13 +123,14 @@ class RecordFolder:
 
     def errors(self) -> Iterator[dict[str, str]]:
         """The rows of errors.csv, one per input that could not be used."""
-        yield from self._rows(ERRORS, ERROR_COLUMNS)
+        for row in self._rows(ERRORS, ERROR_COLUMNS, _OLD_ERROR_COLUMNS):
+            yield {"start": "", "end": ""} | row
 
-    def _rows(self, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    def _rows(self, name: str, *known: tuple[str, ...]) -> Iterator[dict[str, str]]:
         try:
             with open(self.path / name, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
-                if tuple(reader.fieldnames or ()) != columns:
+                if tuple(reader.fieldnames or ()) not in known:
                     raise RecordsError(
                         f"{self.path / name}: is damaged (its columns are not those of such a table); {_ADVICE}"
                     )
@@ -133,6 +139,57 @@ class RecordFolder:
             raise RecordsError(f"{self.path / name}: cannot be read ({error.strerror}); {_ADVICE}") from error
         except (ValueError, csv.Error) as error:
             raise RecordsError(f"{self.path / name}: is damaged ({error}); {_ADVICE}") from error
+
+
+class Span(NamedTuple):
+    """Which part of which file an example or a recording is: times as texts of the manifest, in seconds."""
+
+    file: str
+    start: str
+    end: str
+
+
+def recording_spans(rows: Iterable[Mapping[str, str]]) -> Iterator[Span]:
+    """The span of each recording, from the manifest's rows; a recording's windows stand together."""
+    first: Mapping[str, str] | None = None
+    for row in rows:
+        first = row if first is None or first["file"] != row["file"] else first
+        if is_last_window(first, row):
+            yield Span(row["file"], first["start"], row["end"])
+            first = None
+
+
+def is_last_window(first: Mapping[str, str], row: Mapping[str, str]) -> bool:
+    """Whether a row of the manifest is of the last window of the recording whose first window is given."""
+    return float(row["end"]) >= float(first["start"]) + float(first["duration"]) - 1e-5
+
+
+def repeated(spans: Iterable[Span]) -> Rows:
+    """The places of the spans that are equal to an earlier one; all but their keys are dropped while they are read."""
+    keys = stable_keys(0, ("\0".join(span) for span in spans))
+    return np.flatnonzero(first_equal(keys) != np.arange(len(keys)))
+
+
+def refuse_repeated(records: RecordFolder, rows: Callable[[], Iterable[Mapping[str, str]]]) -> None:
+    """See that no part of a file is in these rows twice.
+
+    Args:
+        records: the folder that they are of.
+        rows: gives rows of its manifest, whenever it is called.
+
+    Raises:
+        RecordsError: one is.
+    """
+    try:
+        places = repeated(recording_spans(rows()))
+    except (TypeError, ValueError) as error:
+        raise RecordsError(f"{records.path / MANIFEST}: is damaged ({error}); {_ADVICE}") from error
+    if len(places):
+        file, start, end = next(islice(recording_spans(rows()), int(places[0]), None))
+        raise RecordsError(
+            f"{records.path}: holds {counted(len(places), 'recording')} twice, the first of them {file} from {start} s "
+            f"to {end} s; build it again with build-records --restart, which keeps one of each"
+        )
 
 
 def open_records(path: Path) -> RecordFolder:

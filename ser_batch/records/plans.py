@@ -50,7 +50,7 @@ class ShardTask:
         front_end: how waveforms become log-mels.
         labels: label names in order.
         recordings: what goes into it, in order.
-        deadly: recordings not to touch, as they end the worker, and how.
+        refused: recordings not to decode, with stage and reason: what ends the worker, what repeats another.
     """
 
     folder: str
@@ -59,7 +59,7 @@ class ShardTask:
     front_end: FrontEnd
     labels: tuple[str, ...]
     recordings: Recordings
-    deadly: tuple[tuple[Recording, str], ...] = ()
+    refused: tuple[tuple[Recording, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
         "split": dataclasses.asdict(options.split) | {"fractions": list(options.split.fractions)},
         "shards": Counter(task.split for task in shards),
         "recordings": json_list_fingerprint(map(planned_row, recordings)),
-        "rejections": json_list_fingerprint(map(dataclasses.astuple, labelled.rejections)),
+        "rejections": json_list_fingerprint(map(Rejection.row, labelled.rejections)),
     }
     if labelled.left_out:
         settings["left_out"] = dict(sorted(labelled.left_out.items()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import Recording, audio_sha256
+from ser_batch.audio.recordings import Recording, Rejection, audio_sha256
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError
 from ser_batch.files import disk_errors_named, file_sha256, open_atomically, write_json
@@ -49,7 +49,7 @@ class _ShardNote:
 
     def __init__(self, task: ShardTask) -> None:
         self._task = task
-        self._deadly = dict(task.deadly)
+        self._refused = {recording: (stage, reason) for recording, stage, reason in task.refused}
         self._label_index = {label: index for index, label in enumerate(task.labels)}
         self._rows: list[list[str]] = []
         self._errors: list[tuple[str, ...]] = []
@@ -61,8 +61,8 @@ class _ShardNote:
         begin, n_rows = file.tell(), len(self._rows)
         try:
             sha256 = audio_sha256(recording.path)
-            if recording in self._deadly:
-                raise AudioError("worker", self._deadly[recording])
+            if recording in self._refused:
+                raise AudioError(*self._refused[recording])
             windows = LogMelWindows(recording, self._task.front_end)
             expect_progress()
             for window in windows:
@@ -82,7 +82,8 @@ class _ShardNote:
             file.seek(begin)
             file.truncate()
             del self._rows[n_rows:]
-            self._errors.append((recording.file, error.stage, error.reason, sha256))
+            part = (recording.start_secs, recording.end_secs)
+            self._errors.append(Rejection(recording.file, error.stage, error.reason, sha256, part).row())
         else:
             duration = repr(round(windows.duration_secs, 6))
             for index in range(n_rows, len(self._rows)):

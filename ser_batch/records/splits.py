@@ -3,8 +3,9 @@
 import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,6 +17,16 @@ from ser_batch.wording import counted
 
 SPLITS = ("train", "validation", "test")
 SplitRule = Literal["speakers", "random", "none"]
+
+# How much it weighs that a label lacks in a split: where it has two speakers, it is in train and test.
+_WEIGHT = {SPLITS.index("train"): 4, SPLITS.index("test"): 2, SPLITS.index("validation"): 1}
+# So much of its share a split gets at most for the sake of labels that would lack in it.
+_MOST_OF_SHARE = 2.0
+_EMPTY_WEIGHT = 1 << 32  # of a split without any recording: more than of all labels
+# So many orders of placing groups are tried at most, with so many placings in all.
+_MOST_ORDERS = 64
+_MOST_PLACED = 200_000
+_NAMED_LABELS = 10
 
 # Numbers of splits in `SPLITS`, int8 (n,); -1: none.
 Codes = NDArray[np.int8]
@@ -96,7 +107,9 @@ def assign_splits(recordings: Recordings, plan: SplitPlan, twins: Rows | None = 
     speakers, _ = recordings.column("speaker")
     if plan.rule == "speakers" and any(speakers):
         groups, names = _speaker_groups(recordings, twins)
-        of_group = _speaker_splits(names, np.bincount(groups), _drawn_splits(groups, splits, len(names)), plan)
+        found = _groups_of(recordings, groups, names, _drawn_splits(groups, splits, len(names)))
+        split_of = _speaker_splits(found, plan)
+        of_group = np.array([split_of.get(name, SPLITS.index("train")) for name in names], np.int8)
     else:
         groups = twins
         of_group = _random_splits(recordings, groups, _drawn_splits(groups, splits, len(groups)), plan)
@@ -149,34 +162,143 @@ def _speaker_groups(recordings: Recordings, twins: Rows) -> tuple[Rows, list[str
     return np.array([lead(speaker) for speaker in range(len(names))])[joined], names
 
 
-def _speaker_splits(names: Sequence[str], counts: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
-    """The split of each group of speakers: each goes where most recordings are still wanted.
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Speakers who go together.
+
+    Attributes:
+        name: of the group.
+        counts: how many recordings it has of each label: pairs of a label's number and a count.
+        split: the number of its split in `SPLITS`, where one is given; -1: any.
+    """
+
+    name: str
+    counts: tuple[tuple[int, int], ...]
+    split: int
+
+    @property
+    def size(self) -> int:
+        """How many recordings it has."""
+        return sum(count for _, count in self.counts)
+
+
+def _groups_of(recordings: Recordings, groups: Rows, names: Sequence[str], drawn: Codes) -> list[_Group]:
+    """The groups that have recordings; without group 0, which has no speaker."""
+    labels, codes = recordings.column("label")
+    n = len(labels)
+    cells, counts = np.unique(groups * n + codes, return_counts=True)
+    pairs: dict[tuple[int, int], tuple[int, int]] = {}  # each stored once, whatever the number of groups
+    found = []
+    for group, of_group in groupby(zip(map(int, cells), map(int, counts), strict=True), lambda cell: cell[0] // n):
+        counted = ((cell % n, count) for cell, count in of_group)
+        if group:
+            mine = tuple(pairs.setdefault(pair, pair) for pair in counted)
+            found.append(_Group(names[group], mine, int(drawn[group])))
+    return found
+
+
+def _speaker_splits(groups: Sequence[_Group], plan: SplitPlan) -> dict[str, int]:
+    """The number of each group's split, by its name: each label is divided by the fractions, as far as groups allow.
+
+    Groups are placed one after another, in an order that the seed gives. Where a label would then lack in a split,
+    other orders are tried, and the best is taken.
+    """
+    first = _placed(groups, plan, 0)
+    if not first.would_lack:
+        return first.split_of
+    others = range(1, min(_MOST_ORDERS, _MOST_PLACED // len(groups)))
+    return min([first, *(_placed(groups, plan, number) for number in others)], key=_Placing.distance).split_of
+
+
+def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Placing":
+    """All groups, placed in one of the orders of the seed.
 
     Groups much larger than the smallest wanted split are placed first, so that they go to the largest.
-    What has no speaker, group 0, is for training.
     """
-    sizes = {name: count for name, count in zip(names, counts.tolist(), strict=False) if name and count}
-    of_speaker = {name: SPLITS[split] for name, split in zip(names, drawn.tolist(), strict=True) if name and split >= 0}
-    wanted = {
-        split: share * sum(sizes.values()) for split, share in zip(SPLITS, plan.fractions, strict=True) if share > 0
-    }
-    for speaker, split in of_speaker.items():
-        if split in wanted:
-            wanted[split] -= sizes[speaker]
-    largest_small = 2 * min((count for count in wanted.values() if count > 0), default=0)
-    free = sorted(
-        (speaker for speaker in sizes if speaker not in of_speaker),
-        key=lambda speaker: (sizes[speaker] <= largest_small, stable_order(plan.seed, speaker)),
-    )
-    empty = [split for split in ("train", "test", "validation") if split in wanted and split not in of_speaker.values()]
-    for position, speaker in enumerate(free):
-        must_fill = empty and len(free) - position <= len(empty)
-        split = empty[0] if must_fill else max(wanted, key=lambda name: wanted[name])
-        of_speaker[speaker] = split
-        wanted[split] -= sizes[speaker]
-        if split in empty:
-            empty.remove(split)
-    return np.array([SPLITS.index(of_speaker.get(name, "train")) for name in names], np.int8)
+    placing = _Placing(groups, plan.fractions)
+    largest_small = 2 * min((count for count in placing.owed() if count > 0), default=0)
+    prefix = f"{number}\0" if number else ""
+    free = [group for group in groups if group.split < 0]
+    free.sort(key=lambda group: (group.size <= largest_small, stable_order(plan.seed, prefix + group.name)))
+    for group in free:
+        placing.place(group)
+    return placing
+
+
+class _Placing:
+    """Groups while they are placed, one after another, in splits.
+
+    Attributes:
+        wanted, placed: of each of `SPLITS`, how many recordings of each label it should have, and has.
+        split_of: the number of the split of each placed group.
+        would_lack: whether a group had to go elsewhere than near the wanted counts, or else a label would lack.
+    """
+
+    def __init__(self, groups: Sequence[_Group], fractions: Sequence[float]) -> None:
+        n_labels = 1 + max((label for group in groups for label, _ in group.counts), default=-1)
+        totals, self._to_come = [0] * n_labels, [0] * n_labels
+        self.placed = [[0] * n_labels for _ in SPLITS]
+        self._sizes = [0] * len(SPLITS)
+        self.split_of: dict[str, int] = {}
+        self.would_lack = False
+        for group in groups:
+            for label, count in group.counts:
+                totals[label] += count
+                self._to_come[label] += 1
+        self.wanted = [[share * total for total in totals] for share in fractions]
+        self._used = [split for split in _WEIGHT if fractions[split] > 0]
+        self._most = [_MOST_OF_SHARE * share * sum(totals) for share in fractions]
+        self._groups_to_come = len(groups)
+        for group in groups:
+            if group.split >= 0:
+                self._put(group, group.split)
+
+    def owed(self) -> list[float]:
+        """How many recordings each split still wants."""
+        return [sum(wanted) - size for wanted, size in zip(self.wanted, self._sizes, strict=True)]
+
+    def _lacking(self, label: int) -> list[int]:
+        return [split for split in self._used if not self.placed[split][label]]
+
+    def distance(self) -> tuple[int, float]:
+        """How far it is from what is wanted: how much lacks, then the chi-squared distance of the counts."""
+        labels = range(len(self._to_come))
+        lacking = sum(_WEIGHT[split] for label in labels for split in self._lacking(label))
+        pairs = (zip(self.wanted[split], self.placed[split], strict=True) for split in self._used)
+        return lacking, sum((placed - wanted) ** 2 / wanted for pair in pairs for wanted, placed in pair if wanted)
+
+    def place(self, group: _Group) -> None:
+        """Put a group where it brings the labels' counts nearest to those wanted, or where one of them would lack."""
+        needed = self._needed(group)
+        changes = {split: self._change(group, split) for split in self._used}
+        chosen = min(self._used, key=lambda split: (-needed[split], changes[split]))
+        self.would_lack |= changes[chosen] > min(changes.values())
+        self._put(group, chosen)
+
+    def _needed(self, group: _Group) -> dict[int, int]:
+        """For each split how much weighs what would lack there for good if the group went elsewhere."""
+        empty = [split for split in self._used if not self._sizes[split]]
+        last = self._groups_to_come <= len(empty)
+        needed = {split: _EMPTY_WEIGHT * _WEIGHT[split] if last and split in empty else 0 for split in self._used}
+        for label, _ in group.counts:
+            lacking = self._lacking(label)
+            if lacking and self._to_come[label] <= len(lacking):
+                for split in lacking:
+                    needed[split] += _WEIGHT[split] * (self._sizes[split] + group.size <= self._most[split])
+        return needed
+
+    def _change(self, group: _Group, split: int) -> float:
+        """By how much the chi-squared distance from the wanted counts grows."""
+        wanted, placed = self.wanted[split], self.placed[split]
+        return sum(n * (n + 2 * (placed[label] - wanted[label])) / wanted[label] for label, n in group.counts)
+
+    def _put(self, group: _Group, split: int) -> None:
+        self.split_of[group.name] = split
+        self._groups_to_come -= 1
+        self._sizes[split] += group.size
+        for label, count in group.counts:
+            self.placed[split][label] += count
+            self._to_come[label] -= 1
 
 
 def _random_splits(recordings: Recordings, groups: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
@@ -200,16 +322,28 @@ def _random_splits(recordings: Recordings, groups: Rows, drawn: Codes, plan: Spl
 def split_warnings(recordings: Recordings, plan: SplitPlan) -> list[str]:
     """What a user should know of a division before trusting a score on it, a line each."""
     speakers: defaultdict[str, set[str]] = defaultdict(set)
-    labels_of_split: defaultdict[str, set[str]] = defaultdict(set)
+    labels: defaultdict[str, set[str]] = defaultdict(set)
     voices: defaultdict[str, set[str]] = defaultdict(set)
     unknown = 0
     for (label, speaker, split), count in recordings.kinds().items():
-        labels_of_split[split or ""].add(label or "")
+        labels[split or ""].add(label or "")
         if speaker:
             speakers[split or ""].add(speaker)
             voices[label or ""].add(speaker)
         else:
             unknown += count
+    lines = _speaker_warnings(speakers, unknown, plan) + _label_warnings(labels, plan)
+    if len(set().union(*speakers.values())) > 1:
+        lines += [
+            f"only one speaker ({min(of_label)}) has recordings of {label}"
+            for label, of_label in sorted(voices.items())
+            if len(of_label) == 1
+        ]
+    return lines
+
+
+def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: SplitPlan) -> list[str]:
+    """Of the speakers of each split, and the number of recordings without one."""
     lines = []
     if not speakers:
         if plan.rule == "speakers":
@@ -217,33 +351,34 @@ def split_warnings(recordings: Recordings, plan: SplitPlan) -> list[str]:
                 "no speakers are known, so the splits are random: the same voice may stand in several, "
                 "and scores will be too good; give a speaker column to divide by speaker"
             )
-    else:
-        if unknown and plan.rule == "speakers":
-            lines.append(f"without a speaker, and so in train: {counted(unknown, 'recording')}")
-        shared = sorted(
-            speaker
-            for speaker, count in Counter(speaker for of_split in speakers.values() for speaker in of_split).items()
-            if count > 1
+        return lines
+    if unknown and plan.rule == "speakers":
+        lines.append(f"without a speaker, and so in train: {counted(unknown, 'recording')}")
+    n_splits = Counter(speaker for of_split in speakers.values() for speaker in of_split)
+    shared = sorted(speaker for speaker, count in n_splits.items() if count > 1)
+    if shared:
+        lines.append(f"in more than one split: {counted(len(shared), 'speaker')} ({', '.join(shared[:5])})")
+    if plan.rule == "speakers" and 0 < len(speakers.get("test", ())) < 4:
+        lines.append(
+            f"the test split has {len(speakers['test'])} of {len(n_splits)} speakers, so a score on it is noisy: "
+            "use cross-validate, or build with several seeds and take the mean"
         )
-        if shared:
-            lines.append(f"in more than one split: {counted(len(shared), 'speaker')} ({', '.join(shared[:5])})")
-        if plan.rule == "speakers" and 0 < len(speakers["test"]) < 4:
-            lines.append(
-                f"the test split has {len(speakers['test'])} of {len(set().union(*speakers.values()))} speakers, "
-                "so a score on it is noisy: build with several seeds and take the mean"
-            )
-    labels = set().union(*labels_of_split.values())
-    if len(labels) == 1:
-        lines.append(f"all recordings have one label, {min(labels)}: nothing can be trained on them")
+    return lines
+
+
+def _label_warnings(labels: Mapping[str, set[str]], plan: SplitPlan) -> list[str]:
+    """Of the labels of each split."""
+    lines = []
+    known = set().union(*labels.values())
+    if len(known) == 1:
+        lines.append(f"all recordings have one label, {min(known)}: nothing can be trained on them")
     for split, share in zip(SPLITS, plan.fractions, strict=True):
-        if share > 0 and plan.rule != "none" and split not in labels_of_split:
+        if share > 0 and plan.rule != "none" and split not in labels:
             lines.append(f"the {split} split is empty: there are too few recordings or speakers to divide")
-    if missing := labels - labels_of_split["train"]:
-        lines.append(f"no training recording of: {', '.join(sorted(missing))}")
-    if len(set().union(*speakers.values())) > 1:
-        lines += [
-            f"only one speaker ({min(of_label)}) has recordings of {label}"
-            for label, of_label in sorted(voices.items())
-            if len(of_label) == 1
-        ]
+    for split in SPLITS:
+        absent = sorted(known - labels.get(split, set()))
+        if absent and (split in labels or split == "train"):
+            more = f" and {len(absent) - _NAMED_LABELS} more" if len(absent) > _NAMED_LABELS else ""
+            advice = "" if split == "train" else " (use cross-validate, or other --fractions or --seed)"
+            lines.append(f"the {split} split has no recording of: {', '.join(absent[:_NAMED_LABELS])}{more}{advice}")
     return lines

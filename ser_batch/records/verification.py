@@ -33,7 +33,9 @@ from ser_batch.records.layout import (
     MANIFEST_COLUMNS,
     PROVENANCE,
     RecordFolder,
+    recording_spans,
     records_fingerprint,
+    repeated,
     shard_name,
     tfds_files,
 )
@@ -168,6 +170,8 @@ def verify_records(
         on_progress(done, total)
     if not problems:
         problems += _table_problems(records)
+    if not problems:
+        problems += _repeat_problems(records)
     order = {shard["name"]: number for number, shard in enumerate(records.shards())}
     # Tasks end in any order; the list is the same for any number of workers.
     return sorted(problems, key=lambda p: (order.get(p.shard, -1), -1 if p.index is None else p.index))
@@ -386,6 +390,15 @@ class _Survey:
         if first.sha256 != row.sha256:
             what = f"lines {first.line} and {row.line} of {MANIFEST} give its audio different sha256s"
             self.problems.append(Problem(row.shard, row.index, row.file, what))
+
+
+def _repeat_problems(records: RecordFolder) -> Iterator[Problem]:
+    """Whether a part of a file is more than one recording: nothing would tell their predictions apart."""
+    places = set(repeated(recording_spans(records.manifest())).tolist())
+    for place, span in enumerate(recording_spans(records.manifest()) if places else ()):
+        if place in places:
+            what = f"the part from {span.start} s to {span.end} s is in it twice; build-records --restart keeps one"
+            yield Problem(MANIFEST, None, span.file, what)
 
 
 def _shard_checks(records: RecordFolder, survey: _Survey) -> Iterator[_ShardCheck]:

@@ -15,6 +15,7 @@ from ser_batch.records.plans import BuildPlan
 from ser_batch.records.splits import SPLITS
 from ser_batch.results.folds import FOLDS, SCORES, summary_lines
 from ser_batch.results.journals import journal_path
+from ser_batch.results.scores import uar_text
 from ser_batch.results.tables import read_summary
 from ser_batch.wording import counted
 
@@ -118,7 +119,8 @@ def _describe_bundle(path: Path) -> list[str]:
         f"bundle {path}: {bundle.summary()}",
         f"labels: {', '.join(bundle.labels)}",
         f"front end: {_shown(bundle.front_end)}",
-        f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}",
+        f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}, "
+        + (bundle.uncalibrated or f"fitted on {counted(bundle.content.fitted_on or 0, 'example')}"),
         f"trained on {training['records_path']} ({training['records'][:12]}), "
         f"{counted(training['n_examples']['train'], 'example')}, seed {training['seed']}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(training["versions"].items())),
@@ -136,9 +138,11 @@ def _describe_table(path: Path) -> list[str]:
 
 
 def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
+    classes = scores.get("classes", {})
+    n_scored = sum(one["support"] > 0 for one in classes.values())
     return [
         f"evaluation {path}: split {scores['split']}, {counted(scores['recordings'], 'recording')}, "
-        f"UAR {scores['uar']:.3f}, WA {scores['wa']:.3f}",
+        f"{uar_text(scores['uar'], n_scored, len(classes))}, WA {scores['wa']:.3f}",
         f"model {scores['model'][:12]}, records {scores['records'][:12]}",
     ]
 

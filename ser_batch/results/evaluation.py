@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from ser_batch.records.datasets import (
     read_examples,
     split_selection,
 )
-from ser_batch.records.layout import RecordFolder
+from ser_batch.records.layout import RecordFolder, is_last_window, refuse_repeated
 from ser_batch.results.plots import plot_confusion
 from ser_batch.results.predictions import Float64s, Prediction, Predictor
 from ser_batch.results.scores import Scores, score
@@ -85,6 +86,7 @@ def evaluate(
             f"{', '.join(bundle.labels)}"
         )
     selection = split_selection(records, split)
+    refuse_repeated(records, partial(manifest_rows, records, selection))
     identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
     output = OutputFolder(folder, "an evaluation", SCORES, _FILES.__contains__)
     with output.held(), disk_errors_named(folder):
@@ -99,7 +101,7 @@ def evaluate(
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
             bundle.labels,
         )
-        title = f"{split}: UAR {scores.uar:.3f}, WA {scores.wa:.3f}, {counted(len(evaluated), 'recording')}"
+        title = f"{split}: {scores.uar_text}, WA {scores.wa:.3f}, {counted(len(evaluated), 'recording')}"
         plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
         _write_tables(folder, evaluated, scores, bundle.labels)
         write_json(folder / SCORES, identity | scores.to_json())
@@ -124,8 +126,7 @@ def predict_examples(
             raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
         began = began if group else row
         group.append(predictor(example.log_mel, scales.get(row["speaker"])))
-        # A recording's windows follow each other, and the last ends where the recording does.
-        if float(row["end"]) >= float(began["start"]) + float(row["duration"]) - 1e-5:
+        if is_last_window(began, row):
             yield Evaluated(row["speaker"], to_model[example.label], _averaged(group, began, float(row["end"])))
             group = []
 
@@ -200,5 +201,7 @@ def report_text(scores: Scores) -> str:
         f"{one.label:{width}}  {one.precision:9.3f}  {one.recall:6.3f}  {one.f1:6.3f}  {one.support:7d}"
         for one in scores.classes
     ]
-    lines.append(f"UAR {scores.uar:.3f}   WA {scores.wa:.3f}   {counted(int(scores.confusion.sum()), 'recording')}")
+    absent = f" (none of {', '.join(scores.absent)} in this split)" if scores.absent else ""
+    n_recordings = counted(int(scores.confusion.sum()), "recording")
+    lines.append(f"{scores.uar_text}{absent}   WA {scores.wa:.3f}   {n_recordings}")
     return "\n".join(lines)

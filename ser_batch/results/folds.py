@@ -21,6 +21,7 @@ from ser_batch.results.scores import (
     reliability,
     score,
     tally,
+    uar_text,
 )
 from ser_batch.results.tables import clock
 from ser_batch.wording import counted
@@ -117,7 +118,8 @@ def write_folds(
     summary = _summary(rows, table) | {"title": title, "protocol": dict(protocol)}
     summary["ece"]["pooled"] = {"before": round(before.error, 6), "after": round(after.error, 6)}
     uar, wa = summary["uar"]["mean"], summary["wa"]["mean"]
-    plot_confusion(confusion, labels, f"{title}\nUAR {uar:.3f}, WA {wa:.3f}", folder / "confusion_matrix.png")
+    shown = uar_text(uar, summary["labels_scored"], len(labels))
+    plot_confusion(confusion, labels, f"{title}\n{shown}, WA {wa:.3f}", folder / "confusion_matrix.png")
     plot_reliability(before, after, title, folder / "reliability.png")
     write_json(folder / SCORES, summary)
 
@@ -169,6 +171,7 @@ class _Line:
     seed: int | None
     recordings: int
     figures: Mapping[str, float]
+    labels: int | None = None  # that the UAR is over
 
 
 def _tidy(rows: _Rows, pooled: Mapping[int, Scores]) -> list[_Line]:
@@ -176,16 +179,21 @@ def _tidy(rows: _Rows, pooled: Mapping[int, Scores]) -> list[_Line]:
     for seed, whole in pooled.items():
         chosen = rows.seeds == seed
         figures = {"uar": whole.uar, "wa": whole.wa} | rows.errors(chosen)
-        lines.append(_Line("pooled", "", "seed", seed, rows.n_recordings, figures))
+        lines.append(_Line("pooled", "", "seed", seed, rows.n_recordings, figures, _n_scored(whole)))
         for scope, names in (("fold", rows.folds), ("speaker", rows.speakers)):
             for name in sorted(set(names[chosen].tolist()) - {""}):
                 part = rows.scores(chosen & (names == name))
                 figures = {"uar": part.uar, "wa": part.wa}
-                lines.append(_Line(scope, name, "seed", seed, int(part.confusion.sum()), figures))
+                n_recordings = int(part.confusion.sum())
+                lines.append(_Line(scope, name, "seed", seed, n_recordings, figures, _n_scored(part)))
         for one in whole.classes:
             figures = {"precision": one.precision, "recall": one.recall, "f1": one.f1}
             lines.append(_Line("label", one.label, "seed", seed, one.support, figures))
     return lines + _over_seeds(lines)
+
+
+def _n_scored(scores: Scores) -> int:
+    return len(scores.classes) - len(scores.absent)
 
 
 def _over_seeds(lines: Sequence[_Line]) -> list[_Line]:
@@ -198,10 +206,10 @@ def _over_seeds(lines: Sequence[_Line]) -> list[_Line]:
     for (scope, name), group in groups.items():
         columns = {figure: [line.figures[figure] for line in group] for figure in group[0].figures}
         means = {figure: float(np.mean(values)) for figure, values in columns.items()}
-        over.append(_Line(scope, name, "mean", None, group[0].recordings, means))
+        over.append(_Line(scope, name, "mean", None, group[0].recordings, means, group[0].labels))
         if len(group) > 1:
             spread = {figure: float(np.std(values, ddof=1)) for figure, values in columns.items()}
-            over.append(_Line(scope, name, "sd", None, group[0].recordings, spread))
+            over.append(_Line(scope, name, "sd", None, group[0].recordings, spread, group[0].labels))
     return over
 
 
@@ -227,7 +235,8 @@ def _summary(rows: _Rows, table: Sequence[_Line]) -> dict[str, Any]:
         for label, limits in zip(rows.labels, intervals.recalls, strict=True)
     }
     speakers = {
-        line.name: {"recordings": line.recordings} | {name: round(value, 6) for name, value in line.figures.items()}
+        line.name: {"recordings": line.recordings, "labels_scored": line.labels}
+        | {name: round(value, 6) for name, value in line.figures.items()}
         for (scope, _, statistic), line in found.items()
         if (scope, statistic) == ("speaker", "mean")
     }
@@ -237,6 +246,7 @@ def _summary(rows: _Rows, table: Sequence[_Line]) -> dict[str, Any]:
         "ece": {"bins": ECE_BINS, "mean_of_seeds": alone},
         "temperature": round(rows.temperature, 6),
         "labels": list(rows.labels),
+        "labels_scored": found["pooled", "", "mean"].labels,
         "recordings": rows.n_recordings,
         "seeds": rows.seed_values,
         "interval": {"level": 0.95, "over": intervals.over, "units": intervals.units},
@@ -260,11 +270,12 @@ def _write_predictions(path: Path, predictions: Sequence[FoldPrediction], rows: 
 
 def _write_table(path: Path, lines: Sequence[_Line]) -> None:
     with open_atomically(path) as file:
-        write_rows(file, [["scope", "name", "statistic", "seed", "recordings", *_FIGURES]])
+        write_rows(file, [["scope", "name", "statistic", "seed", "recordings", "labels", *_FIGURES]])
         for line in lines:
             keys = [line.scope, line.name, line.statistic, "" if line.seed is None else str(line.seed)]
             shown = [f"{line.figures[name]:.6f}" if name in line.figures else "" for name in _FIGURES]
-            write_rows(file, [[*keys, str(line.recordings), *shown]])
+            labels = "" if line.labels is None else str(line.labels)
+            write_rows(file, [[*keys, str(line.recordings), labels, *shown]])
 
 
 def read_predictions(folder: Path) -> OutOfFold:
@@ -326,15 +337,18 @@ def summary_lines(folder: Path) -> list[str]:
         SourceError: it is missing, unfinished or something else.
     """
     summary = _read_summary(folder)
-    over, n_seeds = summary["interval"], len(summary["seeds"])
+    drawn, n_seeds = summary["interval"], len(summary["seeds"])
     lines = [
         f"{summary['title']}: {counted(summary['recordings'], 'recording')}, {counted(n_seeds, 'seed')}",
-        f"       mean      sd  95 % interval over {counted(over['units'], over['over'][:-1])}",
+        f"       mean      sd  95 % interval over {counted(drawn['units'], drawn['over'][:-1])}",
     ]
+    n_labels = len(summary["labels"])
     for name in ("uar", "wa"):
         figures = summary[name]
         spread = "-" if figures["sd"] is None else f"{figures['sd']:.3f}"
         lines.append(f"{name.upper():4} {figures['mean']:6.3f}  {spread:>6}  {_shown(figures['interval'])}")
+    if summary.get("labels_scored", n_labels) < n_labels:
+        lines[2] += f"  over {summary['labels_scored']} of {n_labels} labels"
     for name, how in (("pooled", "all seeds together"), ("mean_of_seeds", "mean of each seed's own"))[
         : min(n_seeds, 2)
     ]:
@@ -350,8 +364,13 @@ def summary_lines(folder: Path) -> list[str]:
     if len(summary["speakers"]) > 1:
         by_uar = sorted(summary["speakers"].items(), key=lambda item: item[1]["uar"])
         (worst, low), (best, high) = by_uar[0], by_uar[-1]
-        lines.append(f"worst speaker {worst}: UAR {low['uar']:.3f}; best speaker {best}: UAR {high['uar']:.3f}")
+        shown = [_uar_shown(figures, n_labels) for figures in (low, high)]
+        lines.append(f"worst speaker {worst}: {shown[0]}; best speaker {best}: {shown[1]}")
     return lines
+
+
+def _uar_shown(figures: Mapping[str, Any], n_labels: int) -> str:
+    return uar_text(figures["uar"], figures.get("labels_scored", n_labels), n_labels)  # earlier versions kept no number
 
 
 def _shown(limits: Sequence[float] | None) -> str:

@@ -118,11 +118,14 @@ class _Making:
         recordings = self.listing.recordings
         with standard_output() as file, self._rows_to(file) as append:
             for result in predict_in_order(recordings, self._asked(), self.engine, self._speaker_scales()):
-                append(tally.add(result.predictions(recordings[result.number].file), self.bundle.labels))
+                one = recordings[result.number]
+                rows = result.predictions(one.file, (one.start_secs, one.end_secs))
+                append(tally.add(rows, self.bundle.labels))
                 file.flush()
                 self.on_progress(tally.files, len(recordings))
-            for one in self.listing.rejections:
-                append(tally.add([Prediction(one.file, error=one.reason)], self.bundle.labels))
+            for refused in self.listing.rejections:
+                row = Prediction(refused.file, error=refused.reason, part=refused.part)
+                append(tally.add([row], self.bundle.labels))
         return InferResult(tally, audio_secs=tally.audio_secs)
 
     def table(self, out: Path) -> InferResult:
@@ -218,8 +221,8 @@ class _Making:
         labels = self.bundle.labels
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
-                for name, result in journal.results(3 + len(labels)):
-                    append(tally.add(result.predictions(name), labels))
+                for name, part, result in journal.results(3 + len(labels)):
+                    append(tally.add(result.predictions(name, part), labels))
             file.flush()
             sha256 = file_sha256(file.name)
             journal.note(tables=[*journal.fact("tables"), sha256])  # until it has its name, the old one is there

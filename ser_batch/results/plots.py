@@ -22,9 +22,7 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
         title: above the picture.
         path: the PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
+    _set_up()
     import seaborn
     from matplotlib.figure import Figure
     from pandas import DataFrame
@@ -68,6 +66,7 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
         title: above the picture.
         path: the PNG to write.
     """
+    _set_up()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 7.2), layout="constrained")
@@ -89,6 +88,13 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
     counts.set(xlabel="confidence (probability of the predicted emotion)", ylabel="predictions", xlim=(-0.02, 1.02))
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+
+
+def _set_up() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a label may hold dollar signs
 
 
 def _wrapped(title: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import Recording
+from ser_batch.audio.recordings import Part, Recording
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError, BundleError
@@ -46,7 +46,8 @@ class Prediction:
         duration_secs: of the recording.
         novelty: how far it lies from what the model was trained on, 0 to 1.
         warnings: codes of what a user should know.
-        error: empty, or why there is no prediction; then all other fields but ``file`` are void.
+        error: empty, or why there is no prediction; then all other fields but ``file`` and ``part`` are void.
+        part: start and end in seconds as asked for, of a row with an error.
     """
 
     file: str
@@ -57,6 +58,7 @@ class Prediction:
     novelty: float = 0.0
     warnings: tuple[str, ...] = ()
     error: str = ""
+    part: Part = (None, None)
 
     @property
     def best(self) -> int:
@@ -101,10 +103,15 @@ class Result:
     error: str = ""
     stamp: Stamp | None = None
 
-    def predictions(self, file: str) -> Iterator[Prediction]:
-        """The rows of a table."""
+    def predictions(self, file: str, part: Part = (None, None)) -> Iterator[Prediction]:
+        """The rows of a table.
+
+        Args:
+            file: the recording's key.
+            part: its start and end in seconds, as asked for.
+        """
         if self.error:
-            yield Prediction(file, error=self.error)
+            yield Prediction(file, error=self.error, part=part)
         for start_secs, end_secs, *probabilities, novelty in self.rows.tolist():
             shares = tuple(probabilities)
             yield Prediction(file, start_secs, end_secs, shares, self.duration_secs, novelty, self.warnings)

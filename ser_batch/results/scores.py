@@ -43,12 +43,24 @@ class Scores:
     classes: tuple[ClassScore, ...]
     confusion: NDArray[np.int64]
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The labels that no recording has, over which the UAR is no mean."""
+        return tuple(one.label for one in self.classes if not one.support)
+
+    @property
+    def uar_text(self) -> str:
+        """The UAR, with the number of labels that it is over where some are absent."""
+        return uar_text(self.uar, len(self.classes) - len(self.absent), len(self.classes))
+
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object; the matrix has a file of its own."""
         return {
             "uar": round(self.uar, 6),
             "wa": round(self.wa, 6),
             "recordings": int(self.confusion.sum()),
+            "labels_scored": len(self.classes) - len(self.absent),
+            "labels_absent": list(self.absent),
             "classes": {
                 score.label: {
                     "precision": round(score.precision, 6),
@@ -59,6 +71,11 @@ class Scores:
                 for score in self.classes
             },
         }
+
+
+def uar_text(uar: float, n_scored: int, n_labels: int) -> str:
+    """A UAR for people: ``UAR 0.512``, or ``UAR 0.512 over 5 of 7 labels``."""
+    return f"UAR {uar:.3f}" + (f" over {n_scored} of {n_labels} labels" if n_scored < n_labels else "")
 
 
 def score(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str]) -> Scores:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ser_batch.results.predictions import Prediction
-from ser_batch.wording import counted
+from ser_batch.wording import counted, part_named
 
 LISTED_ERRORS = 20
 _LISTED_REASONS = 10
@@ -29,7 +29,7 @@ class Tally:
         reasons: of each general form of error, how many files it has and the first such error.
         warnings: files that each code applies to.
         formulas: files whose names a spreadsheet takes for formulas.
-        first_errors: (file, error) of the first few files without a prediction.
+        first_errors: (file and part, error) of the first few files without a prediction.
     """
 
     files: int = 0
@@ -57,7 +57,8 @@ class Tally:
             count, example = self.reasons.get(general_form(first.error), (0, first.error))
             self.reasons[general_form(first.error)] = (count + 1, example if example == first.error else "")
             if len(self.first_errors) < LISTED_ERRORS:
-                self.first_errors.append((first.file, first.error))
+                start, end = ("" if secs is None else repr(secs) for secs in first.part)
+                self.first_errors.append((part_named(first.file, start, end), first.error))
             return rows
         self.audio_secs += first.duration_secs
         self.warnings.update(first.warnings)

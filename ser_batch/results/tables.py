@@ -47,7 +47,8 @@ def table_columns(labels: Sequence[str]) -> list[str]:
 def table_values(prediction: Prediction, labels: Sequence[str], model: str) -> list[Any]:
     """One row: text, numbers (times and durations in seconds), or None where there is nothing to say."""
     if prediction.error:
-        return [prediction.file, *[None] * (len(_BEFORE) - 1 + len(labels) + 2), model, None, prediction.error]
+        part = [None if secs is None else round(secs, 6) for secs in prediction.part]
+        return [prediction.file, *part, *[None] * (2 + len(labels) + 2), model, None, prediction.error]
     best = prediction.best
     shares = [round(probability, 6) for probability in prediction.probabilities]
     times = (round(prediction.start_secs, 6), round(prediction.end_secs, 6))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,13 @@ from ser_batch.models.networks import refuse_unfit
 from ser_batch.models.recipes import Recipe, recipe_title
 from ser_batch.models.training import Sides, train
 from ser_batch.records.datasets import row_selection, usable_memory
-from ser_batch.records.layout import RecordFolder, open_records
+from ser_batch.records.layout import RecordFolder, open_records, refuse_repeated
 from ser_batch.records.partitions import Fold, FoldRule, make_folds
 from ser_batch.results.evaluation import predict_examples
 from ser_batch.results.folds import FOLD_FILES, FOLDS, SCORES, FoldPrediction, write_folds
+from ser_batch.results.plots import plot_confusion
 from ser_batch.results.predictions import Predictor
-from ser_batch.results.scores import score
+from ser_batch.results.scores import Scores, score
 from ser_batch.stops import resumable
 from ser_batch.tasks import Engine
 
@@ -75,20 +76,20 @@ class FoldReport:
 
     Attributes:
         name, seed: which.
-        uar, wa: on what it held out.
+        scores: on what it held out.
         done, of: how many are finished, of all folds and seeds.
     """
 
     name: str
     seed: int
-    uar: float
-    wa: float
+    scores: Scores
     done: int
     of: int
 
     def line(self) -> str:
         """All of it in a line."""
-        return f"fold {self.name}, seed {self.seed}: UAR {self.uar:.3f}, WA {self.wa:.3f} ({self.done} of {self.of})"
+        figures = f"{self.scores.uar_text}, WA {self.scores.wa:.3f}"
+        return f"fold {self.name}, seed {self.seed}: {figures} ({self.done} of {self.of})"
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def cross_validate(
         "recipe": recipe.to_json(),
     }
     refuse_unfit(recipe)
+    refuse_repeated(records, records.manifest)
     tasks = _tasks(records, folder, recipe, protocol)
     output = OutputFolder(folder, "a cross-validation", SCORES, lambda name: name in FOLD_FILES or name == FOLDS)
     with output.held(), disk_errors_named(folder), resumable():
@@ -157,6 +159,7 @@ def cross_validate(
             shutil.rmtree(folder / FOLDS, ignore_errors=True)
             return True
         _begin(output, identity)
+        _try_pictures(folder / FOLDS, records.labels, protocol.title(recipe))
         predictions = [one for found in _run(tasks, records, engine, on_fold) for one in found]
         write_folds(folder, predictions, records.labels, protocol.title(recipe), identity)
         shutil.rmtree(folder / FOLDS)
@@ -172,6 +175,19 @@ def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
         return
     output.begin(FOLDS)
     write_json(run, identity)
+
+
+def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
+    """Draw a picture before anything is trained: what stops the drawing would else come last.
+
+    Raises:
+        OutputError: it cannot be drawn.
+    """
+    try:
+        plot_confusion(np.eye(len(labels), dtype=np.int64), labels, title, scratch / "trial.png")
+    except (ImportError, RuntimeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise OutputError(f"{scratch.parent}: pictures cannot be drawn ({detail}); install matplotlib again") from error
 
 
 def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -217,7 +233,7 @@ def _run(
             [int(np.argmax(one.calibrated)) for one in outcome.result],
             records.labels,
         )
-        on_fold(FoldReport(outcome.result[0].fold, task.seed, scores.uar, scores.wa, len(found), len(tasks)))
+        on_fold(FoldReport(outcome.result[0].fold, task.seed, scores, len(found), len(tasks)))
     return [found[task.seed, task.number] for task in tasks]
 
 

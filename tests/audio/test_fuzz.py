@@ -91,7 +91,7 @@ def test_what_is_lost_or_told_twice_is_noticed(tmp_path: Path) -> None:
     count(records, {"wav/a.wav", "wav/b.wav"}, tally)
     assert not tally.wrong
     with open(tmp_path / "out" / "errors.csv", "a") as errors:
-        errors.write("wav/b.wav,decode,is damaged,\n")
+        errors.write("wav/b.wav,0.0,,decode,is damaged,\n")
     count(records, {"wav/a.wav", "wav/b.wav", "wav/c.wav"}, tally)
     assert tally.culprits == {"wav/b.wav", "wav/c.wav"}
 

@@ -98,6 +98,17 @@ def test_warnings(tmp_path):
     assert read(write(tmp_path, noise(100, level=0.001)))[1].warnings == ["quiet", "short"]
 
 
+@pytest.mark.parametrize("front_end", [SEED, SPEECH, WINDOWED], ids=["seed", "speech", "windows"])
+@pytest.mark.parametrize(
+    ("end_secs", "warnings"),
+    [(None, []), (1.0, []), (2.0, []), (2.0004, []), (2.0006, ["end-beyond"]), (60.0, ["end-beyond"])],
+)
+def test_an_end_beyond_the_file_is_a_warning(tmp_path, front_end, end_secs, warnings):
+    path = write(tmp_path, noise(32_000))
+    assert read(path, front_end, 0.5, end_secs)[1].warnings == warnings
+    assert read(path, front_end, 0.0, end_secs)[1].warnings == warnings
+
+
 def test_a_peak_at_full_scale_is_not_clipped(tmp_path):
     peak = noise(16_000)
     peak[5000:5003] = 1.0
@@ -281,4 +292,4 @@ def test_a_cut_recording_is_called_so_where_its_end_is_read(tmp_path):
     assert read(path)[1].warnings == ["cut"]
     assert read(path, SEED)[1].warnings == ["beginning-only", "cut"]
     assert read(path, start_secs=0.0, end_secs=5.0)[1].warnings == []
-    assert read(path, start_secs=0.0, end_secs=9.0)[1].warnings == ["cut"]
+    assert read(path, start_secs=0.0, end_secs=9.0)[1].warnings == ["end-beyond", "cut"]

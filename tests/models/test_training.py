@@ -360,6 +360,8 @@ def test_the_temperature_is_that_of_the_validation_side(plain: Bundle, kept_reco
     expected = fit_temperature([one.prediction.probabilities for one in raw], [one.label for one in raw])
     assert plain.temperature == pytest.approx(expected, rel=1e-3)
     assert plain.temperature != 1.0
+    assert plain.content.fitted_on == len(raw)
+    assert not plain.uncalibrated
 
 
 class Seen(Exception):  # noqa: N818
@@ -455,7 +457,28 @@ def tones(folder: Path, rows: list[str]) -> Path:
     return folder / "list.csv"
 
 
-def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path) -> None:
+def test_a_temperature_that_cannot_be_fitted_is_said(
+    kept_records: RecordFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser_batch.models.training.fit_temperature", lambda *_: None)  # all are right
+    bundle = train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1)).bundle
+    n_examples = kept_records.n_examples("validation")
+    assert (bundle.temperature, bundle.content.fitted_on) == (1.0, None)
+    assert bundle.uncalibrated == f"not calibrated: all {n_examples} validation examples are predicted right"
+
+
+@pytest.mark.parametrize(("temperature", "fitted_on"), [(0.5, 2), (1.0, None)])
+def test_a_bundle_of_an_earlier_version_tells_by_its_temperature(
+    plain: Bundle, tmp_path: Path, temperature: float, fitted_on: int | None
+) -> None:
+    content = json.loads((plain.path / "bundle.json").read_text())
+    assert content["training"]["n_examples"]["validation"] == 2
+    content["calibration"] = {"temperature": temperature}
+    (tmp_path / "bundle.json").write_text(json.dumps(content))
+    assert open_bundle(tmp_path).content.fitted_on == fitted_on
+
+
+def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, capfd) -> None:
     rows = [*["calm,ann,train", "angry,ann,train"] * 4, "glad,ann,test", "calm,ann,test", "calm,ann,test", "calm,,test"]
     records = build(tones(tmp_path / "in", rows), tmp_path / "records", "--front-end", "speech")
     assert records.n_examples("train") == 8
@@ -464,7 +487,13 @@ def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path) 
     assert main(["train", *arguments]) == 0
     bundle = open_bundle(tmp_path / "out")
     assert bundle.labels == ("angry", "calm", "glad")
-    assert bundle.temperature == 1.0
+    assert (bundle.temperature, bundle.content.fitted_on) == (1.0, None)
+    said = capfd.readouterr().err
+    assert main(["train", *arguments]) == 0  # finished before
+    for lines in (said, capfd.readouterr().err):
+        assert "warning: not calibrated: no validation recordings; its probabilities may be" in lines
+    assert main(["info", str(tmp_path / "out")]) == 0
+    assert "temperature 1.000, not calibrated: no validation recordings" in capfd.readouterr().out
     assert bundle.training["n_examples"] == {"train": 8, "validation": 0}
     with open(tmp_path / "out" / "history.csv", newline="") as file:
         assert next(csv.reader(file)) == ["epoch", "accuracy", "loss"]

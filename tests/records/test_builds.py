@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import os
 import shutil
@@ -17,9 +18,10 @@ from ser_batch.errors import OutputError, RecordsError, SerBatchError
 from ser_batch.files import OutputFolder, json_fingerprint, json_list_fingerprint
 from ser_batch.records.builds import BuildResult, build_records
 from ser_batch.records.examples import parse, read_records
-from ser_batch.records.layout import open_records
+from ser_batch.records.layout import open_records, recording_spans
 from ser_batch.records.plans import BuildOptions, plan_build
 from ser_batch.records.splits import SplitPlan
+from ser_batch.records.verification import verify_records
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
 from tests.frontends import TRUNCATED, WINDOWED
@@ -254,6 +256,80 @@ def test_parts_of_a_file_are_examples_with_their_times(source: Path, tmp_path: P
     records = build(table, tmp_path / "out", options=BuildOptions(SEED, SplitPlan("none"))).records
     times = {(row["label"], row["start"], row["end"], row["duration"]) for row in records.manifest()}
     assert times == {("a", "0.5", "2.0", "1.5"), ("b", "2.0", "5.975625", "3.975625")}
+
+
+def parts_table(folder: Path, rows: list[str], columns: str = "file,start,end,label,split") -> Path:
+    """A CSV of parts of `long.wav`, of 7 s, and of `short.wav`, of 1 s."""
+    write_tone(folder / "long.wav", secs=7.0)
+    write_tone(folder / "short.wav")
+    (folder / "broken.wav").write_bytes(b"broken")
+    (folder / "parts.csv").write_text("\n".join([columns, *rows]))
+    return folder / "parts.csv"
+
+
+def test_failed_parts_of_one_file_are_told_apart(tmp_path: Path) -> None:
+    rows = ["long.wav,,,a,", "short.wav,,,b,", "short.wav,0,,b,", "broken.wav,0.5,1,a,", "broken.wav,1,,a,"]
+    rows += ["long.wav,1,2,,", "long.wav,3,2,a,", "long.wav,x,2,a,"]
+    errors = list(build(parts_table(tmp_path, rows), tmp_path / "out").records.errors())
+    assert (tmp_path / "out" / "errors.csv").read_text().startswith("file,start,end,stage,reason,sha256\n")
+    assert {(row["file"], row["start"], row["end"], row["stage"]) for row in errors} == {
+        ("short.wav", "0.0", "", "list"),
+        ("broken.wav", "0.5", "1.0", "decode"),
+        ("broken.wav", "1.0", "", "decode"),
+        ("long.wav", "1.0", "2.0", "label"),
+        ("long.wav", "3.0", "2.0", "list"),
+        ("long.wav", "", "", "list"),
+    }
+    assert build(tmp_path / "parts.csv", tmp_path / "out").was_finished
+
+
+REPEATS = [
+    *("long.wav,0,30,a,train", "long.wav,,,a,test", "long.wav,0,7,a,", "long.wav,0,5,a,", "long.wav,1,9,a,"),
+    *("short.wav,,,b,", "short.wav,0,2,b,train", "short.wav,0.5,,b,", "broken.wav,0,3,a,"),
+]
+
+
+@pytest.mark.parametrize("front_end", [TRUNCATED, WINDOWED], ids=["one example", "windows"])
+def test_rows_that_turn_out_to_be_one_recording_are_kept_once(tmp_path: Path, front_end: FrontEnd) -> None:
+    table = parts_table(tmp_path, REPEATS)
+    options = BuildOptions(front_end, SplitPlan("random"), num_shards=3)
+    result = build(table, tmp_path / "out", workers=1, options=options)
+    errors = {(row["file"], row["start"], row["end"]): (row["stage"], row["reason"]) for row in result.records.errors()}
+    reason = "is the same recording as {}: both end at {} s; keep one of the two rows"
+    assert errors.pop(("broken.wav", "0.0", "3.0"))[0] == "decode"
+    assert errors == {
+        ("long.wav", "0.0", ""): ("check", reason.format("long.wav, 0 s to 30 s", "7.0")),
+        ("long.wav", "0.0", "7.0"): ("check", reason.format("long.wav, 0 s to 30 s", "7.0")),
+        ("short.wav", "0.0", "2.0"): ("check", reason.format("short.wav", "1.0")),
+    }
+    assert result.n_errors == 4
+    assert sorted(recording_spans(result.records.manifest())) == [
+        *(("long.wav", "0.0", "5.0"), ("long.wav", "0.0", "7.0"), ("long.wav", "1.0", "7.0")),
+        *(("short.wav", "0.0", "1.0"), ("short.wav", "0.5", "1.0")),
+    ]
+    with LocalEngine(2) as engine:
+        assert not verify_records(result.records, engine, list_source(str(table)))
+    build(table, tmp_path / "three", workers=3, options=options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "three")
+    assert build(table, tmp_path / "out", options=options).was_finished
+
+
+@pytest.mark.parametrize("tasks_done", range(1, 8))
+def test_a_build_with_repeated_rows_may_be_cut_short_anywhere(tmp_path: Path, tasks_done: int) -> None:
+    table = parts_table(tmp_path, REPEATS)
+    build(table, tmp_path / "whole")
+    plan = plan_build(label_recordings(list_source(str(table))), OPTIONS)
+    with LocalEngine(2) as engine, contextlib.suppress(KeyboardInterrupt):
+        build_records(plan, tmp_path / "out", CutShortEngine(engine, tasks_done))
+    build(table, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_errors_of_an_earlier_version_are_read(source: Path, tmp_path: Path) -> None:
+    records = build(source, tmp_path / "out").records
+    (records.path / "errors.csv").write_text("file,stage,reason,sha256\na.wav,read,is gone,\n")
+    (row,) = records.errors()
+    assert row == {"file": "a.wav", "start": "", "end": "", "stage": "read", "reason": "is gone", "sha256": ""}
 
 
 def test_windows_are_examples_of_one_split(tmp_path: Path) -> None:

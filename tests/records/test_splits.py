@@ -1,3 +1,4 @@
+import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -57,6 +58,90 @@ def test_a_speaker_with_most_recordings_goes_to_train() -> None:
     everyone = recordings({"big": 500} | {f"s{number}": 10 for number in range(12)})
     for seed in range(20):
         assert "big" in speakers_of(assign_splits(Recordings(everyone), SplitPlan(seed=seed)))["train"]
+
+
+LABELS = ("anger", "fear", "joy", "neutral", "sadness")
+
+
+def labels_of(assigned: Recordings) -> dict[str, Counter[str]]:
+    splits: dict[str, Counter[str]] = {"train": Counter(), "validation": Counter(), "test": Counter()}
+    for recording in assigned:
+        splits[recording.split or ""][recording.label or ""] += 1
+    return splits
+
+
+def some_of_one_label(chance: random.Random) -> list[Recording]:
+    """29 speakers, of whom ten have 38 recordings of one label and nothing else."""
+    everyone = recordings({f"sad{number}": 38 for number in range(10)}, label="sadness")
+    for number in range(19):
+        labels = [chance.choice(LABELS) for _ in range(chance.randint(15, 60))]
+        everyone += [
+            Recording(f"s{number}/{at}.wav", f"/s{number}/{at}.wav", label, f"s{number:02d}")
+            for at, label in enumerate(labels)
+        ]
+    return everyone
+
+
+def test_speakers_of_one_label_do_not_fill_a_split() -> None:
+    for seed in range(30):
+        everyone = some_of_one_label(random.Random(seed))
+        splits = labels_of(assign_splits(Recordings(everyone), SplitPlan(seed=seed)))
+        for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+            assert set(splits[split]) == set(LABELS)
+            for label, count in splits[split].items():
+                of_split = count / splits[split].total()
+                of_all = sum(one.label == label for one in everyone) / len(everyone)
+                assert abs(of_split - of_all) < 0.15
+            assert 0.5 * share < splits[split].total() / len(everyone) < 2 * share
+
+
+def test_where_every_speaker_has_one_label_all_labels_are_in_all_splits() -> None:
+    everyone = [
+        one for label in LABELS for one in recordings({f"{label}{n}": 10 + 3 * n for n in range(6)}, label=label)
+    ]
+    for seed in range(30):
+        splits = labels_of(assign_splits(Recordings(everyone), SplitPlan(seed=seed)))
+        assert all(set(of_split) == set(LABELS) for of_split in splits.values())
+        assert splits["train"].total() > 0.6 * len(everyone)
+
+
+@pytest.mark.parametrize(("n_speakers", "lacking"), [(1, {"validation", "test"}), (2, {"validation"})])
+def test_a_label_of_few_speakers_is_trained_on_then_tested_and_the_rest_is_said(
+    n_speakers: int, lacking: set[str]
+) -> None:
+    everyone = [one for label in LABELS for one in recordings({f"s{n}": 10 for n in range(30)}, label=label)]
+    everyone += recordings({f"s{n}": 5 for n in range(n_speakers)}, label="rare")
+    for seed in range(10):
+        assigned = assign_splits(Recordings(everyone), SplitPlan(seed=seed))
+        assert {split for split, labels in labels_of(assigned).items() if "rare" not in labels} == lacking
+        lines = split_warnings(assigned, SplitPlan(seed=seed))
+        for split in ("validation", "test"):
+            line = f"the {split} split has no recording of: rare (use cross-validate, or other --fractions or --seed)"
+            assert (line in lines) == (split in lacking)
+
+
+def test_a_split_is_not_doubled_for_the_sake_of_a_label() -> None:
+    everyone = recordings({f"s{n:02d}": 10 for n in range(40)}) + recordings({"a": 150, "b": 150}, label="joy")
+    for seed in range(10):
+        splits = labels_of(assign_splits(Recordings(everyone), SplitPlan(seed=seed)))
+        assert splits["train"]["joy"] == 300
+
+
+def test_many_absent_labels_are_counted() -> None:
+    everyone = Recordings(Recording(f"{n}.wav", f"/{n}.wav", f"l{n:02d}", f"s{n}", "train") for n in range(13))
+    everyone = Recordings([*everyone, Recording("t.wav", "/t.wav", "l00", "t", "test")])
+    (line,) = [line for line in split_warnings(everyone, SplitPlan()) if "no recording of" in line]
+    assert line.startswith("the test split has no recording of: l01, l02, ")
+    assert "l10 and 2 more (use" in line
+
+
+def test_the_order_of_recordings_changes_no_split() -> None:
+    everyone = some_of_one_label(random.Random(0))
+    splits = [
+        {one.file: one.split for one in assign_splits(Recordings(order), SplitPlan(seed=3))}
+        for order in (everyone, everyone[::-1])
+    ]
+    assert splits[0] == splits[1]
 
 
 def test_without_speakers_labels_are_divided_alike_and_it_is_said() -> None:

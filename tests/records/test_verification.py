@@ -68,6 +68,22 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_recording_that_is_in_a_folder_twice_is_named(
+    tmp_path: Path, emodb_sample: Path, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser_batch.records.builds._refuse_repeats", lambda *_: None)  # as folders were built before
+    rows = [f"{emodb_sample / path.name},{path.name[5]},0,{end}" for path in emodb_sample.iterdir() for end in (60, 1)]
+    whole = emodb_sample / "16b03Ta.wav"
+    (tmp_path / "parts.csv").write_text("\n".join(["file,label,start,end", *rows, f"{whole},T,0,"]))
+    options = BuildOptions(replace(WINDOWED, length_secs=0.5, window_hop_secs=0.25), SplitPlan("random"), 2)
+    plan = plan_build(label_recordings(list_source(str(tmp_path / "parts.csv"))), options)
+    records = build_records(plan, tmp_path / "records", engine).records
+    (problem,) = verify_records(records, engine)
+    assert str(problem) == (
+        f"manifest.csv, {whole}: the part from 0.0 s to 5.975625 s is in it twice; build-records --restart keeps one"
+    )
+
+
 def files_of(folder: Path, shard: str) -> list[str]:
     """The source file of each record of a shard."""
     return [row["file"] for row in rows_of(folder) if row["shard"] == shard]

@@ -24,7 +24,7 @@ def test_a_bundle(capfd) -> None:
     said = info(bundle.path, capfd)
     assert "labels: anger, boredom, disgust, fear, happiness, neutral, sadness" in said
     assert "front end: speech (16000 Hz, 192 mel bands, up to 626 frames" in said
-    assert f"temperature {bundle.temperature:.3f}" in said
+    assert f"temperature {bundle.temperature:.3f}, fitted on 535 examples" in said
     assert "535 examples, seed 0" in said
     assert bundle.short_fingerprint in said
 

@@ -123,6 +123,32 @@ def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder
     assert "poem.txt" in capfd.readouterr().err
 
 
+def test_a_score_over_fewer_labels_than_the_model_has_says_so(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    for name in ("03a01Wa.wav", "03a01Fa.wav", "12a02Ac.wav"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(emodb_sample / name, tmp_path / "in")
+    assert evaluate(build(tmp_path / "in", tmp_path / "records"), tmp_path / "eval") == 0
+    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("UAR"))
+    assert " over 3 of 7 labels (none of boredom, disgust, neutral, sadness in this split)   WA " in line
+    scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
+    assert scores["labels_scored"] == 3
+    assert scores["labels_absent"] == ["boredom", "disgust", "neutral", "sadness"]
+    assert main(["info", str(tmp_path / "eval")]) == 0
+    assert f"UAR {scores['uar']:.3f} over 3 of 7 labels, WA " in capfd.readouterr().out
+
+
+def test_a_recording_that_is_in_the_records_twice_is_refused(
+    tmp_path: Path, emodb_sample: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser_batch.records.builds._refuse_repeats", lambda *_: None)  # as folders were built before
+    rows = [f"{emodb_sample / '03a01Wa.wav'},anger,{end}" for end in (60, "")]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,end", *rows, f"{emodb_sample / '12a02Ac.wav'},fear,"]))
+    records = build(tmp_path / "list.csv", tmp_path / "records")
+    assert evaluate(records, tmp_path / "eval") == 1
+    assert "holds 1 recording twice, the first of them" in capfd.readouterr().err
+    assert not (tmp_path / "eval").exists()
+
+
 def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1.0, recipe: Recipe = PLAIN) -> Bundle:
     folder.mkdir()
     n_features = functional_extractor(records.front_end).output_shape[-1]

@@ -77,6 +77,18 @@ def test_a_fold_is_scored_over_the_labels_it_has(tmp_path: Path) -> None:
     assert table.loc["fold", "b"].uar.item() == pytest.approx((1 + 1 / 2) / 2)
     assert table.loc["fold", "a"].uar.item() == 1.0
     assert scores_of(folder)["uar"]["mean"] == pytest.approx((1 + 2 / 3 + 1) / 3, abs=1e-6)
+    assert (table.loc["fold", "a"].labels.item(), table.loc["fold", "b"].labels.item()) == (3, 2)
+    assert {name: one["labels_scored"] for name, one in scores_of(folder)["speakers"].items()} == {"a": 3, "b": 2}
+    assert scores_of(folder)["labels_scored"] == 3
+    assert summary_lines(folder)[-1] == "worst speaker b: UAR 0.750 over 2 of 3 labels; best speaker a: UAR 1.000"
+
+
+def test_a_score_over_fewer_labels_than_there_are_says_so(tmp_path: Path) -> None:
+    folder = written(tmp_path / "cv", certain([0, 1, 0, 1], [0, 1, 0, 1], list("aabb")))
+    lines = summary_lines(folder)
+    assert lines[2].startswith("UAR ")
+    assert lines[2].endswith("1.000 to 1.000  over 2 of 3 labels")
+    assert not any("over 2 of 3" in line for line in lines[3:-1])
 
 
 @pytest.mark.parametrize(("predicted", "uar"), [([0, 1, 2] * 4, 1.0), ([1] * 12, 1 / 3), ([1, 2, 0] * 4, 0.0)])

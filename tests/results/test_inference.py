@@ -66,13 +66,37 @@ def test_bad_files_are_rows_with_an_error(source: Path, tmp_path: Path, capfd) -
     assert "error: empty.wav: is empty (0 bytes)" in said
     assert "1 file in" in said
     assert "17 rows, 3 of them errors" in said
-    assert infer(source, tmp_path / "preds.csv") == 0
-    assert "already finished" in capfd.readouterr().err
+    assert infer(source, tmp_path / "preds.csv") == 3
+    again = capfd.readouterr().err
+    assert "already finished" in again
+    assert "error: empty.wav: is empty (0 bytes)" in again
 
 
-def test_nothing_but_errors_exits_1(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_file", [False, True])
+def test_failed_parts_of_one_file_are_told_apart(source: Path, tmp_path: Path, capfd, to_file: bool) -> None:
+    (source / "broken.wav").write_bytes(b"not audio at all")
+    parts = ["broken.wav,0.5,1", "broken.wav,1,", "broken.wav,3,2", "broken.wav,x,2", "03a01Wa.wav,0,60"]
+    (source / "parts.csv").write_text("\n".join(["file,start,end", *parts]))
+    out = tmp_path / "preds.csv"
+    assert infer(source / "parts.csv", out if to_file else "-") == 3
+    said = capfd.readouterr()
+    if not to_file:
+        out.write_text(said.out)
+    assert [(row["start"], row["end"], row["warnings"]) for row in table(out)] == [
+        ("00:00:00.500000", "00:00:01.000000", ""),
+        ("00:00:01.000000", "", ""),
+        ("00:00:00.000000", "00:00:01.877813", "end-beyond"),
+        ("00:00:03.000000", "00:00:02.000000", ""),
+        ("", "", ""),
+    ]
+    for name in ("broken.wav, 0.5 s to 1 s", "broken.wav, 1 s to the end", "broken.wav, 3 s to 2 s", "broken.wav"):
+        assert f"error: {name}: " in said.err
+
+
+def test_nothing_but_errors_exits_1_every_time(tmp_path: Path) -> None:
     write_tone(tmp_path / "in" / "silent.wav", level=0.0)
-    assert infer(tmp_path / "in", tmp_path / "preds.csv") == 1
+    for _ in range(2):
+        assert infer(tmp_path / "in", tmp_path / "preds.csv") == 1
     assert len(table(tmp_path / "preds.csv")) == 1
 
 

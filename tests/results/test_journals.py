@@ -157,8 +157,8 @@ def test_a_damaged_journal_is_one_line_and_restart_helps(run, source, tmp_path, 
 
 def test_a_journal_of_another_version_is_refused(run, source, tmp_path, monkeypatch) -> None:
     run(source, tmp_path / "preds.csv")
-    monkeypatch.setattr("ser_batch.results.journals._VERSION", 3)
-    with pytest.raises(OutputError, match="form 2, not 3"):
+    monkeypatch.setattr("ser_batch.results.journals._VERSION", 4)
+    with pytest.raises(OutputError, match="form 3, not 4"):
         run(source, tmp_path / "preds.csv")
 
 
@@ -374,9 +374,12 @@ def test_parts_of_one_file_are_updated_one_by_one(run, source, tmp_path, network
     out = tmp_path / "preds.csv"
     (source / "parts.csv").write_text("file,start,end\n03a01Wa.wav,0,1\n03a01Wa.wav,1,\n")
     run(source / "parts.csv", out)
-    (source / "parts.csv").write_text("file,start,end\n03a01Wa.wav,0,0.5\n03a01Wa.wav,1,\n03a01Wa.wav,,\n")
+    failing = "10broken.wav,2,3\n10broken.wav,3,\n"
+    (source / "parts.csv").write_text("file,start,end\n03a01Wa.wav,0,0.5\n03a01Wa.wav,1,\n03a01Wa.wav,,\n" + failing)
     run(source / "parts.csv", out, update=True)
     assert network.counted() == 2
+    assert "\n10broken.wav,00:00:02.000000,00:00:03.000000," in out.read_text()
+    assert "\n10broken.wav,00:00:03.000000,,," in out.read_text()
     run(source / "parts.csv", tmp_path / "fresh.csv")
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
 

@@ -21,6 +21,13 @@ def test_pictures_of_many_labels_stay_small(tmp_path: Path, n_labels: int) -> No
     assert max(size_of(tmp_path / "one.png")) < 3000
 
 
+@pytest.mark.parametrize("label", [r"$\foo$", "$^$", "100 $"])
+def test_dollar_signs_are_no_formula(tmp_path: Path, label: str) -> None:
+    plot_confusion(np.eye(2, dtype=np.int64), [label, "b"], label, tmp_path / "one.png")
+    one = reliability([[0.4, 0.6]], [1])
+    plot_reliability(one, one, label, tmp_path / "two.png")
+
+
 def test_a_diagram_of_one_prediction(tmp_path: Path) -> None:
     one = reliability([[0.4, 0.6]], [1])
     plot_reliability(one, one, "title", tmp_path / "one.png")

@@ -32,6 +32,7 @@ ODD_NAMES = [
 ROWS = [
     *(Prediction(name, 0.0, 3725.5, (0.25, 0.7500004), 3725.5, 0.9, ("quiet", "clipped")) for name in ODD_NAMES),
     Prediction("plain.wav", 3725.5, 7200.123456, (0.6, 0.4), 7200.123456),
+    Prediction("part.wav", error="has no samples from 1.5 s on", part=(1.5, None)),
     Prediction("bad.wav", error="is empty (0 bytes)"),
 ]
 
@@ -71,8 +72,10 @@ def test_pandas_reads_all_formats_alike(table: Path) -> None:
     first = frame.iloc[0]
     assert (first["emotion"], first["confidence"], first["warnings"]) == ("fear", 0.75, "quiet clipped")
     assert first["end"] == pd.Timedelta(3725.5, "s")
-    assert frame["end"].iloc[-2].total_seconds() == pytest.approx(7200.123456, abs=1e-6)
-    assert frame["warnings"].isna().sum() == 2
+    assert frame["end"].iloc[-3].total_seconds() == pytest.approx(7200.123456, abs=1e-6)
+    assert frame["warnings"].isna().sum() == 3
+    assert frame["start"].iloc[-2] == pd.Timedelta(1.5, "s")
+    assert frame.iloc[-2].drop(["file", "start", "model", "error"]).isna().all()
     assert frame["error"].tolist()[-1] == "is empty (0 bytes)"
     last = frame.iloc[-1]
     assert (last["file"], last["model"]) == ("bad.wav", "abc")
@@ -87,6 +90,7 @@ def test_csv_is_exact_to_the_byte(tmp_path: Path) -> None:
     assert b'"comma, quote"" and\nnewline.wav"' + row in text
     assert b'"carriage\rreturn.wav"' + row in text
     assert b"\n=1+1.wav" + row in text
+    assert b"\npart.wav,00:00:01.500000,,,,,,,,abc,,has no samples from 1.5 s on\n" in text
     assert text.endswith(b"\nbad.wav,,,,,,,,,abc,,is empty (0 bytes)\n")
     with open(tmp_path / "preds.csv", encoding="utf-8", newline="") as file:
         assert [one["file"] for one in csv.DictReader(file)] == [one.file for one in ROWS]
@@ -111,6 +115,7 @@ def test_jsonl_has_numbers_and_nulls(tmp_path: Path) -> None:
     }
     assert [row["file"] for row in rows] == [row.file for row in ROWS]
     assert rows[-1]["confidence"] is None
+    assert [(row["start"], row["end"]) for row in rows[-2:]] == [(1.5, None), (None, None)]
 
 
 def test_parquet_has_types(tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ def test_the_summary_is_what_was_written(table: Path) -> None:
     assert summary.format == table.suffix[1:]
     assert summary.labels == LABELS
     assert summary.models == {"abc"}
-    assert (summary.n_rows, summary.n_errors) == (len(ROWS), 1)
+    assert (summary.n_rows, summary.n_errors) == (len(ROWS), 2)
 
 
 @pytest.mark.parametrize(

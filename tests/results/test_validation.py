@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ser_batch.cli import main
-from ser_batch.errors import OutputError, TrainingError, UsageError
+from ser_batch.errors import OutputError, RecordsError, TrainingError, UsageError
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.models.recipes import Recipe
 from ser_batch.models.training import Sides
@@ -380,6 +380,34 @@ def test_parts_that_begin_together_are_each_predicted(
     assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
     cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
     assert len(read(tmp_path / "cv" / "predictions.csv")) == 28
+
+
+def test_a_recording_that_is_in_the_records_twice_is_refused_before_any_training(
+    trainings: Trainings, tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser_batch.records.builds._refuse_repeats", lambda *_: None)  # as folders were built before
+    rows = [
+        f"{path},{path.name[5]},{path.name[:2]},0,{end}" for path in sorted(emodb_sample.iterdir()) for end in (60, "")
+    ]
+    (tmp_path / "list.csv").write_text("file,label,speaker,start,end\n" + "\n".join(rows))
+    assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
+    with pytest.raises(RecordsError, match=r"holds 14 recordings twice, the first of them .*; build it again"):
+        cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+    assert not trainings.seen
+    assert not (tmp_path / "cv").exists()
+
+
+@pytest.mark.parametrize("error", [ImportError("no matplotlib"), ValueError("no\nfont")])
+def test_pictures_that_cannot_be_drawn_stop_it_before_any_training(
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(validation, "plot_confusion", fail)
+    with pytest.raises(OutputError, match=r"cv: pictures cannot be drawn \(no \w+\); install matplotlib again"):
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+    assert not trainings.seen
 
 
 def test_a_worker_gets_memory_enough(kept_records: RecordFolder, monkeypatch: pytest.MonkeyPatch) -> None:
