@@ -131,7 +131,7 @@ def _breaks_its_claim(sound: soundfile.SoundFile, file: IO[bytes]) -> bool:
         return True
     container = "wav" if sound.format == "WAVEX" else sound.format.lower()
     # What follows the samples can be told from them by their number, where that is known.
-    is_counted = container in {"wav", "au"} and not any(claimed >= _UNKNOWN_SIZE for claimed, _ in sizes)
+    is_counted = container == "wav" and not any(claimed >= _UNKNOWN_SIZE for claimed, _ in sizes)
     return (not is_counted and holds_another_file(file, container)) or holds_unclaimed(
         file, container, sound.frames / sound.samplerate
     )
