@@ -424,6 +424,14 @@ def infer(
             show_default="a CSV's column speaker",
         ),
     ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mean|N|each",
+            help="The mean of all channels, one, from 0, or a row for each.",
+            show_default="as the model was trained",
+        ),
+    ] = None,
     workers: Workers = usable_cpus(),
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
@@ -435,11 +443,13 @@ def infer(
 
     Example: ser-batch infer calls/ -o preds.csv
     """
+    from ser_batch.audio.channels import parse_channels
     from ser_batch.audio.corpora import name_speakers, speaker_notes
     from ser_batch.audio.recordings import list_sources
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
     began = time.perf_counter()
+    channels = parse_channels(channel) if channel is not None else None
     bundle = open_bundle(model) if model else shipped_bundle()
     listing = list_sources(source)
     _say_notes(listing, source, quiet)
@@ -463,7 +473,7 @@ def infer(
         from ser_batch.results.inference import InferOptions
         from ser_batch.results.inference import infer as run
 
-        options = InferOptions(windows, table_format, restart, update)
+        options = InferOptions(windows, table_format, restart, update, channels)
         result = run(listing, bundle, out, engine, options, show)
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
     _say(f"model: {which} ({bundle.short_fingerprint})", quiet)

@@ -304,7 +304,7 @@ def _apply(way: _Way, recording: Recording) -> Recording | str:
 
 def _with(recording: Recording, label: str, speaker: str | None, split: str | None) -> Recording:
     # A third of the time of `dataclasses.replace`.
-    part = recording.start_secs, recording.end_secs
+    part = recording.start_secs, recording.end_secs, recording.channel
     return Recording(recording.file, recording.path, label, speaker, split, *part)
 
 

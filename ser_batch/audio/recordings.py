@@ -49,6 +49,7 @@ class Recording:
         label, speaker, split: what is known of it; None where nothing is.
         start_secs: where the part begins.
         end_secs: where it ends; None: with the file.
+        channel: which channel is used; None: the front end's choice.
     """
 
     file: str
@@ -58,6 +59,7 @@ class Recording:
     split: str | None = None
     start_secs: float = 0.0
     end_secs: float | None = None
+    channel: Literal["mean"] | int | None = None
 
 
 # Few values for many recordings, so each is stored once; the prefix is the folder that a path begins with.
@@ -180,11 +182,12 @@ def _entry(recording: Recording) -> tuple[str, str]:
     file, path = recording.file, recording.path
     prefix = path[: len(path) - len(file)]
     is_key = path.endswith(file)
-    if is_key and not recording.start_secs and recording.end_secs is None:
+    if is_key and not recording.start_secs and recording.end_secs is None and recording.channel is None:
         return prefix, file
     end = "" if recording.end_secs is None else repr(recording.end_secs)
-    times = f"{recording.start_secs!r}\0{end}"
-    return (prefix, f"{file}\0\0{times}") if is_key else ("", f"{file}\0{path}\0{times}")
+    channel = "" if recording.channel is None else str(recording.channel)
+    rest = f"{recording.start_secs!r}\0{end}\0{channel}"
+    return (prefix, f"{file}\0\0{rest}") if is_key else ("", f"{file}\0{path}\0{rest}")
 
 
 def _recording(
@@ -194,8 +197,10 @@ def _recording(
     text = entry.decode("utf-8", "surrogatepass")
     if "\0" not in text:
         return Recording(text, f"{prefix}{text}", label, speaker, split)
-    file, path, start, end = text.split("\0")
-    return Recording(file, path or f"{prefix}{file}", label, speaker, split, float(start), float(end) if end else None)
+    file, path, start, end, channel = text.split("\0")
+    part = float(start), float(end) if end else None
+    taken: Literal["mean"] | int | None = int(channel) if channel.isdecimal() else "mean" if channel else None
+    return Recording(file, path or f"{prefix}{file}", label, speaker, split, *part, taken)
 
 
 def _key(text: str) -> int:

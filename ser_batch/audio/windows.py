@@ -5,6 +5,7 @@ Records and inference both go through here, so that a score describes what a pre
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import soxr
@@ -77,12 +78,16 @@ class LogMelWindows:
         except MemoryError as error:
             raise AudioError("decode", "needs more memory than one worker may use; is its header damaged?") from error
 
+    @property
+    def _channel(self) -> Literal["mean"] | int:
+        return self.front_end.channel if self.recording.channel is None else self.recording.channel
+
     def _is_mixed(self, decoder: Decoder) -> bool:
-        return self.front_end.channel == "mean" and decoder.channels > 1
+        return self._channel == "mean" and decoder.channels > 1
 
     def _part(self, decoder: Decoder) -> Iterator[Float32s]:
         """The blocks up to the recording's end."""
-        blocks = mono_blocks(decoder, self.front_end.channel)
+        blocks = mono_blocks(decoder, self._channel)
         if self.recording.end_secs is None:
             yield from blocks
             return

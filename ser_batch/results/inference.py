@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.audio.channels import Channels, with_channels
 from ser_batch.audio.recordings import Listing
 from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import OutputError, UsageError
@@ -20,7 +21,7 @@ from ser_batch.models.bundles import Bundle
 from ser_batch.results.journals import Comparison, Journal, journal_path, open_journal
 from ser_batch.results.predictions import Asked, Prediction, predict, predict_in_order
 from ser_batch.results.summaries import Tally
-from ser_batch.results.tables import FORMATS, Append, read_kind, standard_output, table_format
+from ser_batch.results.tables import FORMATS, Append, TableForm, read_kind, standard_output, table_format
 from ser_batch.results.voices import hear_speakers
 from ser_batch.tasks import Engine
 from ser_batch.wording import counted
@@ -35,12 +36,14 @@ class InferOptions:
         format: of the table: csv, parquet or jsonl; None: by its suffix.
         restart: make the table anew, whatever is there.
         update: take over what is known of files that did not change.
+        channel: the mean of all channels, one of them, or ``each`` with its own rows; None: as the model was trained.
     """
 
     windows: bool = False
     format: str | None = None
     restart: bool = False
     update: bool = False
+    channel: Channels | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def infer(
         dataclasses.replace(one, reason=one.reason.encode("utf-8", "backslashreplace").decode())
         for one in listing.rejections
     ]
+    if options.channel is not None:
+        listing = dataclasses.replace(listing, recordings=with_channels(listing.recordings, options.channel, engine))
     making = _Making(dataclasses.replace(listing, rejections=rejections), bundle, kind, engine, options, on_progress)
     return making.stream() if out == "-" else making.table(Path(out))
 
@@ -119,7 +124,8 @@ class _Making:
         with standard_output() as file, self._rows_to(file) as append:
             for result in predict_in_order(recordings, self._asked(), self.engine, self._speaker_scales()):
                 one = recordings[result.number]
-                rows = result.predictions(one.file, (one.start_secs, one.end_secs))
+                channel = one.channel if self._form.by_channel and isinstance(one.channel, int) else None
+                rows = result.predictions(one.file, (one.start_secs, one.end_secs), channel)
                 append(tally.add(rows, self.bundle.labels))
                 file.flush()
                 self.on_progress(tally.files, len(recordings))
@@ -171,6 +177,7 @@ class _Making:
             "windows": self.options.windows,
             "format": self.format,
             "speakers": self._speakers(),
+            "channel": self.options.channel,
         }
         before = journal.fact("identity")
         if before is None:
@@ -221,8 +228,8 @@ class _Making:
         labels = self.bundle.labels
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
-                for name, part, result in journal.results(3 + len(labels)):
-                    append(tally.add(result.predictions(name, part), labels))
+                for name, part, channel, result in journal.results(3 + len(labels)):
+                    append(tally.add(result.predictions(name, part, channel), labels))
             file.flush()
             sha256 = file_sha256(file.name)
             journal.note(tables=[*journal.fact("tables"), sha256])  # until it has its name, the old one is there
@@ -230,7 +237,11 @@ class _Making:
         return tally
 
     def _rows_to(self, file: IO[bytes]) -> AbstractContextManager[Append]:
-        return FORMATS[self.format](file, self.bundle.labels, self.bundle.short_fingerprint)
+        return FORMATS[self.format](file, self._form, self.bundle.short_fingerprint)
+
+    @property
+    def _form(self) -> TableForm:
+        return TableForm(self.bundle.labels, self.options.channel == "each")
 
 
 def _refuse_other_than_table(out: Path) -> None:

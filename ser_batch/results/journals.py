@@ -32,7 +32,7 @@ from ser_batch.stops import resumable
 _SYNC_SECS = 1.0
 
 # Raised with every change of what the tables below hold.
-_VERSION = 3
+_VERSION = 4
 
 # A recording is done when its error is not NULL: then it is empty, or why there are no rows.
 # Start and end are seconds as asked for; NULL where none were.
@@ -42,6 +42,7 @@ _COLUMNS = """(
     file TEXT NOT NULL,
     start_secs REAL,
     end_secs REAL,
+    channel INTEGER,
     size INTEGER,
     mtime_ns INTEGER,
     duration REAL,
@@ -205,8 +206,9 @@ class Journal:
         with self._transaction():
             self._connection.execute(f"CREATE TABLE updated {_COLUMNS}")
             self._connection.execute(
-                "INSERT INTO updated SELECT l.position, l.key, l.file, l.start_secs, l.end_secs, l.size, l.mtime_ns, "
-                "r.duration, r.warnings, ifnull(l.error, r.error), r.rows FROM temp.listing l LEFT JOIN recordings r "
+                "INSERT INTO updated SELECT l.position, l.key, l.file, l.start_secs, l.end_secs, l.channel, l.size, "
+                "l.mtime_ns, r.duration, r.warnings, ifnull(l.error, r.error), r.rows "
+                "FROM temp.listing l LEFT JOIN recordings r "
                 "ON l.key = r.key AND l.error IS NULL AND l.size IS r.size AND l.mtime_ns IS r.mtime_ns"
             )
             self._connection.execute("DROP TABLE recordings")
@@ -240,27 +242,28 @@ class Journal:
             self._connection.execute("PRAGMA wal_checkpoint")
             self._synced_secs = time.monotonic()
 
-    def results(self, row_length: int) -> Iterator[tuple[str, Part, Result]]:
-        """Each file's key, the part as asked for, and its result, in the plan's order, once all are done.
+    def results(self, row_length: int) -> Iterator[tuple[str, Part, int | None, Result]]:
+        """Each file's key, the part and channel as asked for, and its result, in the plan's order, once all are done.
 
         Args:
             row_length: numbers in one of `Result.rows`.
         """
-        for position, file, start_secs, end_secs, duration_secs, warnings, error, rows in self._connection.execute(
-            "SELECT position, file, start_secs, end_secs, duration, warnings, error, rows FROM recordings "
+        for position, file, start_secs, end_secs, channel, *content in self._connection.execute(
+            "SELECT position, file, start_secs, end_secs, channel, duration, warnings, error, rows FROM recordings "
             "ORDER BY position"
         ):
+            duration_secs, warnings, error, rows = content
             numbers = np.frombuffer(rows or b"", dtype="<f8").reshape(-1, row_length)
             result = Result(position, numbers, duration_secs or 0.0, tuple((warnings or "").split()), error)
-            yield file, (start_secs, end_secs), result
+            yield file, (start_secs, end_secs), channel, result
 
     def _row(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()
 
     def _insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
         self._connection.executemany(
-            f"INSERT INTO {table} (position, key, file, start_secs, end_secs, size, mtime_ns, error) "  # noqa: S608
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO {table} (position, key, file, start_secs, end_secs, channel, "  # noqa: S608
+            "size, mtime_ns, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 
@@ -268,11 +271,13 @@ class Journal:
 def _planned(listing: Listing, stamped: bool) -> Iterator[Sequence[object]]:
     """The plan's rows; what could not be listed is done already."""
     for position, one in enumerate(listing.recordings):
-        part = (one.file, os.path.abspath(one.path), repr(one.start_secs), repr(one.end_secs))
+        part = (one.file, os.path.abspath(one.path), *map(repr, (one.start_secs, one.end_secs, one.channel)))
         stamp = stamp_of(one.path) if stamped else None
-        yield position, _key(part), one.file, one.start_secs, one.end_secs, *(stamp or (None, None)), None
+        channel = one.channel if isinstance(one.channel, int) else None
+        yield position, _key(part), one.file, one.start_secs, one.end_secs, channel, *(stamp or (None, None)), None
     for position, refused in enumerate(listing.rejections, len(listing.recordings)):
-        yield position, _key((refused.file, refused.reason)), refused.file, *refused.part, None, None, refused.reason
+        key = _key((refused.file, refused.reason))
+        yield position, key, refused.file, *refused.part, None, None, None, refused.reason
 
 
 def _key(parts: Sequence[str]) -> bytes:

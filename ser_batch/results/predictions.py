@@ -48,6 +48,7 @@ class Prediction:
         warnings: codes of what a user should know.
         error: empty, or why there is no prediction; then all other fields but ``file`` and ``part`` are void.
         part: start and end in seconds as asked for, of a row with an error.
+        channel: its number, where every channel has rows of its own.
     """
 
     file: str
@@ -59,6 +60,7 @@ class Prediction:
     warnings: tuple[str, ...] = ()
     error: str = ""
     part: Part = (None, None)
+    channel: int | None = None
 
     @property
     def best(self) -> int:
@@ -103,18 +105,20 @@ class Result:
     error: str = ""
     stamp: Stamp | None = None
 
-    def predictions(self, file: str, part: Part = (None, None)) -> Iterator[Prediction]:
+    def predictions(self, file: str, part: Part = (None, None), channel: int | None = None) -> Iterator[Prediction]:
         """The rows of a table.
 
         Args:
             file: the recording's key.
             part: its start and end in seconds, as asked for.
+            channel: its number, where every channel has rows of its own.
         """
         if self.error:
-            yield Prediction(file, error=self.error, part=part)
+            yield Prediction(file, error=self.error, part=part, channel=channel)
         for start_secs, end_secs, *probabilities, novelty in self.rows.tolist():
             shares = tuple(probabilities)
-            yield Prediction(file, start_secs, end_secs, shares, self.duration_secs, novelty, self.warnings)
+            figures = (shares, self.duration_secs, novelty, self.warnings)
+            yield Prediction(file, start_secs, end_secs, *figures, channel=channel)
 
 
 # A recording and its number.

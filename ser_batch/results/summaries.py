@@ -58,7 +58,8 @@ class Tally:
             self.reasons[general_form(first.error)] = (count + 1, example if example == first.error else "")
             if len(self.first_errors) < LISTED_ERRORS:
                 start, end = ("" if secs is None else repr(secs) for secs in first.part)
-                self.first_errors.append((part_named(first.file, start, end), first.error))
+                channel = "" if first.channel is None else f", channel {first.channel}"
+                self.first_errors.append((part_named(first.file, start, end) + channel, first.error))
             return rows
         self.audio_secs += first.duration_secs
         self.warnings.update(first.warnings)

@@ -21,7 +21,8 @@ from ser_batch.results.predictions import Prediction
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BEFORE = ("file", "start", "end", "emotion", "confidence")
+_PART = ("file", "start", "end")
+_BEST = ("emotion", "confidence")
 _AFTER = ("duration", "novelty", "model", "warnings", "error")
 _TIMES = {"start", "end"}
 _TEXTS = {"file", "emotion", "model", "warnings", "error"}
@@ -39,22 +40,39 @@ _ROWS_PER_GROUP = 1 << 14
 Append = Callable[[Iterable[Prediction]], None]
 
 
-def table_columns(labels: Sequence[str]) -> list[str]:
-    """The columns of a prediction table, for a model's labels."""
-    return [*_BEFORE, *(f"p_{label}" for label in labels), *_AFTER]
+@dataclass(frozen=True)
+class TableForm:
+    """What the columns of a prediction table depend on.
+
+    Attributes:
+        labels: of the model, in its order.
+        by_channel: whether there is a column for the channel.
+    """
+
+    labels: tuple[str, ...]
+    by_channel: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        channel = ("channel",) if self.by_channel else ()
+        return [*_PART, *channel, *_BEST, *(f"p_{label}" for label in self.labels), *_AFTER]
 
 
-def table_values(prediction: Prediction, labels: Sequence[str], model: str) -> list[Any]:
-    """One row: text, numbers (times and durations in seconds), or None where there is nothing to say."""
+def table_values(prediction: Prediction, form: TableForm, model: str) -> list[Any]:
+    """One row: text, numbers (times and durations in seconds), or None where there is nothing."""
+    labels = form.labels
+    channel = [prediction.channel] if form.by_channel else []
     if prediction.error:
         part = [None if secs is None else round(secs, 6) for secs in prediction.part]
-        return [prediction.file, *part, *[None] * (2 + len(labels) + 2), model, None, prediction.error]
+        return [prediction.file, *part, *channel, *[None] * (2 + len(labels) + 2), model, None, prediction.error]
     best = prediction.best
     shares = [round(probability, 6) for probability in prediction.probabilities]
     times = (round(prediction.start_secs, 6), round(prediction.end_secs, 6))
     figures = (round(prediction.duration_secs, 6), round(prediction.novelty, 6))
     warnings = " ".join(prediction.warnings) or None
-    return [prediction.file, *times, labels[best], shares[best], *shares, *figures, model, warnings, None]
+    known = [prediction.file, *times, *channel, labels[best], shares[best]]
+    return [*known, *shares, *figures, model, warnings, None]
 
 
 def clock(secs: float) -> str:
@@ -83,8 +101,8 @@ def table_format(out: str, wanted: str | None) -> str:
 
 
 @contextmanager
-def _csv(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[Append]:
-    columns = table_columns(labels)
+def _csv(file: IO[bytes], form: TableForm, model: str) -> Iterator[Append]:
+    columns = form.columns
 
     def write(rows: Iterable[Sequence[str]]) -> None:
         text = io.StringIO(newline="")
@@ -92,7 +110,7 @@ def _csv(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[Append]
         file.write(text.getvalue().encode())
 
     def append(predictions: Iterable[Prediction]) -> None:
-        rows = (table_values(prediction, labels, model) for prediction in predictions)
+        rows = (table_values(prediction, form, model) for prediction in predictions)
         write([_csv_text(*pair) for pair in zip(columns, row, strict=True)] for row in rows)
 
     write([columns])
@@ -104,26 +122,26 @@ def _csv_text(column: str, value: Any) -> str:
         return ""
     if column in _TIMES:
         return clock(value)
-    return value if isinstance(value, str) else f"{value:.6f}"
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
-def _jsonl(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[Append]:
-    columns = table_columns(labels)
+def _jsonl(file: IO[bytes], form: TableForm, model: str) -> Iterator[Append]:
+    columns = form.columns
 
     def append(predictions: Iterable[Prediction]) -> None:
         for prediction in predictions:
-            row = dict(zip(columns, table_values(prediction, labels, model), strict=True))
+            row = dict(zip(columns, table_values(prediction, form, model), strict=True))
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     yield append
 
 
 @contextmanager
-def _parquet(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[Append]:
+def _parquet(file: IO[bytes], form: TableForm, model: str) -> Iterator[Append]:
     import pyarrow.parquet as pq
 
-    schema = _schema(labels)
+    schema = _schema(form)
     rows: list[list[Any]] = []
     with pq.ParquetWriter(file, schema) as writer:
 
@@ -133,7 +151,7 @@ def _parquet(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[App
 
         def append(predictions: Iterable[Prediction]) -> None:
             for prediction in predictions:
-                rows.append(table_values(prediction, labels, model))
+                rows.append(table_values(prediction, form, model))
                 if len(rows) == _ROWS_PER_GROUP:
                     flush()
 
@@ -142,12 +160,12 @@ def _parquet(file: IO[bytes], labels: Sequence[str], model: str) -> Iterator[App
             flush()
 
 
-def _schema(labels: Sequence[str]) -> "pa.Schema":
+def _schema(form: TableForm) -> "pa.Schema":
     import pyarrow as pa
 
-    kinds = [(_TIMES, pa.duration("us")), (_TEXTS, pa.string())]
+    kinds = [(_TIMES, pa.duration("us")), (_TEXTS, pa.string()), ({"channel"}, pa.int64())]
     types = {name: kind for names, kind in kinds for name in names}
-    return pa.schema([(column, types.get(column, pa.float64())) for column in table_columns(labels)])
+    return pa.schema([(column, types.get(column, pa.float64())) for column in form.columns])
 
 
 def _arrow_table(rows: Sequence[Sequence[Any]], schema: "pa.Schema") -> "pa.Table":
@@ -161,7 +179,7 @@ def _arrow_table(rows: Sequence[Sequence[Any]], schema: "pa.Schema") -> "pa.Tabl
     return pa.table(arrays, schema=schema)
 
 
-FORMATS: dict[str, Callable[[IO[bytes], Sequence[str], str], AbstractContextManager[Append]]] = {
+FORMATS: dict[str, Callable[[IO[bytes], TableForm, str], AbstractContextManager[Append]]] = {
     "csv": _csv,
     "parquet": _parquet,
     "jsonl": _jsonl,
@@ -232,8 +250,9 @@ def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:
         header = list(next(_READERS[kind](path), {}))
     except (OSError, ValueError, csv.Error) as error:  # ValueError: of JSON, of UTF-8, and of pyarrow
         raise OutputError(f"{path}: is no prediction table ({error})") from error
-    labels = tuple(column[2:] for column in header[len(_BEFORE) : -len(_AFTER)])
-    if header != table_columns(labels):
+    by_channel = header[len(_PART) : len(_PART) + 1] == ["channel"]
+    labels = tuple(column[2:] for column in header[len(_PART) + by_channel + len(_BEST) : -len(_AFTER)])
+    if header != TableForm(labels, by_channel).columns:
         raise OutputError(f"{path}: is no prediction table")
     return kind, labels
 

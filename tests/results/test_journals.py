@@ -157,8 +157,8 @@ def test_a_damaged_journal_is_one_line_and_restart_helps(run, source, tmp_path, 
 
 def test_a_journal_of_another_version_is_refused(run, source, tmp_path, monkeypatch) -> None:
     run(source, tmp_path / "preds.csv")
-    monkeypatch.setattr("ser_batch.results.journals._VERSION", 4)
-    with pytest.raises(OutputError, match="form 3, not 4"):
+    monkeypatch.setattr("ser_batch.results.journals._VERSION", 5)
+    with pytest.raises(OutputError, match="form 4, not 5"):
         run(source, tmp_path / "preds.csv")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.results.predictions import Prediction
-from ser_batch.results.tables import FORMATS, clock, read_summary, table_columns, table_format
+from ser_batch.results.tables import FORMATS, TableForm, clock, read_summary, table_format
 
 LABELS = ("anger", "fear")
 ODD_NAMES = [
@@ -43,7 +43,7 @@ def table(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def write(path: Path) -> Path:
-    with open(path, "wb") as file, FORMATS[path.suffix[1:]](file, LABELS, "abc") as append:
+    with open(path, "wb") as file, FORMATS[path.suffix[1:]](file, TableForm(LABELS), "abc") as append:
         append(ROWS[:2])
         append(ROWS[2:])
     return path
@@ -62,12 +62,12 @@ def read(path: Path) -> pd.DataFrame:
 
 def test_columns_are_the_contract() -> None:
     columns = "file start end emotion confidence p_anger p_fear duration novelty model warnings error"
-    assert table_columns(LABELS) == columns.split()
+    assert TableForm(LABELS).columns == columns.split()
 
 
 def test_pandas_reads_all_formats_alike(table: Path) -> None:
     frame = read(table)
-    assert list(frame) == table_columns(LABELS)
+    assert list(frame) == TableForm(LABELS).columns
     assert frame["file"].tolist() == [row.file for row in ROWS]
     first = frame.iloc[0]
     assert (first["emotion"], first["confidence"], first["warnings"]) == ("fear", 0.75, "quiet clipped")
@@ -130,7 +130,7 @@ def test_parquet_has_types(tmp_path: Path) -> None:
 
 def test_parquet_is_written_in_groups_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "preds.parquet"
-    with open(path, "wb") as file, FORMATS["parquet"](file, LABELS, "abc") as append:
+    with open(path, "wb") as file, FORMATS["parquet"](file, TableForm(LABELS), "abc") as append:
         for _ in range(40_000):
             append(ROWS[:1])
     assert pq.ParquetFile(path).metadata.num_row_groups == 3
