@@ -1,6 +1,8 @@
 """The commands: each parses, calls the library once, and says what came of it."""
 
+import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +15,7 @@ import typer
 from ser_batch import __version__
 from ser_batch.engines import LocalEngine, usable_cpus
 from ser_batch.errors import SerBatchError, UsageError
+from ser_batch.files import url_problem
 from ser_batch.native import keep_freed_memory
 from ser_batch.progress import progress_bar
 from ser_batch.wording import counted, part_named
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 _LISTED_ERRORS = 20
+_MISSING = os.strerror(errno.ENOENT)
 
 app = typer.Typer(
     name="ser-batch",
@@ -40,8 +44,9 @@ app = typer.Typer(
 Workers = Annotated[
     int, typer.Option("--workers", "-j", min=1, metavar="N", help="Worker processes.", show_default="usable CPUs")
 ]
-Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="Directory, file, CSV with a column file, @list.txt, or -.")
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE", help="Directories, files, CSVs or TSVs with a column file, @list.txt, or -."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
 _RECIPES = "the recipe's"
@@ -102,21 +107,27 @@ def _prepare_tensorflow(verbose: bool) -> None:
         warnings.filterwarnings("ignore", module="keras")
 
 
-def _say_left_alone(listing: "Listing", source: str, quiet: bool) -> None:
+def _say_notes(listing: "Listing", sources: list[str], quiet: bool) -> None:
     if listing.other_files:
-        _say(f"left alone: {counted(listing.other_files, 'file')} in {source}, not audio by the extension", quiet)
+        where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
+        _say(f"left alone: {counted(listing.other_files, 'file')} in {where}, not audio by the extension", quiet)
+    for note in listing.notes:
+        _say(f"warning: {note}", quiet)
 
 
-def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str) -> None:
+def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str, bases: dict[str, str]) -> None:
     for name, reason in errors[:_LISTED_ERRORS]:
         _say(f"error: {name}: {reason}")
     if total > _LISTED_ERRORS:
         _say(f"error: and {total - _LISTED_ERRORS} more, all in {where}")
+    if any(_MISSING in reason and not os.path.isabs(name) for name, reason in errors):
+        for name, folder in bases.items():
+            _say(f"error: relative paths in {name} were looked for in {folder}")
 
 
 @app.command("build-records")
 def build_records(
-    source: Source,
+    source: Sources,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Record folder to write.")],
     labels: Annotated[
         str,
@@ -126,7 +137,7 @@ def build_records(
         ),
     ] = "auto",
     label_map: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to.")
+        Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to; to (drop): leave out.")
     ] = None,
     front_end: Annotated[
         str, typer.Option(metavar="NAME", help="How audio becomes log-mels: speech or seed.")
@@ -155,14 +166,14 @@ def build_records(
     """
     from ser_batch.audio.corpora import label_recordings, read_label_map
     from ser_batch.audio.frontend import parse_channel, preset
-    from ser_batch.audio.recordings import list_source
+    from ser_batch.audio.recordings import list_sources
     from ser_batch.records.splits import SplitPlan, parse_fractions, parse_rule
 
     began = time.perf_counter()
     parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
     transform = preset(front_end, parse_channel(channel))
-    listing = list_source(source)
-    _say_left_alone(listing, source, quiet)
+    listing = list_sources(source)
+    _say_notes(listing, source, quiet)
     with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
         engine.start(len(listing.recordings), "ser_batch.records.shards")
         # Only now, beside the workers' own imports: these are as slow.
@@ -173,20 +184,24 @@ def build_records(
         from ser_batch.results.description import describe_plan
 
         labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
+        bases = listing.bases
         del listing  # as large as what was made of it
         options = BuildOptions(transform, parts, num_shards)
         plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
         _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
-        for line in plan.warnings:
+        if labelled.left_out:
+            counts = ", ".join(f"{label} {count:,}" for label, count in sorted(labelled.left_out.items()))
+            _say(f"left out by the label map: {counted(labelled.left_out.total(), 'recording')} ({counts})", quiet)
+        for line in [*labelled.notes, *plan.warnings]:
             _say(f"warning: {line}", quiet)
         if dry_run:
             _print(describe_plan(plan, estimate_build(plan, engine), engine.workers))
             return
         result = build(plan, out, engine, restart, show)
-    _report_build(result, out, time.perf_counter() - began, quiet)
+    _report_build(result, out, bases, time.perf_counter() - began, quiet)
 
 
-def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) -> None:
+def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs: float, quiet: bool) -> None:
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     for code, count in sorted(result.warnings.items()):
@@ -194,7 +209,7 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
     if result.n_errors:
         rows = islice(result.records.errors(), _LISTED_ERRORS)
         errors = [(part_named(row["file"], row["start"], row["end"]), row["reason"]) for row in rows]
-        _list_errors(errors, result.n_errors, str(out / "errors.csv"))
+        _list_errors(errors, result.n_errors, str(out / "errors.csv"), bases)
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
     if result.n_errors:
         raise typer.Exit(SOME_FAILED)
@@ -204,8 +219,12 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
 def verify(
     records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder, from build-records.")],
     source: Annotated[
-        str | None,
-        typer.Option(metavar="SOURCE", help="What it was built from: compare the audio, too.", show_default="no"),
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="What it was built from, once for each SOURCE: compare the audio, too.",
+            show_default="no",
+        ),
     ] = None,
     workers: Workers = usable_cpus(),
     quiet: Quiet = False,
@@ -216,13 +235,13 @@ def verify(
 
     Example: ser-batch verify tfrecords/emodb --source recordings/
     """
-    from ser_batch.audio.recordings import list_source
+    from ser_batch.audio.recordings import list_sources
     from ser_batch.records.layout import open_records
     from ser_batch.records.verification import verify_records
 
     began = time.perf_counter()
     folder = open_records(records)
-    listing = None if source is None else list_source(source)
+    listing = list_sources(source) if source else None
     with LocalEngine(workers) as engine, progress_bar("verifying", quiet) as show:
         problems = verify_records(folder, engine, listing, show)
     for problem in problems[:_LISTED_ERRORS]:
@@ -387,7 +406,7 @@ def compare(
 
 @app.command()
 def infer(
-    source: Source,
+    source: Sources,
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Table to write; - for standard output.")],
     model: Annotated[
         Path | None, typer.Option(metavar="BUNDLE", help="Bundle folder.", show_default="the shipped model")
@@ -416,14 +435,14 @@ def infer(
 
     Example: ser-batch infer calls/ -o preds.csv
     """
-    from ser_batch.audio.corpora import name_speakers
-    from ser_batch.audio.recordings import list_source
+    from ser_batch.audio.corpora import name_speakers, speaker_notes
+    from ser_batch.audio.recordings import list_sources
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
     began = time.perf_counter()
     bundle = open_bundle(model) if model else shipped_bundle()
-    listing = list_source(source)
-    _say_left_alone(listing, source, quiet)
+    listing = list_sources(source)
+    _say_notes(listing, source, quiet)
     if speaker_from is not None:
         listing = name_speakers(listing, speaker_from)
     if bundle.content.speaker_reference is None:
@@ -435,6 +454,9 @@ def infer(
             + ("give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} names nobody"),
             quiet,
         )
+    else:
+        for note in speaker_notes(listing.recordings):
+            _say(f"warning: {note}", quiet)
     with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
         engine.start(len(listing.recordings), "ser_batch.results.predictions")
         # Only now, beside the workers' own imports: these are as slow.
@@ -445,10 +467,10 @@ def infer(
         result = run(listing, bundle, out, engine, options, show)
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
     _say(f"model: {which} ({bundle.short_fingerprint})", quiet)
-    _report_table(result, out, time.perf_counter() - began, quiet)
+    _report_table(result, out, listing.bases, time.perf_counter() - began, quiet)
 
 
-def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> None:
+def _report_table(result: "InferResult", out: str, bases: dict[str, str], secs: float, quiet: bool) -> None:
     from ser_batch.results.summaries import summary_lines
 
     tally = result.tally
@@ -456,7 +478,7 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
         _say(f"{out}: {counted(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
-    _list_errors(tally.first_errors, tally.errors, out)
+    _list_errors(tally.first_errors, tally.errors, out, bases)
     for line in summary_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)
     if tally.errors:
@@ -478,9 +500,20 @@ def info(
     _print(describe(path))
 
 
+def _refuse_urls(arguments: list[str]) -> None:
+    """Raise a UsageError if a URL is given for any argument or option: it would be taken for a local path."""
+    for argument in arguments:
+        option, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if re.match("-[A-Za-z]", value):  # -oVALUE
+            option, value = value[:2], value[2:]
+        if problem := url_problem(value.removeprefix("@")):
+            raise UsageError(f"{f'{option} {value}'.strip()}: {problem}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
+        _refuse_urls(sys.argv[1:] if arguments is None else arguments)
         app(arguments)
     except SystemExit as end:
         return int(end.code or 0)

@@ -99,7 +99,7 @@ class LocalEngine:
                     worker = busy[pipe]  # type: ignore[index]
                     try:
                         kind, result = worker.pipe.recv()
-                    except (EOFError, ConnectionResetError):
+                    except (EOFError, OSError):  # OSError: it died in the middle of its answer
                         pool.remove(worker)
                         task = worker.tasks.popleft()
                         again.extend(worker.tasks)

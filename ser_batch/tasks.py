@@ -81,3 +81,9 @@ def expect_progress(secs: float = STALL_SECS) -> None:
     process; the engine then knows which task it was on. Only for worker processes.
     """
     signal.setitimer(signal.ITIMER_REAL, secs)
+
+
+def heartbeat() -> None:
+    """Give the task as long again as `expect_progress` gave it, if this is a worker process with such an alarm."""
+    if signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+        expect_progress()

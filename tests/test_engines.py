@@ -1,6 +1,9 @@
 import os
 import signal
+import struct
 import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -39,6 +42,18 @@ def refuse(number: int) -> None:
     raise AudioError("check", f"number {number}")
 
 
+def die_while_sending(number: int) -> bytes:
+    """On 7, die when a part of the result is on its way."""
+
+    def send_a_part(connection: Connection, message: memoryview) -> None:
+        os.write(connection.fileno(), struct.pack("!i", len(message)) + bytes(message[:1000]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if number == 7:
+        Connection._send_bytes = send_a_part  # type: ignore[attr-defined]
+    return bytes(100_000)
+
+
 def has_wave(number: int) -> bool:
     import sys
 
@@ -73,6 +88,15 @@ def test_a_dead_worker_costs_one_task() -> None:
     assert len(outcomes) == 20
     assert "SIGKILL" in (outcomes[7].death or "")
     assert [n for n, o in outcomes.items() if o.death] == [7]
+
+
+@pytest.mark.parametrize("numbers", [range(20), [7]])
+def test_a_worker_that_dies_while_it_sends_costs_one_task(numbers: Sequence[int]) -> None:
+    with LocalEngine(2) as engine:
+        outcomes = list(engine.map(die_while_sending, numbers))
+    assert sorted(outcome.task for outcome in outcomes) == list(numbers)
+    (dead,) = (outcome for outcome in outcomes if outcome.result is None)
+    assert (dead.task, dead.death) == (7, "got its worker killed (SIGKILL; out of memory?)")
 
 
 def test_the_deadly_items_are_found() -> None:

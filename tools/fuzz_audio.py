@@ -1,11 +1,13 @@
 """Damage recordings in many ways, build record folders from them, and count what became of each.
 
     python tools/fuzz_audio.py path/to/wav --mutations 10000 --seed 0
+    python tools/fuzz_audio.py path/to/wav --truth 2000 --seed 0
 
 The WAVs are written in every format that libsndfile and FFmpeg write here, and damaged: cut, bits flipped, headers
 overwritten, pieces of other formats put in. Every mutant has to end as examples or as one row of errors.csv, without
 ending its worker. Exit code 1 if one does not; --keep saves those. A mutant depends on its number, the seed and the
-WAVs alone.
+WAVs alone. With --truth, files of known length are written instead, whole, piped, joined, cut or with a wrong header
+(`audio_truth.py`); exit code 1 if one is read with another length and without a warning or an error.
 """
 
 import argparse
@@ -322,16 +324,38 @@ def count(records: RecordFolder, files: set[str], tally: Tally) -> None:
             tally.blame(file, f"stands in {tables[file]} rows and should in {int(file in files)}")
 
 
+def report_truth(arguments: argparse.Namespace) -> int:
+    """Check the lengths of files, and print what became of them."""
+    from tools.audio_truth import KINDS, check_truth
+
+    began = time.perf_counter()
+    numbers = range(arguments.first, arguments.first + arguments.truth)
+    with LocalEngine(arguments.workers) as engine:
+        tally = check_truth(numbers, arguments.seed, sorted(arguments.corpus.rglob("*.wav")), engine)
+    for (treatment, told), number in sorted(tally.outcomes.items()):
+        print(f"{number:8d}  {treatment}: {told}")
+    for line in tally.wrong:
+        print(f"WRONG: {line}")
+    secs = time.perf_counter() - began
+    print(
+        f"{arguments.truth} files in {len(KINDS)} kinds, seed {arguments.seed}: {len(tally.wrong)} wrong; {secs:.0f} s"
+    )
+    return 1 if tally.wrong else 0
+
+
 def main() -> int:
     """Damage, build, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="a folder of WAVs")
     parser.add_argument("--mutations", type=int, default=10_000)
+    parser.add_argument("--truth", type=int, metavar="N", help="check the lengths of N files instead")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-j", "--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="where to leave mutants that broke something")
     arguments = parser.parse_args()
+    if arguments.truth:
+        return report_truth(arguments)
     began, tally = time.perf_counter(), Tally()
     numbers = range(arguments.first, arguments.first + arguments.mutations)
     with LocalEngine(arguments.workers) as local, tempfile.TemporaryDirectory() as folder:

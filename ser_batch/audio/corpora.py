@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, posix_stem, printable, read_csv
+from ser_batch.audio.columns import ALIASES, SUFFIXES, read_csv
+from ser_batch.audio.folders import SPLIT_NAMES, find_layout, folders_of, split_layout
+from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, composed, posix_stem, printable
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.wording import counted
 
@@ -116,6 +118,17 @@ CORPORA = {
     ),
 }
 
+_FOLDERS = "folders"
+
+# Words that pandas.read_csv takes for a missing value, even in quotes.
+READ_AS_MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+_NOTED = 5
+
+# What a label map gives as the new name of a label whose recordings are to be left out.
+DROP = "(drop)"
+
 # One actress's files of TESS are named OA_ in one word of the set and OAF_ in all others.
 _SAME_SPEAKER = {"tess": {"OA": "OAF"}}
 
@@ -128,15 +141,36 @@ class Labelled:
         recordings: those that have a label, in SOURCE's order.
         rejections: all inputs that cannot be used, those of the listing included.
         rule: where the labels came from, for people: ``emodb names``, ``folders``, ``columns``...
+        notes: warnings about labels and speakers.
+        left_out: how many recordings the label map leaves out, by the label as found; they are in neither list.
     """
 
     recordings: Recordings
     rejections: list[Rejection]
     rule: str
+    notes: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 # A naming rule: the recording's label and speaker, or why its name does not tell.
 NamingRule = Callable[[Recording], tuple[str, str | None] | str]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Where labels come from.
+
+    Attributes:
+        title: for people.
+        rule: gives them.
+        split_of: gives a recording's split by its key; None: there are no splits.
+        notes: warnings about it.
+    """
+
+    title: str
+    rule: NamingRule
+    split_of: Callable[[str], str | None] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[str, str] | None = None) -> Labelled:
@@ -145,37 +179,76 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
     Args:
         listing: from `list_source`.
         labels: ``auto``, ``folder``, the name of a corpus, ``regex:PATTERN`` or the path of a CSV.
-        label_map: label as found to label as wanted, applied last; a label that is not in it is refused.
+        label_map: label as found to label as wanted or `DROP`, applied last; a label that is not in it stays.
 
     Raises:
-        LabelError: there are no labels this way, or only one class.
+        LabelError: there are no labels this way, or only one class, or the map names a label that is not there.
         UsageError: ``labels`` is not one of the above.
     """
-    name, rule = _naming_rule(listing, labels)
+    way = _way(listing, labels)
+    renamed = label_map or {}
     rejections = list(listing.rejections)
+    found: Counter[str] = Counter()
 
     def usable() -> Iterator[Recording]:
         for recording in listing.recordings:
-            labelled = _apply(rule, recording)
-            if isinstance(labelled, Recording) and label_map is not None:
-                labelled = _mapped(labelled, label_map)
-            if isinstance(labelled, Recording) and not (labelled.label and labelled.label.isprintable()):
-                labelled = f"has a label that is no plain text: {labelled.label!r}"
+            labelled: Recording | str | None = _apply(way, recording)
+            if isinstance(labelled, Recording):
+                found[labelled.label or ""] += 1
+                labelled = _mapped(labelled, renamed)
             if isinstance(labelled, Recording):
                 yield labelled
-            else:
+            elif labelled is not None:
                 part = (recording.start_secs, recording.end_secs)
                 rejections.append(Rejection(recording.file, "label", labelled, part=part))
 
     recordings = Recordings(usable())
+    _check_label_map(renamed, found)
+    left_out = Counter({label: count for label, count in found.items() if renamed.get(label) == DROP})
     if not recordings:
-        raise LabelError(
-            f"no labels found ({name}): the first of {len(rejections)} inputs, {rejections[0].file}, "
-            f"{rejections[0].reason}. {_THREE_WAYS}"
-        )
-    if rule is _folder_rule and len(recordings.column("label")[0]) == 1:
-        raise LabelError(f"only one class's folder, {recordings[0].label}, holds recordings. {_THREE_WAYS}")
-    return Labelled(recordings, rejections, name)
+        raise _no_labels(way.title, rejections, left_out)
+    if way.title == _FOLDERS and len(found) == 1:
+        raise LabelError(f"only one class's folder, {next(iter(found))}, holds recordings. {_THREE_WAYS}")
+    notes = [*listing.label_notes, *way.notes, *_label_notes(recordings), *speaker_notes(recordings)]
+    return Labelled(recordings, rejections, way.title, notes, left_out)
+
+
+def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
+    if left_out:
+        number = counted(left_out.total(), "recording")
+        return LabelError(f"--label-map leaves out all {number} that have labels; keep two labels or more")
+    return LabelError(
+        f"no labels found ({title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
+        f"{rejections[0].reason}. {_THREE_WAYS}"
+    )
+
+
+def _label_notes(recordings: Recordings) -> list[str]:
+    alike = _alike(recordings.column("label")[0], str.casefold)
+    return (
+        [f"labels that differ only by case are different classes: {alike}; --label-map can join them"] if alike else []
+    )
+
+
+def speaker_notes(recordings: Recordings) -> list[str]:
+    """Warnings about names of speakers that may not mean what they say."""
+    speakers, _ = recordings.column("speaker")
+    notes = []
+    if alike := _alike(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
+        notes.append(f"speakers that differ only by case or leading zeros are different speakers: {alike}")
+    if words := sorted({name for name in speakers if name} & READ_AS_MISSING):
+        notes.append(f"taken as the name of one speaker: '{words[0]}'; leave it empty where the speaker is unknown")
+    return notes
+
+
+def _alike(names: Iterable[str | None], key: Callable[[str], str]) -> str:
+    """The groups of names with the same key, for people; empty if there are none."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[key(name or "")].append(name or "")
+    alike = sorted(" and ".join(f"'{name}'" for name in sorted(group)) for group in groups.values() if len(group) > 1)
+    more = f" and {len(alike) - _NOTED} more" if len(alike) > _NOTED else ""
+    return ", ".join(alike[:_NOTED]) + more
 
 
 def name_speakers(listing: Listing, rule: str) -> Listing:
@@ -200,7 +273,7 @@ def name_speakers(listing: Listing, rule: str) -> Listing:
     else:
         raise UsageError(f"--speaker-from {rule}: give folder, or regex: and a pattern with a group (?P<speaker>…)")
     named = (
-        dataclasses.replace(recording, speaker=recording.speaker or speaker_of(recording))
+        dataclasses.replace(recording, speaker=recording.speaker or composed(speaker_of(recording) or "") or None)
         for recording in listing.recordings
     )
     return dataclasses.replace(listing, recordings=Recordings(named))
@@ -216,56 +289,100 @@ _THREE_WAYS = (
 )
 
 
-def _apply(rule: NamingRule, recording: Recording) -> Recording | str:
-    if recording.label is not None and recording.speaker is not None:
-        return recording
-    found = rule(recording)
-    if isinstance(found, str):
-        return recording if recording.label is not None else found
-    label, speaker = found
-    return _with(recording, recording.label or label, recording.speaker or speaker)
+def _apply(way: _Way, recording: Recording) -> Recording | str:
+    label, speaker, split = recording.label, recording.speaker, recording.split
+    if label is None or speaker is None:
+        found = way.rule(recording)
+        if not isinstance(found, str):
+            label, speaker = label or composed(found[0]), speaker or composed(found[1] or "") or None
+        elif label is None:
+            return found
+    if way.split_of is not None and split is None:
+        split = way.split_of(recording.file)
+    return _with(recording, label or "", speaker, split)
 
 
-def _with(recording: Recording, label: str, speaker: str | None) -> Recording:
+def _with(recording: Recording, label: str, speaker: str | None, split: str | None) -> Recording:
     # A third of the time of `dataclasses.replace`.
     part = recording.start_secs, recording.end_secs
-    return Recording(recording.file, recording.path, label, speaker, recording.split, *part)
+    return Recording(recording.file, recording.path, label, speaker, split, *part)
 
 
-def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | str:
-    label = recording.label or ""
-    if label in label_map:
-        return _with(recording, label_map[label], recording.speaker)
-    return f"has the label {label!r}, which the label map does not name"
+def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | str | None:
+    """The recording with the label that is wanted; why it cannot have it; or None: it is left out."""
+    label = label_map.get(recording.label or "", recording.label or "")
+    if label == DROP:
+        return None
+    if not (label and label.isprintable()):
+        return f"has a label that is no plain text: {label!r}"
+    if label in READ_AS_MISSING:
+        return (
+            f"has the label '{label}', which pandas reads as missing; rename it with --label-map, or map it to {DROP}"
+        )
+    return recording if label == recording.label else _with(recording, label, recording.speaker, recording.split)
 
 
-def _naming_rule(listing: Listing, labels: str) -> tuple[str, NamingRule]:
-    if labels == "auto":
-        return _auto_rule(listing)
-    if labels == "folder":
-        return "folders", _folder_rule
-    if labels in CORPORA:
-        return f"{labels} names", corpus_rule(labels)
+def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> None:
+    """Raise a LabelError if the map names a label that no recording has."""
+    from difflib import get_close_matches
+
+    absent = [label for label in label_map if label not in found]
+    if absent and found:
+        near = get_close_matches(absent[0], found, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "correct the line or remove it"
+        raise LabelError(
+            f"--label-map: no recording has the label '{absent[0]}'; labels found: {', '.join(sorted(found))}; {hint}"
+        )
+
+
+def _way(listing: Listing, labels: str) -> _Way:
     if labels.startswith("regex:"):
-        return "regex", _regex_rule(labels.removeprefix("regex:"))
-    if labels.lower().endswith(".csv"):
-        return f"CSV {Path(labels).name}", _csv_rule(Path(labels))
-    known = ", ".join(CORPORA)
-    raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
+        return _regex_way(labels.removeprefix("regex:"))
+    folders = folders_of(one.file for one in listing.recordings)
+    if labels == "auto":
+        way = _auto_way(listing, folders)
+    elif labels == "folder":
+        way = _folder_way(folders)
+    elif labels in CORPORA:
+        way = _Way(f"{labels} names", corpus_rule(labels))
+    elif Path(labels).suffix.lower() in SUFFIXES:
+        way = _csv_way(Path(labels))
+    else:
+        known = ", ".join(CORPORA)
+        raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
+    layout = split_layout(folders)
+    if not layout.has_splits or "split" in listing.has_columns:
+        return way
+    return dataclasses.replace(way, split_of=layout.split, notes=[*way.notes, *layout.notes])
 
 
-def _auto_rule(listing: Listing) -> tuple[str, NamingRule]:
+def _folder_way(folders: Sequence[list[str]]) -> _Way:
+    layout = find_layout(folders)
+    return _Way(_FOLDERS, lambda recording: layout.names(recording.file), notes=layout.notes)
+
+
+def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
     n_unlabelled = sum(count for (label, _, _), count in listing.recordings.kinds().items() if label is None)
     if not n_unlabelled and listing.recordings:
-        return "columns", lambda recording: "has no label"
+        return _Way("columns", lambda recording: "has no label")
     if "label" in listing.has_columns:
-        return "columns", lambda recording: "has no label in its row"
+        return _Way("columns", lambda recording: "has no label in its row")
+    if n_unlabelled < len(listing.recordings):
+        raise LabelError(
+            "some SOURCEs have a column label and others have none; give with --labels the way for the others "
+            f"(folder, {', '.join(CORPORA)}, regex:… or a CSV)"
+        )
+    if listing.label_questions:
+        raise LabelError(
+            f"{'; '.join(listing.label_questions)} may hold the labels: rename it to label, or give --labels with "
+            f"another way (folder, {', '.join(CORPORA)}, regex:… or a CSV)"
+        )
     for name in CORPORA:
         rule = corpus_rule(name)
         if _fits_most(rule, _unlabelled(listing), n_unlabelled):
-            return f"{name} names", rule
+            return _Way(f"{name} names", rule)
     if any("/" in recording.file for recording in _unlabelled(listing)):
-        return "folders", _folder_rule
+        return _folder_way(folders)
     raise LabelError(f"no labels found among {counted(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
 
 
@@ -305,12 +422,7 @@ def corpus_rule(name: str) -> NamingRule:
     return rule
 
 
-def _folder_rule(recording: Recording) -> tuple[str, str | None] | str:
-    folder = PurePosixPath(recording.file).parent.name
-    return (folder, None) if folder not in {"", ".."} else "lies in no class's folder"
-
-
-def _regex_rule(text: str) -> NamingRule:
+def _regex_way(text: str) -> _Way:
     pattern = _pattern(text, "--labels", "label")
 
     def rule(recording: Recording) -> tuple[str, str | None] | str:
@@ -319,7 +431,12 @@ def _regex_rule(text: str) -> NamingRule:
             return "does not match the labels' regular expression"
         return match["label"], match["speaker"] if "speaker" in pattern.groupindex else None
 
-    return rule
+    def split_of(file: str) -> str | None:
+        match = pattern.search(file)
+        split = match["split"] if match else None
+        return SPLIT_NAMES.get(split.casefold(), split) if split else None
+
+    return _Way("regex", rule, split_of if "split" in pattern.groupindex else None)
 
 
 def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
@@ -332,14 +449,14 @@ def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
     return pattern
 
 
-def _csv_rule(path: Path) -> NamingRule:
-    rows, columns = read_csv(path)
-    if not {"file", "label"} <= set(columns):
-        raise LabelError(f"{path}: needs the columns file and label; it has: {', '.join(columns) or 'none'}")
+def _csv_way(path: Path) -> _Way:
+    table = read_csv(path, ("file", "label", "speaker"), ALIASES)
+    if not {"file", "label"} <= table.columns:
+        raise LabelError(f"{path}: needs the columns file and label; it has: {', '.join(table.header) or 'none'}")
     by_file: dict[str, tuple[str, str | None]] = {}
-    for line, row in rows:
+    for line, row in table.rows:
         file = printable(row["file"])
-        found = (printable(row["label"].strip()), printable(row.get("speaker", "").strip()) or None)
+        found = (composed(printable(row["label"])), composed(printable(row.get("speaker", ""))) or None)
         if by_file.setdefault(file, found) != found:
             raise LabelError(f"{path}: line {line} labels {file} otherwise than a line before it; keep one of them")
 
@@ -347,23 +464,30 @@ def _csv_rule(path: Path) -> NamingRule:
         label, speaker = by_file.get(recording.file, ("", None))
         return (label, speaker) if label else f"has no label in {path.name}"
 
-    return rule
+    notes = [*table.alias_note("file"), *table.alias_note("label"), *table.unused_notes()]
+    return _Way(f"CSV {path.name}", rule, notes=notes)
 
 
 def read_label_map(path: Path) -> dict[str, str]:
-    """A CSV with the columns ``from`` and ``to``: label as found, label as wanted.
+    """A CSV with the columns ``from`` and ``to``: label as found, label as wanted or `DROP`.
 
     Raises:
-        LabelError: it has not these columns, or maps one label twice.
+        LabelError: it has not these columns, maps one label twice, or maps one to nothing.
     """
-    lines, columns = read_csv(path)
-    if not {"from", "to"} <= set(columns):
-        raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(columns) or 'none'}")
-    rows = list(lines)
-    doubled = [label for label, count in Counter(row["from"] for _, row in rows).items() if count > 1]
-    if doubled:
-        raise LabelError(f"{path}: maps {', '.join(doubled)} more than once; keep one line for each")
-    label_map = {printable(row["from"].strip()): printable(row["to"].strip()) for _, row in rows}
-    if "" in label_map.values():
-        raise LabelError(f"{path}: maps a label to nothing; leave its line out, and its recordings are refused")
+    table = read_csv(path, ("from", "to"))
+    if table.columns != {"from", "to"}:
+        raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(table.header) or 'none'}")
+    label_map: dict[str, str] = {}
+    for line, row in table.rows:
+        old, new = (composed(printable(row[name])) for name in ("from", "to"))
+        if not old or not new:
+            raise LabelError(
+                f"{path}: line {line} maps '{old}' to '{new}'; give both names. Write {DROP} as 'to' to leave a label "
+                "out; labels without a line stay as they are"
+            )
+        if new in READ_AS_MISSING:
+            raise LabelError(f"{path}: line {line} maps to '{new}', which pandas reads as missing; give another name")
+        if old in label_map:
+            raise LabelError(f"{path}: line {line} maps {old} a second time; keep one line for each label")
+        label_map[old] = DROP if new.casefold() == DROP else new
     return label_map

@@ -1,7 +1,6 @@
 """From a folder, a file, a list or a CSV to the table of recordings, in a fixed order."""
 
-import codecs
-import csv
+import dataclasses
 import hashlib
 import io
 import os
@@ -11,17 +10,18 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, overload
+from typing import Any, Literal, overload
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.errors import AudioError, SourceError
-from ser_batch.files import file_sha256
+from ser_batch.audio.columns import ALIASES, SUFFIXES, decoded, read_csv
+from ser_batch.errors import AudioError, SourceError, UsageError
+from ser_batch.files import file_sha256, url_problem
 from ser_batch.wording import counted
 
 # Numbers of recordings in a table, int64 (n,).
@@ -34,6 +34,9 @@ EXTENSIONS = frozenset(
     "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
     "oga ogg ogv opus rf64 snd sph spx tta voc w64 wav wave webm wma wmv wv 3g2 3ga 3gp".split()
 )
+
+# The columns of a CSV that say something of a recording.
+COLUMNS = ("file", "label", "speaker", "split", "start", "end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,13 +256,21 @@ class Listing:
         recordings: in SOURCE's order.
         rejections: inputs that cannot even be listed.
         other_files: how many files in a directory are no audio by their extension.
-        has_columns: the columns that a CSV gave.
+        has_columns: the columns of a CSV that are known.
+        notes: warnings about a CSV's columns.
+        label_notes: the same, for those who use its labels.
+        label_questions: columns of a CSV without labels that may hold them under another name.
+        bases: the folder that relative paths are taken from, by the name of the CSV or list.
     """
 
     recordings: Recordings
     rejections: list[Rejection] = field(default_factory=list)
     other_files: int = 0
     has_columns: frozenset[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
+    label_notes: list[str] = field(default_factory=list)
+    label_questions: list[str] = field(default_factory=list)
+    bases: dict[str, str] = field(default_factory=dict)
 
 
 def printable(name: str) -> str:
@@ -273,12 +284,40 @@ def printable(name: str) -> str:
     return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
 
 
+def composed(name: str) -> str:
+    """A label or speaker as names are compared: in Unicode's composed form (NFC), without surrounding space."""
+    return name.strip() if name.isascii() else normalize("NFC", name).strip()
+
+
 def list_source(source: str) -> Listing:
-    """List a SOURCE: a directory, one file, a CSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
+    """List a SOURCE: a directory, one file, a CSV or TSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
+
+    Relative paths in a CSV or a list are taken from its folder, those from stdin from the working directory.
 
     Raises:
         SourceError: it does not exist, is not in one of these forms, or holds no recording at all.
     """
+    return _list_source(source, whole_keys=False)
+
+
+def list_sources(sources: Sequence[str]) -> Listing:
+    """List one SOURCE or several, in their order.
+
+    The keys of several begin with the path of their directory or are that of their file, those from CSVs and lists stay
+    as they are written. A key that comes twice is a rejection, and so is a directory without audio.
+
+    Raises:
+        SourceError: as `list_source` does.
+        UsageError: standard input is given twice.
+    """
+    if len(sources) == 1:
+        return list_source(sources[0])
+    if sources.count("-") > 1:
+        raise UsageError("SOURCE -: standard input can be read only once; give - once")
+    return _joined(sources, [_one_of_several(source) for source in sources])
+
+
+def _list_source(source: str, whole_keys: bool) -> Listing:
     if source == "-":
         return _list_paths(sys.stdin.buffer.read(), Path(), "standard input")
     if source.startswith("@"):
@@ -286,14 +325,58 @@ def list_source(source: str) -> Listing:
         return _list_paths(_read(path), path.parent, str(path))
     path = Path(source)
     if path.is_dir():
-        return _list_directory(path)
-    if not path.exists():
+        return _list_directory(path, whole_keys)
+    if not os.path.lexists(path):
         raise SourceError(f"{source}: no such file or directory")
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in SUFFIXES:
         return _list_csv(path)
     if path.suffix.lower() == ".txt":
-        raise SourceError(f"{source}: a text file; to read the paths in it, write @{source}")
-    return Listing(Recordings([Recording(printable(path.name), str(path))]))
+        raise SourceError(f"{path}: a text file; to read the paths in it, write @{source}")
+    return Listing(Recordings([Recording(printable(str(path) if whole_keys else path.name), str(path))]))
+
+
+def _one_of_several(source: str) -> Listing:
+    try:
+        return _list_source(source, whole_keys=True)
+    except SourceError as error:
+        path = Path(source)
+        if not (path.is_dir() or (path.exists() and path.suffix.lower() == ".txt")):
+            raise
+        # A shell's * gives folders without audio and texts, too.
+        reason = str(error).removeprefix(f"{path}: ")
+        return Listing(Recordings(), [Rejection(printable(str(path)), "list", reason)])
+
+
+def _joined(sources: Sequence[str], listings: list[Listing]) -> Listing:
+    """The listings of several sources as one."""
+    ends = np.cumsum([len(listing.recordings) for listing in listings])
+    keys = array("Q")
+
+    def all_recordings() -> Iterator[Recording]:
+        for listing in listings:
+            for recording in listing.recordings:
+                keys.append(_key(repr(_part(recording))))
+                yield recording
+
+    recordings = Recordings(all_recordings())
+    rejections = [one for listing in listings for one in listing.rejections]
+    is_new = np.full(len(recordings), True)
+    for repeat, first in _repeats(recordings, keys):
+        is_new[repeat] = False
+        where, before = (sources[int(np.searchsorted(ends, place, "right"))] for place in (repeat, first))
+        reason = f"is named again by {printable(where)}, after {printable(before)}"
+        file, *part = _part(recordings[repeat])
+        rejections.append(Rejection(file, "list", reason, part=(part[0], part[1])))
+    return Listing(
+        recordings.take(np.flatnonzero(is_new)),
+        rejections,
+        sum(listing.other_files for listing in listings),
+        frozenset.intersection(*(listing.has_columns for listing in listings)),
+        [note for listing in listings for note in listing.notes],
+        [note for listing in listings for note in listing.label_notes],
+        [question for listing in listings for question in listing.label_questions],
+        {name: base for listing in listings for name, base in listing.bases.items()},
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -303,15 +386,16 @@ def _read(path: Path) -> bytes:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _list_directory(root: Path) -> Listing:
+def _list_directory(root: Path, whole_keys: bool) -> Listing:
     walk = _Walk(root)
     prefix = os.path.join(root, "")
-    recordings = Recordings(Recording(printable(relative), prefix + relative) for relative in walk)
+    before = prefix.removeprefix("./") if whole_keys else ""
+    recordings = Recordings(Recording(printable(before + relative), prefix + relative) for relative in walk)
     if not recordings and not walk.rejections:
         holds = counted(walk.other_files, "other file") if walk.other_files else "nothing"
         raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
-    walk.rejections.sort(key=lambda rejection: rejection.file)
-    return Listing(recordings, walk.rejections, walk.other_files)
+    rejections = [dataclasses.replace(one, file=printable(before) + one.file) for one in walk.rejections]
+    return Listing(recordings, sorted(rejections, key=lambda one: one.file), walk.other_files)
 
 
 class _Walk:
@@ -380,50 +464,31 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _list_paths(content: bytes, base: Path, name: str) -> Listing:
-    without_mark = content.removeprefix(codecs.BOM_UTF8)
-    lines = (os.fsdecode(line.rstrip(b"\n").removesuffix(b"\r")) for line in io.BytesIO(without_mark))
+    try:
+        text = io.BytesIO(decoded(content))
+    except UnicodeError as error:
+        raise SourceError(f"{name}: has the byte order mark of UTF-16, but is not UTF-16; save it as UTF-8") from error
+    lines = (os.fsdecode(line.rstrip(b"\n").removesuffix(b"\r")) for line in text)
     rows = ((number, {"file": line}) for number, line in enumerate(lines, 1) if line.strip())
     return _list_rows(rows, base, name)
 
 
 def _list_csv(path: Path) -> Listing:
-    rows, columns = read_csv(path)
-    if "file" not in columns:
-        raise SourceError(f"{path}: no column 'file'; its columns are: {', '.join(columns) or 'none'}")
-    return _list_rows(rows, path.parent, str(path), frozenset(columns))
+    table = read_csv(path, COLUMNS, ALIASES)
+    if "file" not in table.columns:
+        header = ", ".join(table.header) or "none"
+        raise SourceError(f"{path}: no column 'file'; its columns are: {header}; rename the one that holds paths")
+    listing = _list_rows(table.rows, path.parent, str(path))
+    return dataclasses.replace(
+        listing,
+        has_columns=table.columns,
+        notes=[*table.alias_note("file"), *table.unused_notes()],
+        label_notes=table.alias_note("label"),
+        label_questions=[f"{path}: column '{name}'" for name in table.possible_labels()],
+    )
 
 
-def read_csv(path: Path) -> tuple[Iterator[tuple[int, dict[str, str]]], list[str]]:
-    """The rows of a CSV as text, each with its line number, and the column names.
-
-    Raises:
-        SourceError: it cannot be read as CSV; also while rows are read.
-    """
-    with _csv_errors_named(path):
-        file = open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115 - `_csv_rows` closes it
-        reader = csv.DictReader(file, restval="")
-        return _csv_rows(path, file, reader), list(reader.fieldnames or [])
-
-
-def _csv_rows(path: Path, file: IO[str], reader: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, str]]]:
-    with file, _csv_errors_named(path):
-        for row in reader:
-            yield reader.line_num, {k: v for k, v in row.items() if k is not None}
-
-
-@contextmanager
-def _csv_errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except csv.Error as error:
-        raise SourceError(f"{path}: not a CSV ({error})") from error
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _list_rows(
-    rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str, columns: frozenset[str] = frozenset()
-) -> Listing:
+def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str) -> Listing:
     refused: list[tuple[int, Rejection]] = []
     lines, keys = array("q"), array("Q")
 
@@ -431,7 +496,7 @@ def _list_rows(
         for line, row in rows:
             file = printable(row["file"])
             if not file or "\0" in file:
-                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} of {name} names no file")
+                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} names no file")
                 refused.append((line, rejection))
                 continue
             try:
@@ -444,18 +509,30 @@ def _list_rows(
             yield recording
 
     recordings = Recordings(usable())
-    first = first_equal(np.frombuffer(keys, np.uint64))
-    is_new = np.full(len(first), True)
-    for repeat in np.flatnonzero(first != np.arange(len(first))).tolist():
-        if _part(recordings[repeat]) == _part(recordings[first[repeat]]):  # not just their keys
-            is_new[repeat] = False
-            reason = f"line {lines[repeat]} repeats line {lines[first[repeat]]}"
-            file, *part = _part(recordings[repeat])
-            refused.append((lines[repeat], Rejection(file, "list", reason, part=(part[0], part[1]))))
+    is_new = np.full(len(recordings), True)
+    for repeat, first in _repeats(recordings, keys):
+        is_new[repeat] = False
+        reason = f"line {lines[repeat]} repeats line {lines[first]}"
+        file, *part = _part(recordings[repeat])
+        refused.append((lines[repeat], Rejection(file, "list", reason, part=(part[0], part[1]))))
     if not lines and not refused:
         raise SourceError(f"{name}: names no recording; give one path a line")
     refused.sort(key=lambda one: one[0])
-    return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], has_columns=columns)
+    bases = {name: os.path.abspath(base)}
+    return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], bases=bases)
+
+
+def _repeats(recordings: Recordings, keys: "array[int]") -> Iterator[tuple[int, int]]:
+    """The places of recordings that are the same part of the same key as one before, and the place of that one.
+
+    Args:
+        recordings: a table.
+        keys: for each recording `_key` of its `_part`.
+    """
+    first = first_equal(np.frombuffer(keys, np.uint64))
+    for repeat in np.flatnonzero(first != np.arange(len(first))).tolist():
+        if _part(recordings[repeat]) == _part(recordings[first[repeat]]):  # not just their keys
+            yield repeat, int(first[repeat])
 
 
 def _part(recording: Recording) -> tuple[str, float, float | None]:
@@ -463,11 +540,13 @@ def _part(recording: Recording) -> tuple[str, float, float | None]:
 
 
 def _of_row(row: dict[str, str], base: Path) -> Recording:
+    if problem := url_problem(row["file"]):
+        raise ValueError(problem)
     start_secs = parse_secs(row.get("start") or "0")
     end_secs = parse_secs(row["end"]) if row.get("end") else None
     if end_secs is not None and end_secs <= start_secs:
         raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
-    known = (printable(row.get(column, "").strip()) for column in ("label", "speaker", "split"))
+    known = (composed(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
     label, speaker, split = (text or None for text in known)
     return Recording(
         printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs

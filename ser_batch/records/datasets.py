@@ -78,7 +78,7 @@ def split_selection(records: RecordFolder, split: str) -> Selection:
 def copies_of_other_splits(records: RecordFolder, split: str) -> NDArray[np.bool_] | None:
     """Which examples of a split have the same part of the same audio as one of another split; None: none has.
 
-    So it may be where a table gave the splits.
+    So it may be where splits were given.
 
     Returns:
         One bool for every example of the split, in shard order.

@@ -79,7 +79,7 @@ def duplicate_warnings(recordings: Recordings, same: SameAudio) -> list[str]:
     if len(apart):
         mine, other = recordings[apart[0]], recordings[same.twins[apart[0]]]
         lines.append(
-            f"{len(apart)} of them have another split than their twin, as the table gives it ({mine.file}: "
+            f"{len(apart)} of them have another split than their twin, as it was given ({mine.file}: "
             f"{mine.split}, {other.file}: {other.split}); train leaves out what validation or test has too"
         )
     else:

@@ -117,6 +117,8 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
         "recordings": json_list_fingerprint(map(planned_row, recordings)),
         "rejections": json_list_fingerprint(map(Rejection.row, labelled.rejections)),
     }
+    if labelled.left_out:
+        settings["left_out"] = dict(sorted(labelled.left_out.items()))
     warnings = split_warnings(recordings, options.split)
     if same is not None:
         warnings += duplicate_warnings(recordings, same)

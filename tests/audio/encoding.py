@@ -1,8 +1,10 @@
 """One recording in the formats that phones, browsers and call centres send; FFmpeg writes them."""
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
@@ -23,6 +25,9 @@ class Format:
         container: FFmpeg's muxer; None: by the extension.
         sample_format: that the encoder is given; None: the first that it takes.
         video: whether a picture track goes with it.
+        options: of the encoder.
+        container_options: of the muxer.
+        piped: whether it is written as to a pipe, so that no length can be filled in at the end.
     """
 
     extension: str
@@ -32,6 +37,9 @@ class Format:
     container: str | None = None
     sample_format: str | None = None
     video: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+    container_options: dict[str, str] = field(default_factory=dict)
+    piped: bool = False
 
 
 LOSSLESS = {
@@ -60,10 +68,23 @@ LOSSY = {
 FFMPEG_FORMATS = LOSSLESS | LOSSY
 
 
+class _Pipe:
+    """A file that can only be written from its beginning to its end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write = file.write
+
+
 def encode(path: Path, samples: Float32s, rate_hz: int, written: Format) -> Path:
-    """Write a mono waveform as FFmpeg writes it."""
-    with av.open(str(path), "w", format=written.container) as container:
-        stream = container.add_stream(written.codec, rate=written.rate_hz, layout="mono")
+    """Write a waveform, float32 ``(samples,)`` or ``(samples, 2)``, as FFmpeg writes it."""
+    channels = samples.reshape(len(samples), -1).T
+    layout = "mono" if len(channels) == 1 else "stereo"
+    with ExitStack() as stack:
+        target = _Pipe(stack.enter_context(open(path, "wb"))) if written.piped else str(path)
+        container = stack.enter_context(
+            av.open(target, "w", format=written.container, container_options=written.container_options)
+        )
+        stream = container.add_stream(written.codec, rate=written.rate_hz, layout=layout, options=written.options)
         if written.sample_format is not None:
             stream.format = written.sample_format
         if written.bit_rate is not None:
@@ -75,7 +96,7 @@ def encode(path: Path, samples: Float32s, rate_hz: int, written: Format) -> Path
                 frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number % 256, np.uint8), format="rgb24")
                 container.mux(picture.encode(frame))
             container.mux(picture.encode(None))
-        frame = av.AudioFrame.from_ndarray(samples[None, :].astype(np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels, np.float32), format="fltp", layout=layout)
         frame.rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
         codec = stream.codec_context
         codec.open(strict=False)

@@ -1,8 +1,17 @@
+import re
 from collections import Counter
 
 import pytest
 
-from ser_batch.audio.corpora import CORPORA, corpus_rule, label_recordings, read_label_map
+from ser_batch.audio.corpora import (
+    CORPORA,
+    DROP,
+    READ_AS_MISSING,
+    corpus_rule,
+    label_recordings,
+    name_speakers,
+    read_label_map,
+)
 from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, list_source
 from ser_batch.errors import LabelError, UsageError
 
@@ -156,10 +165,6 @@ class TestAuto:
 
 
 class TestFolders:
-    def test_the_innermost_folder_is_the_class(self):
-        labelled = label_recordings(listing("train/happy/a.wav", "test/sad/b.wav"), "folder")
-        assert labels(labelled) == {"train/happy/a.wav": ("happy", None), "test/sad/b.wav": ("sad", None)}
-
     def test_the_root_is_never_a_class(self, tmp_path):
         root = tmp_path / "anger"
         (root / "calm").mkdir(parents=True)
@@ -176,6 +181,143 @@ class TestFolders:
         (tmp_path / "anger/a.wav").touch()
         with pytest.raises(LabelError, match="no labels found"):
             label_recordings(list_source(str(tmp_path / "anger")), rule)
+
+
+def tree(*folders):
+    """Two recordings in each folder."""
+    return listing(*(f"{folder}/{number}.wav" for folder in folders for number in (1, 2)))
+
+
+def named(labelled):
+    """Labels, speakers and splits by folder."""
+    return {r.file.rpartition("/")[0]: (r.label, r.speaker, r.split) for r in labelled.recordings}
+
+
+@pytest.mark.parametrize("rule", ["auto", "folder"])
+class TestFoldersInFolders:
+    def test_class_above_speaker(self, rule):
+        folders = [f"{emotion}/{name}" for emotion in ("happy", "sad", "other") for name in ("anna", "bert")]
+        labelled = label_recordings(tree(*folders), rule)
+        assert named(labelled) == {folder: (folder.partition("/")[0], None, None) for folder in folders}
+        (note,) = labelled.notes
+        assert note.startswith("the folders anna, bert are not used; if they are speakers, give --labels 'regex:")
+
+    def test_speaker_above_class(self, rule):
+        labelled = label_recordings(tree("anna/freude", "anna/Ärger", "bert/freude", "bert/Ärger"), rule)
+        assert {label for label, _, _ in named(labelled).values()} == {"freude", "Ärger"}
+
+    def test_speakers_that_are_called_so_are_taken(self, rule):
+        labelled = label_recordings(tree("happy/Actor_01", "sad/Actor_01", "sad/Actor_02"), rule)
+        assert named(labelled) == {
+            "happy/Actor_01": ("happy", "Actor_01", None),
+            "sad/Actor_01": ("sad", "Actor_01", None),
+            "sad/Actor_02": ("sad", "Actor_02", None),
+        }
+        assert labelled.notes == ["speakers are taken from the folders Actor_01, Actor_02"]
+
+    def test_a_folder_in_every_class(self, rule):
+        assert named(label_recordings(tree("A/wav", "B/wav"), rule)) == {
+            "A/wav": ("A", None, None),
+            "B/wav": ("B", None, None),
+        }
+
+    def test_absolute_paths(self, rule):
+        labelled = label_recordings(tree("/data/joy/corpus/happy", "/data/joy/corpus/sad"), rule)
+        assert {label for label, _, _ in named(labelled).values()} == {"happy", "sad"}
+
+    def test_names_that_do_not_tell_are_asked_about(self, rule):
+        """And both ways out that are offered work."""
+        source = tree("A/x", "A/y", "B/x", "B/y")
+        with pytest.raises(LabelError, match="do not tell which are the classes") as error:
+            label_recordings(source, rule)
+        by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
+        assert named(label_recordings(source, by_top))["A/x"] == ("A", "x", None)
+        assert named(label_recordings(source, by_last))["A/x"] == ("x", "A", None)
+        assert str(error.value).endswith("if the classes are x, y")
+
+    @pytest.mark.parametrize("above", ["", "/data/", "../in/"])
+    def test_different_depths_are_asked_about(self, rule, above):
+        source = tree(f"{above}A", f"{above}B/x", f"{above}B/y")
+        with pytest.raises(LabelError, match="do not tell") as error:
+            label_recordings(source, rule)
+        by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
+        assert named(label_recordings(source, by_top))[f"{above}B/y"] == ("B", None, None)
+        assert named(label_recordings(source, by_last))[f"{above}B/y"] == ("y", None, None)
+
+    def test_speakers_at_any_level(self, rule):
+        labelled = label_recordings(tree("s1/Speaker 2/joy", "s1/Speaker 1/fear", "s2/Speaker 1/joy"), rule)
+        assert named(labelled)["s1/Speaker 2/joy"] == ("joy", "Speaker 2", None)
+
+    def test_split_folders_with_names_that_do_not_tell(self, rule):
+        source = listing(
+            "loose.wav", *(f"{split}/{a}/{b}/1.wav" for split in ("train", "val") for a in "AB" for b in "xy")
+        )
+        with pytest.raises(LabelError, match="do not tell") as error:
+            label_recordings(source, rule)
+        by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
+        assert named(label_recordings(source, by_top))["val/A/x"] == ("A", "x", "validation")
+        assert named(label_recordings(source, by_last))["val/A/x"] == ("x", "A", "validation")
+
+    def test_one_class_in_every_split_is_refused(self, rule):
+        with pytest.raises(LabelError, match="only one class's folder, x, holds recordings"):
+            label_recordings(tree("train/a/x", "test/a/x"), rule)
+
+    @pytest.mark.parametrize("above", ["", "/data/corpus/"])
+    def test_split_folders(self, rule, above):
+        folders = [f"{above}{split}/{name}" for split in ("Train", "val", "test") for name in ("x", "y")]
+        labelled = label_recordings(tree(*folders), rule)
+        assert set(named(labelled).values()) == {
+            (label, None, split) for label in ("x", "y") for split in ("train", "validation", "test")
+        }
+        assert labelled.notes == ["splits are taken from the folders Train, test, val"]
+
+    def test_split_folders_around_classes_and_speakers(self, rule):
+        labelled = label_recordings(tree("train/happy/anna", "train/sad/anna", "dev/happy/bert", "dev/sad/bert"), rule)
+        assert named(labelled)["dev/sad/bert"] == ("sad", None, "validation")
+        assert labelled.notes[-1] == "splits are taken from the folders dev, train"
+        way = re.search("--labels '(.*)'", labelled.notes[0])[1]
+        again = label_recordings(tree("train/happy/anna", "train/sad/anna", "dev/happy/bert", "dev/sad/bert"), way)
+        assert named(again)["dev/sad/bert"] == ("sad", "bert", "validation")
+
+    @pytest.mark.parametrize("folders", [("train/x", "train/y"), ("test/x", "val/y", "test/y"), ("train/x", "a/y")])
+    def test_what_is_no_division(self, rule, folders):
+        source = listing(*(f"{folder}/03a01Fa.wav" for folder in folders))
+        if rule == "folder" and len({folder[:3] for folder in folders}) > 1:
+            with pytest.raises(LabelError, match="do not tell"):
+                label_recordings(source, rule)
+        else:
+            assert {r.split for r in label_recordings(source, rule).recordings} == {None}
+
+    def test_files_beside_the_split_folders(self, rule):
+        source = listing("readme.wav", "train/happy/a.wav", "train/b.wav", "test/sad/c.wav")
+        labelled = label_recordings(source, rule)
+        assert named(labelled) == {"train/happy": ("happy", None, "train"), "test/sad": ("sad", None, "test")}
+        assert {(r.file, r.reason) for r in labelled.rejections} == {
+            ("readme.wav", "is not inside a class folder"),
+            ("train/b.wav", "is not inside a class folder"),
+        }
+
+
+def test_labels_from_columns_and_folders_together_are_asked_about():
+    recordings = [Recording("a.wav", "a.wav", label="joy"), Recording("d/fear/b.wav", "d/fear/b.wav")]
+    mixed = Listing(Recordings(recordings))
+    with pytest.raises(LabelError, match="some SOURCEs have a column label and others have none; give with --labels"):
+        label_recordings(mixed)
+    assert labels(label_recordings(mixed, "folder")) == {"a.wav": ("joy", None), "d/fear/b.wav": ("fear", None)}
+
+
+def test_folders_of_several_sources():
+    names = [f"{corpus}/{emotion}/a.wav" for corpus in ("berlin", "../rome") for emotion in ("joy", "fear")]
+    assert [recording.label for recording in label_recordings(listing(*names)).recordings] == 2 * ["joy", "fear"]
+    assert [r.label for r in label_recordings(listing("joy/a.wav", "fear/b.wav")).recordings] == ["joy", "fear"]
+
+
+def test_split_folders_hold_for_other_ways_of_labelling(tmp_path):
+    names = ("train/03a01Fa.wav", "test/08a01Wa.wav")
+    assert [r.split for r in label_recordings(listing(*names)).recordings] == ["train", "test"]
+    assert [r.split for r in label_recordings(listing(*names, label="x")).recordings] == ["train", "test"]
+    assert [r.split for r in label_recordings(listing(*names, label="x", split="train")).recordings] == 2 * ["train"]
+    assert [r.split for r in label_recordings(listing(*names), r"regex:\d(?P<label>[FW])").recordings] == [None, None]
 
 
 class TestRegex:
@@ -218,9 +360,64 @@ class TestCsv:
             label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
 
     def test_missing_columns(self, tmp_path):
-        (tmp_path / "l.csv").write_text("name,emotion\na.wav,sad\n")
-        with pytest.raises(LabelError, match="needs the columns file and label; it has: name, emotion"):
+        (tmp_path / "l.csv").write_text("name,feeling\na.wav,sad\n")
+        with pytest.raises(LabelError, match="needs the columns file and label; it has: name, feeling"):
             label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
+
+    def test_other_forms_and_names(self, tmp_path):
+        (tmp_path / "l.csv").write_text("Path;Emotion;spk;x\na.wav;sad;s1;1\n", encoding="utf-16")
+        labelled = label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
+        assert labels(labelled) == {"a.wav": ("sad", None)}
+        assert [note.partition(": ")[2] for note in labelled.notes] == [
+            "column 'Path' is used as file",
+            "column 'Emotion' is used as label",
+            "column 'spk' is not used; rename it to speaker if it says who speaks",
+            "columns that are not used: 'x'",
+        ]
+
+    def test_a_tsv(self, tmp_path):
+        (tmp_path / "l.tsv").write_text("file\tlabel\na.wav\tsad\n")
+        assert labels(label_recordings(listing("a.wav"), str(tmp_path / "l.tsv"))) == {"a.wav": ("sad", None)}
+
+
+class TestLabelsUnderAnotherName:
+    """A CSV whose labels are not found must not be labelled from its file names."""
+
+    def source(self, folder, header, values=("joy", "grief")):
+        rows = "".join(f"{file},{values[n % len(values)]}\n" for n, file in enumerate(EMODB_SAMPLE_LABELS))
+        (folder / "t.csv").write_text(f"file,{header}\n{rows}")
+        return list_source(str(folder / "t.csv"))
+
+    @pytest.mark.parametrize(
+        "header", ["lable", "Labels", "label_id", "class", "target", "sentiment", "emotion_label", "y", "emotoin"]
+    )
+    def test_a_name_near_to_label_is_asked_about(self, tmp_path, header):
+        with pytest.raises(
+            LabelError, match=f"column '{header}' may hold the labels: rename it to label, or .*--labels"
+        ):
+            label_recordings(self.source(tmp_path, header, "12345"))
+
+    def test_a_column_of_few_words_is_asked_about(self, tmp_path):
+        with pytest.raises(LabelError, match="column 'rating' may hold the labels"):
+            label_recordings(self.source(tmp_path, "rating"))
+
+    @pytest.mark.parametrize(
+        ("header", "values"),
+        [
+            ("duration", ["1.5", "2.25"]),
+            ("take", ["1", "2"]),
+            ("language", ["de"]),
+            ("text", [f"word {n}" for n in range(99)]),
+            ("spk", ["anna", "bert"]),
+        ],
+    )
+    def test_other_columns_are_not(self, tmp_path, header, values):
+        labelled = label_recordings(self.source(tmp_path, header, values))
+        assert (labelled.rule, labels(labelled)) == ("emodb names", EMODB_SAMPLE_LABELS)
+
+    @pytest.mark.parametrize("rule", ["emodb", r"regex:(?P<label>[A-Z])[a-z]\.wav"])
+    def test_a_way_that_is_named_is_taken(self, tmp_path, rule):
+        assert len(label_recordings(self.source(tmp_path, "lable"), rule).recordings) == 14
 
 
 def test_an_unknown_rule_is_told_the_known_ones():
@@ -259,24 +456,125 @@ def test_a_listing_of_rejections_alone_has_no_labels():
         label_recordings(Listing(Recordings(), [Rejection("a.wav", "list", "line 2: not a time")]))
 
 
+class TestNames:
+    DECOMPOSED = "fro\u0308hlich"
+    COMPOSED = "fr\u00f6hlich"
+
+    @pytest.mark.parametrize(
+        ("source", "rule"),
+        [
+            (listing(f"{DECOMPOSED}/a.wav", f"{COMPOSED}/b.wav", "x/c.wav"), "folder"),
+            (listing(f"a_{DECOMPOSED} .wav", f"b_{COMPOSED}.wav", "c_x.wav"), r"regex:_(?P<label>.+)\.wav"),
+        ],
+    )
+    def test_labels_are_composed_and_stripped(self, source, rule):
+        labelled = label_recordings(source, rule)
+        assert [r.label for r in labelled.recordings] == [self.COMPOSED, self.COMPOSED, "x"]
+
+    def test_in_tables_too(self, tmp_path):
+        text = f"file,label,speaker\na,{self.DECOMPOSED} ,{self.DECOMPOSED}\nb, {self.COMPOSED},{self.COMPOSED} \n"
+        (tmp_path / "t.csv").write_text(text)
+        for labelled in (
+            label_recordings(list_source(str(tmp_path / "t.csv"))),
+            label_recordings(listing("a", "b"), str(tmp_path / "t.csv")),
+        ):
+            assert set(labels(labelled).values()) == {(self.COMPOSED, self.COMPOSED)}
+
+    def test_in_label_maps_too(self, tmp_path):
+        (tmp_path / "map.csv").write_text(f"from,to\n{self.DECOMPOSED},{self.DECOMPOSED}er\n")
+        source = listing(f"{self.COMPOSED}/a.wav", "x/c.wav")
+        labelled = label_recordings(source, "folder", read_label_map(tmp_path / "map.csv"))
+        assert [r.label for r in labelled.recordings] == [f"{self.COMPOSED}er", "x"]
+
+    def test_labels_that_differ_by_case_are_warned_about(self):
+        labelled = label_recordings(listing("Joy/a.wav", "joy/b.wav", "fear/c.wav"), "folder")
+        assert labelled.notes == [
+            "labels that differ only by case are different classes: 'Joy' and 'joy'; --label-map can join them"
+        ]
+        assert label_recordings(listing("Joy/a.wav", "joy/b.wav", "f/c.wav"), "folder", {"Joy": "joy"}).notes == []
+
+    def test_speakers_that_differ_by_case_or_zeros_are_warned_about(self):
+        speakers = ["3", "03", "s1", "S01", "10", "100", "0", "NA"]
+        recordings = [Recording(f"{name}.wav", name, "x", name) for name in speakers]
+        assert label_recordings(Listing(Recordings(recordings))).notes == [
+            "speakers that differ only by case or leading zeros are different speakers: '03' and '3', 'S01' and 's1'",
+            "taken as the name of one speaker: 'NA'; leave it empty where the speaker is unknown",
+        ]
+
+    @pytest.mark.parametrize("rule", ["folder", "regex:^(?P<speaker>.*)/"])
+    def test_speakers_of_an_inference_too(self, rule):
+        named = name_speakers(listing(f"{self.DECOMPOSED}/a.wav", f"{self.COMPOSED} /b.wav"), rule)
+        assert {recording.speaker for recording in named.recordings} == {self.COMPOSED}
+
+
+class TestLabelsThatPandasReadsAsMissing:
+    def test_the_words_are_those_of_pandas(self):
+        from pandas._libs.parsers import STR_NA_VALUES
+
+        assert STR_NA_VALUES - {""} == READ_AS_MISSING
+
+    @pytest.mark.parametrize("word", ["NA", "nan", "None", "null"])
+    def test_are_refused_and_can_be_mapped(self, word):
+        source = listing(f"{word}/a.wav", "joy/b.wav")
+        (refused,) = label_recordings(source, "folder").rejections
+        assert (refused.file, refused.stage) == (f"{word}/a.wav", "label")
+        assert f"'{word}', which pandas reads as missing; rename it with --label-map" in refused.reason
+        mapped = label_recordings(source, "folder", {word: "nothing"})
+        assert [r.label for r in mapped.recordings] == ["nothing", "joy"]
+        assert label_recordings(source, "folder", {word: DROP}).rejections == []
+
+    def test_no_label_is_renamed_to_one(self, tmp_path):
+        (tmp_path / "map.csv").write_text("from,to\nx,None\n")
+        with pytest.raises(LabelError, match="line 2 maps to 'None', which pandas reads as missing"):
+            read_label_map(tmp_path / "map.csv")
+
+
 class TestLabelMap:
-    def test_maps_last_and_refuses_what_it_does_not_name(self):
-        mixed = listing("03a01Fa.wav", "03a01Wa.wav", "03a01La.wav")
-        labelled = label_recordings(mixed, "emodb", {"happiness": "positive", "anger": "negative"})
-        assert labels(labelled) == {"03a01Fa.wav": ("positive", "03"), "03a01Wa.wav": ("negative", "03")}
-        assert [(r.file, r.stage) for r in labelled.rejections] == [("03a01La.wav", "label")]
-        assert "'boredom'" in labelled.rejections[0].reason
+    EMODB = ("03a01Fa.wav", "03a01Wa.wav", "03a01La.wav", "08a01La.wav")
+
+    def test_renames_and_keeps_the_rest(self):
+        labelled = label_recordings(listing(*self.EMODB), "emodb", {"happiness": "positive", "anger": "negative"})
+        assert [recording.label for recording in labelled.recordings] == ["positive", "negative", "boredom", "boredom"]
+        assert labelled.rejections == []
+        assert not labelled.left_out
+
+    def test_leaves_out_what_is_mapped_to_drop(self):
+        labelled = label_recordings(listing(*self.EMODB), "emodb", {"boredom": DROP, "anger": "negative"})
+        assert labels(labelled) == {"03a01Fa.wav": ("happiness", "03"), "03a01Wa.wav": ("negative", "03")}
+        assert labelled.rejections == []
+        assert labelled.left_out == {"boredom": 2}
+
+    def test_leaving_out_everything_is_an_error(self):
+        with pytest.raises(LabelError, match="leaves out all 1 recording that"):
+            label_recordings(listing("a.wav", label="x"), label_map={"x": DROP})
+
+    @pytest.mark.parametrize(
+        ("absent", "hint"), [("hapiness", r"did you mean 'happiness'\?"), ("calm", "correct the line or remove it")]
+    )
+    def test_a_label_that_no_recording_has(self, absent, hint):
+        with pytest.raises(LabelError, match=f"'{absent}'; labels found: anger, boredom, happiness; {hint}"):
+            label_recordings(listing(*self.EMODB), "emodb", {absent: "positive"})
+
+    def test_applies_once(self):
+        labelled = label_recordings(listing(*self.EMODB[:2]), "emodb", {"happiness": "anger", "anger": "happiness"})
+        assert [recording.label for recording in labelled.recordings] == ["anger", "happiness"]
 
     def test_applies_to_columns_too(self):
         labelled = label_recordings(listing("a.wav", label="03"), label_map={"03": "anger"})
         assert labels(labelled) == {"a.wav": ("anger", None)}
 
     def test_is_read_as_text(self, tmp_path):
-        (tmp_path / "map.csv").write_text("from,to\n03,anger\n04,anger\n")
-        assert read_label_map(tmp_path / "map.csv") == {"03": "anger", "04": "anger"}
+        (tmp_path / "map.csv").write_text("From;TO \n03; anger\n04;(Drop)\n")
+        assert read_label_map(tmp_path / "map.csv") == {"03": "anger", "04": DROP}
 
     @pytest.mark.parametrize(
-        ("text", "says"), [("a,b\nx,y\n", "from and to"), ("from,to\nx,y\nx,z\n", "maps x more than once")]
+        ("text", "says"),
+        [
+            ("a,b\nx,y\n", "from and to; it has: a, b"),
+            ("from,to\nx,y\n x ,z\n", "line 3 maps x a second time"),
+            ("from,to\nx,\n", r"line 2 maps 'x' to ''.*Write \(drop\)"),
+            ("from,to\n,x\n", "line 2 maps '' to 'x'"),
+        ],
     )
     def test_what_is_no_map(self, tmp_path, text, says):
         (tmp_path / "map.csv").write_text(text)

@@ -17,6 +17,7 @@ from ser_batch.records.splits import SplitPlan
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
 from tools import fuzz_audio
+from tools.audio_truth import KINDS, Finding, TruthTally, check_case, check_truth
 from tools.fuzz_audio import INTACT, MUTATIONS, Intact, MeasuringEngine, Tally, count, encode_all, fuzz, make_mutant
 
 MUTANTS = 2000
@@ -93,3 +94,38 @@ def test_what_is_lost_or_told_twice_is_noticed(tmp_path: Path) -> None:
         errors.write("wav/b.wav,0.0,,decode,is damaged,\n")
     count(records, {"wav/a.wav", "wav/b.wav", "wav/c.wav"}, tally)
     assert tally.culprits == {"wav/b.wav", "wav/c.wav"}
+
+
+def test_no_audio_is_lost_without_a_word(emodb_sample: Path) -> None:
+    wavs = sorted(emodb_sample.glob("*.wav"))
+    with LocalEngine(2) as engine:
+        tally = check_truth(range(6 * len(KINDS)), 0, wavs, engine)
+    assert tally.wrong == []
+    assert tally.outcomes.total() == 6 * len(KINDS)
+    # All of whole files is read, and most cuts are told.
+    assert {told for treatment, told in tally.outcomes if treatment == "whole"} == {"length is true"}
+    assert tally.outcomes["cut", "cut"] > len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("finding", "is_wrong"),
+    [
+        (Finding("wav cut", 2.0, 1.0, 0.1, ""), True),
+        (Finding("wav cut", 2.0, 1.0, 0.1, "cut"), False),
+        (Finding("wav cut", 2.0, 0.0, 0.1, "error: is damaged"), False),
+        (Finding("wav whole", 2.0, 2.05, 0.1, ""), False),
+        (Finding("wav whole", 2.0, 2.0, 0.1, "cut"), True),
+        (Finding("wav joined", 2.0, 4.0, 0.1, ""), True),
+    ],
+)
+def test_what_counts_as_wrong(finding: Finding, is_wrong: bool) -> None:
+    tally = TruthTally()
+    tally.add(finding)
+    assert bool(tally.wrong) == is_wrong
+
+
+def test_a_lost_part_is_found(emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ser_batch.audio.waveforms._breaks_its_claim", lambda *_: False)
+    wavs = sorted(emodb_sample.glob("*.wav"))
+    number = sorted(KINDS).index("wav-pcm_s16le") + len(KINDS)
+    assert check_case(number, 0, wavs).is_wrong

@@ -23,7 +23,7 @@ from ser_batch.audio.logmels import (
     trim,
     wiener,
 )
-from ser_batch.audio.windows import MAX_SAMPLE
+from ser_batch.audio.signal_checks import MAX_SAMPLE
 from tests.frontends import WINDOWED
 from tests.reference import public_log_mel, public_speech_log_mel
 

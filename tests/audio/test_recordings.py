@@ -12,12 +12,12 @@ from ser_batch.audio.recordings import (
     Recording,
     Recordings,
     list_source,
+    list_sources,
     parse_secs,
     posix_stem,
     printable,
-    read_csv,
 )
-from ser_batch.errors import SourceError
+from ser_batch.errors import SourceError, UsageError
 
 
 def make(folder, *names):
@@ -133,6 +133,141 @@ class TestDirectory:
             recording.file.encode()
 
 
+class TestSeveral:
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        make(tmp_path, "a.wav", "d/a.wav", "d/x/b.wav", "d/notes.pdf", "e/a.wav", "x.txt", "empty/y.pdf")
+        csv_source(tmp_path, "file,label\nd/c.wav,joy\ne/a.wav,fear\n")
+
+    def test_keys_are_the_paths_as_given(self):
+        listing = list_sources(["./e/", "a.wav", "d", "table.csv"])
+        assert files(listing) == ["e/a.wav", "a.wav", "d/a.wav", "d/x/b.wav", "d/c.wav"]
+        assert all(os.path.normpath(recording.path) == recording.file for recording in listing.recordings)
+        assert listing.other_files == 1
+        assert refusals(listing) == [("e/a.wav", "is named again by table.csv, after ./e/")]
+
+    def test_one_alone_is_as_ever(self):
+        assert files(list_sources(["d"])) == ["a.wav", "x/b.wav"]
+        assert files(list_sources(["e/a.wav"])) == ["a.wav"]
+
+    def test_the_working_directory_among_others(self, tmp_path):
+        listing = list_sources([".", "d/a.wav", str(tmp_path / "e")])
+        assert files(listing) == ["a.wav", "d/a.wav", "d/x/b.wav", "e/a.wav", f"{tmp_path}/e/a.wav"]
+        assert refusals(listing) == [("d/a.wav", "is named again by d/a.wav, after .")]
+
+    def test_what_a_star_gives_besides_audio_is_a_row(self, tmp_path):
+        (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+        listing = list_sources(["a.wav", "empty", "gone.wav", "x.txt"])
+        assert files(listing) == ["a.wav", "gone.wav"]
+        assert [(file, reason.partition(";")[0]) for file, reason in refusals(listing)] == [
+            ("empty", "no audio in it or its subfolders (it holds 1 other file)"),
+            ("x.txt", "a text file"),
+        ]
+
+    def test_a_link_in_a_circle_has_its_whole_path(self, tmp_path):
+        (tmp_path / "d/x/up").symlink_to(tmp_path / "d")
+        assert refusals(list_sources(["d", "a.wav"])) == [("d/x/up", "is a link to a folder that contains it")]
+
+    @pytest.mark.parametrize("sources", [["a.wav", "absent.wav"], ["absent/", "a.wav"], ["a.wav", "@absent.txt"]])
+    def test_one_that_is_missing_is_an_error(self, sources):
+        with pytest.raises(SourceError, match="absent"):
+            list_sources(sources)
+
+    def test_standard_input_once(self, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"d/a.wav\n")))
+        assert files(list_sources(["a.wav", "-"])) == ["a.wav", "d/a.wav"]
+        with pytest.raises(UsageError, match="only once"):
+            list_sources(["-", "-"])
+
+    def test_columns_that_all_have_and_notes_of_each(self, tmp_path):
+        csv_source(tmp_path, "Path,label,take\nd/x/b.wav,joy,1\n", "more.csv")
+        listing = list_sources(["table.csv", "more.csv"])
+        assert listing.has_columns == {"file", "label"}
+        assert len(listing.notes) == 2
+        assert listing.bases == {"table.csv": str(tmp_path), "more.csv": str(tmp_path)}
+        assert list_sources(["table.csv", "d"]).has_columns == set()
+
+
+class TestSeveralForms:
+    """What spreadsheets and other programs write as a CSV."""
+
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"])
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+    def test_delimiters_encodings_and_line_ends(self, tmp_path, delimiter, encoding, line_end):
+        rows = [("file", "Label"), ("größe, 1.wav", "joy"), ("b;2.wav", "fear")]
+        text = "".join(f'"{file}"{delimiter}"{label}"{line_end}' for file, label in rows)
+        marked = "\ufeff" + text if "mark" in encoding else text
+        source = csv_source(tmp_path, marked.encode(encoding.removesuffix(" with mark")))
+        listing = list_source(source)
+        assert [(r.file, r.label) for r in listing.recordings] == [("größe, 1.wav", "joy"), ("b;2.wav", "fear")]
+        assert listing.notes == []
+
+    def test_a_tsv_is_a_table(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "file\tlabel\na,b.wav\tjoy\n", "table.TSV"))
+        assert [(r.file, r.label) for r in listing.recordings] == [("a,b.wav", "joy")]
+
+    def test_the_delimiter_is_the_headers_and_not_one_in_quotes(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, '"notes, by us, and more";file\nx;a,b.wav\n'))
+        assert files(listing) == ["a,b.wav"]
+
+    def test_one_column_has_commas_in_quotes_only(self, tmp_path):
+        assert files(list_source(csv_source(tmp_path, 'file\n"a;b,c.wav"\nd;e.wav\n'))) == ["a;b,c.wav", "d;e.wav"]
+
+    @pytest.mark.parametrize("content", ["file,label\na.wav,x\n".encode("utf-16-le"), b"PK\x03\x04\0\0,\n"])
+    def test_what_is_not_text(self, tmp_path, content):
+        with pytest.raises(SourceError, match="not a text in UTF-8"):
+            list_source(csv_source(tmp_path, content))
+
+    def test_broken_utf_16(self, tmp_path):
+        with pytest.raises(SourceError, match="is not UTF-16"):
+            list_source(csv_source(tmp_path, b"\xff\xfef\0i\0l\0e\0\n\0a\0\n\0b"))
+
+    def test_a_list_in_utf_16(self, tmp_path):
+        (tmp_path / "list.txt").write_bytes("ä.wav\r\nb.wav\r\n".encode("utf-16"))
+        assert files(list_source(f"@{tmp_path}/list.txt")) == ["ä.wav", "b.wav"]
+
+    def test_line_numbers_count_quoted_newlines_and_blank_lines(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, '\nfile,start\n"a\nb",x\n\nc,y\n"d",\n'))
+        assert [reason.partition(":")[0] for _, reason in refusals(listing)] == ["line 4", "line 6"]
+
+
+class TestColumnNames:
+    def test_case_and_space_do_not_count(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, " File ,LABEL,Speaker\na.wav,x,y\n"))
+        assert [(r.file, r.label, r.speaker) for r in listing.recordings] == [("a.wav", "x", "y")]
+        assert listing.notes == listing.label_notes == []
+
+    @pytest.mark.parametrize("alias", ["path", "filename", "wav", "Path "])
+    def test_aliases_are_named(self, tmp_path, alias):
+        listing = list_source(csv_source(tmp_path, f"{alias},Emotion\na.wav,x\n"))
+        assert [(r.file, r.label) for r in listing.recordings] == [("a.wav", "x")]
+        assert listing.notes == [f"{tmp_path}/table.csv: column '{alias.strip()}' is used as file"]
+        assert listing.label_notes == [f"{tmp_path}/table.csv: column 'Emotion' is used as label"]
+
+    def test_the_name_itself_wins_over_an_alias(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "path,file,emotion,label\nx,a.wav,y,joy\n"))
+        assert [(r.file, r.label) for r in listing.recordings] == [("a.wav", "joy")]
+        assert listing.notes == [f"{tmp_path}/table.csv: columns that are not used: 'path', 'emotion'"]
+
+    @pytest.mark.parametrize("header", ["file,File", "path,wav", "file,label,Label"])
+    def test_two_columns_of_one_meaning_are_refused(self, tmp_path, header):
+        with pytest.raises(SourceError, match=r"2 columns mean (file|label): .*keep or rename one"):
+            list_source(csv_source(tmp_path, f"{header}\na,b,c\n"))
+
+    def test_a_speaker_under_another_name_is_pointed_out(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "file,speaker_id,take\na.wav,x,1\n"))
+        assert listing.notes == [
+            f"{tmp_path}/table.csv: column 'speaker_id' is not used; rename it to speaker if it says who speaks",
+            f"{tmp_path}/table.csv: columns that are not used: 'take'",
+        ]
+
+    def test_many_unused_columns_are_one_short_line(self, tmp_path):
+        (note,) = list_source(csv_source(tmp_path, f"file,{','.join(f'f{n}' for n in range(99))}\na.wav\n")).notes
+        assert note.endswith("'f8', 'f9' and 89 more")
+
+
 class TestOneFile:
     @pytest.mark.parametrize("name", ["a.wav", "a.xyz", "a", ".a"])
     def test_any_extension_is_tried(self, tmp_path, name):
@@ -181,6 +316,16 @@ class TestList:
         assert files(listing) == ["a.wav"]
         assert "line 2" in listing.rejections[0].reason
 
+    @pytest.mark.parametrize("scheme", ["gs", "s3", "https", "file", "az"])
+    def test_a_url_is_a_row(self, tmp_path, scheme):
+        (tmp_path / "list.txt").write_text(f"a.wav\n{scheme}://b/c.wav\nd:/e.wav\n")
+        listing = list_source(f"@{tmp_path}/list.txt")
+        assert files(listing) == ["a.wav", "d:/e.wav"]
+        ((file, reason),) = refusals(listing)
+        assert file == f"{scheme}://b/c.wav"
+        assert reason.startswith(f"line 2: is a URL ({scheme}://)")
+        assert refusals(list_source(csv_source(tmp_path, f"file\n{file}\n"))) == [(file, reason)]
+
     def test_an_empty_list(self, tmp_path):
         (tmp_path / "list.txt").write_text("\n\n")
         with pytest.raises(SourceError, match="names no recording"):
@@ -203,7 +348,8 @@ class TestCsv:
             Recording("a.wav", f"{tmp_path}/a.wav", "03", "007", "test", 1.5, 2.25),
             Recording("b.wav", f"{tmp_path}/b.wav"),
         ]
-        assert listing.has_columns == {"file", "label", "speaker", "split", "start", "end", "other"}
+        assert listing.has_columns == {"file", "label", "speaker", "split", "start", "end"}
+        assert listing.notes == [f"{tmp_path}/table.csv: columns that are not used: 'other'"]
 
     def test_a_byte_order_mark(self, tmp_path):
         assert files(list_source(csv_source(tmp_path, b"\xef\xbb\xbffile\r\na.wav\r\n"))) == ["a.wav"]
@@ -253,7 +399,7 @@ class TestCsv:
         ]
 
     @pytest.mark.parametrize(
-        ("text", "has"), [("path,label\na,b\n", "path, label"), ("", "none"), ("file;x\na;b\n", "file;x")]
+        ("text", "has"), [("paths,label\na,b\n", "paths, label"), ("", "none"), ("datei;x\na;b\n", "datei, x")]
     )
     def test_no_file_column(self, tmp_path, text, has):
         with pytest.raises(SourceError, match=f"no column 'file'.*{has}"):
@@ -266,11 +412,6 @@ class TestCsv:
     def test_what_is_no_csv(self, tmp_path):
         with pytest.raises(SourceError, match="not a CSV"):
             list_source(csv_source(tmp_path, 'file\n"' + "x" * 200_000 + '"\n'))
-
-    def test_line_numbers_count_quoted_newlines(self, tmp_path):
-        rows, columns = read_csv(tmp_path / os.path.basename(csv_source(tmp_path, 'file\n"a\nb"\nc\n')))
-        assert list(rows) == [(3, {"file": "a\nb"}), (4, {"file": "c"})]
-        assert columns == ["file"]
 
     def test_undecodable_names(self, tmp_path):
         (recording,) = list_source(csv_source(tmp_path, b"file\ncaf\xe9.wav\n")).recordings

@@ -1,5 +1,6 @@
 import io
 import os
+import signal
 import struct
 import tracemalloc
 from contextlib import suppress
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from ser_batch.audio import ffmpeg
 from ser_batch.audio.logmels import log_mel, resample
 from ser_batch.audio.waveforms import mono_blocks, open_audio
 from ser_batch.errors import AudioError
-from tests.audio.encoding import FFMPEG_FORMATS, LOSSLESS, LOSSY, encode_sample
+from ser_batch.tasks import STALL_SECS
+from tests.audio.encoding import FFMPEG_FORMATS, LOSSLESS, LOSSY, Format, encode, encode_sample
 from tests.conftest import write_tone
 from tests.frontends import TRUNCATED
 
@@ -234,10 +237,139 @@ def test_a_video_without_sound(tmp_path):
     assert "no audio track" in refusal(tmp_path / "a.mp4").reason
 
 
-def test_a_truncated_wav_gives_what_is_there(tmp_path):
+def is_cut(path, start_secs=0.0):
+    with open_audio(path, start_secs) as decoder:
+        for _ in decoder.blocks:
+            pass
+    return decoder.is_cut
+
+
+def test_a_truncated_wav_gives_what_is_there_and_is_called_cut(tmp_path):
     whole = wav_bytes(tone())
     (tmp_path / "a.wav").write_bytes(whole[:20_044])
     np.testing.assert_allclose(decode(tmp_path / "a.wav")[0][:, 0], tone()[:10_000], atol=1e-4)
+    assert is_cut(tmp_path / "a.wav")
+    (tmp_path / "whole.wav").write_bytes(whole)
+    assert not is_cut(tmp_path / "whole.wav")
+
+
+def test_a_part_before_the_cut_is_whole(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav_bytes(tone(64_000))[:100_044])
+    with open_audio(tmp_path / "a.wav") as decoder:
+        next(decoder.blocks)
+    assert not decoder.is_cut
+
+
+@pytest.mark.parametrize("chunk", [b"LIST", b"id3 ", b"_PMX"])
+def test_other_chunks_behind_the_samples_are_no_lost_audio(tmp_path, chunk):
+    more = chunk + struct.pack("<I", 30_000) + bytes(30_000)
+    (tmp_path / "a.wav").write_bytes(wav_bytes(tone()) + more)
+    assert not is_cut(tmp_path / "a.wav")
+
+
+def test_a_wav_of_a_recorder_that_was_stopped(tmp_path):
+    """It claims no samples: its length was to be filled in at the end."""
+    (tmp_path / "a.wav").write_bytes(patched(wav_bytes(tone()), n_bytes=0))
+    np.testing.assert_allclose(decode(tmp_path / "a.wav")[0][:, 0], tone(), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def long_files(tmp_path_factory, emodb_sample):
+    """Two minutes of speech in formats that people cut segments from, and their samples at 16 kHz."""
+    folder = tmp_path_factory.mktemp("long")
+    speech = [soundfile.read(path, dtype="float32")[0] for path in sorted(emodb_sample.glob("*.wav"))]
+    samples = np.resize(np.concatenate(speech), 120 * 16_000)
+    # Bands of noise are other noise wherever decoding begins.
+    without_noise = {"aac_pns": "0"}
+    vbr = {"global_quality": "472", "flags": "+qscale"}
+    written = {
+        "m4a": Format("m4a", "aac", bit_rate=64_000, options=without_noise),
+        "mp3": Format("mp3", "libmp3lame", bit_rate=64_000),
+        "mp3-vbr-piped": Format("mp3", "libmp3lame", options=vbr, container="mp3", piped=True),
+        "opus": Format("opus", "libopus", 48_000, 32_000),
+        "flac": Format("flac", "flac", sample_format="s16"),
+        "flac-piped": Format("flac", "flac", sample_format="s16", container="flac", piped=True),
+        "m4a-fragmented": Format(
+            "mp4", "aac", options=without_noise, container_options={"movflags": "frag_every_frame+empty_moov"}
+        ),
+    }
+    files = {name: encode(folder / f"{name}.{one.extension}", samples, 16_000, one) for name, one in written.items()}
+    for name in ("wav", "ogg"):
+        files[name] = folder / f"a.{name}"
+        with soundfile.SoundFile(files[name], "w", 16_000, 1) as file:
+            for begin in range(0, len(samples), 16_000):  # libsndfile crashes on minutes of Vorbis at once
+                file.write(samples[begin : begin + 16_000])
+    for name in ("mp3", "mp3-vbr-piped", "opus", "flac", "flac-piped", "ogg"):
+        files[f"{name} twice"] = folder / f"{name}-twice.{files[name].suffix[1:]}"
+        files[f"{name} twice"].write_bytes(2 * files[name].read_bytes())
+    return files
+
+
+LONG = ("m4a", "mp3", "mp3-vbr-piped", "opus", "flac", "flac-piped", "m4a-fragmented", "wav", "ogg")
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_files_are_decoded_to_their_end(long_files, name):
+    samples, rate_hz = decode(long_files[name])
+    assert len(samples) / rate_hz == pytest.approx(120, abs=0.15)
+    assert not is_cut(long_files[name])
+
+
+@pytest.mark.parametrize("name", ["mp3", "mp3-vbr-piped", "opus", "flac", "flac-piped", "ogg"])
+def test_joined_files_are_decoded_to_their_end(long_files, name):
+    samples, rate_hz = decode(long_files[f"{name} twice"])
+    assert len(samples) / rate_hz == pytest.approx(240, abs=0.3)
+    assert not is_cut(long_files[f"{name} twice"])
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("start_secs", [7.123, 60.0, 117.77])
+def test_late_parts_are_those_of_the_whole(long_files, name, start_secs):
+    whole, rate_hz = decode(long_files[name])
+    part, _ = decode(long_files[name], start_secs)
+    expected = whole[round(start_secs * rate_hz) :]
+    assert part.shape == expected.shape
+    np.testing.assert_allclose(part, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mp3 twice", "opus twice", "flac twice", "ogg twice"])
+@pytest.mark.parametrize("start_secs", [60.0, 190.5])
+def test_late_parts_of_joined_files(long_files, name, start_secs):
+    whole, rate_hz = decode(long_files[name])
+    expected = whole[round(start_secs * rate_hz) :]
+    np.testing.assert_allclose(decode(long_files[name], start_secs)[0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["m4a", "mp3", "flac", "opus"])
+def test_a_late_part_costs_no_decoding_of_what_lies_before(long_files, name, monkeypatch):
+    decoded = []
+    decode_packet = ffmpeg._Decoding._decoded
+    monkeypatch.setattr(
+        ffmpeg._Decoding, "_decoded", lambda self, packet: decoded.append(packet) or decode_packet(self, packet)
+    )
+    decode(long_files[name])
+    whole = len(decoded)
+    decoded.clear()
+    decode(long_files[name], 117.0)
+    assert len(decoded) < whole / 20
+
+
+def test_any_progress_renews_the_alarm_of_a_worker(long_files, monkeypatch):
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        decode(long_files["mp3"], 100.0)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= STALL_SECS
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        decode(long_files["mp3"], 100.0)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def test_an_m4a_without_its_end_has_no_index(long_files, tmp_path):
+    content = long_files["m4a"].read_bytes()
+    (tmp_path / "a.m4a").write_bytes(content[: len(content) // 2])
+    assert "no index (moov)" in refusal(tmp_path / "a.m4a").reason
 
 
 def patched(content, **fields):

@@ -51,11 +51,11 @@ def test_duration_is_that_of_the_file(tmp_path, front_end, rate_hz):
     assert found[-1].end_secs == 4.25
 
 
-def test_every_emodb_sample_is_read_without_a_warning_but_truncated(emodb_sample):
+def test_every_emodb_sample_is_read_without_a_warning_but_beginning_only(emodb_sample):
     for path in sorted(emodb_sample.glob("*.wav")):
         for front_end in (SEED, WINDOWED):
             _, reading = read(path, front_end)
-            assert set(reading.warnings) <= {"truncated"}
+            assert set(reading.warnings) <= {"beginning-only"}
             assert reading.duration_secs == soundfile.info(path).duration
 
 
@@ -115,9 +115,9 @@ def test_a_peak_at_full_scale_is_not_clipped(tmp_path):
     assert read(write(tmp_path, peak))[1].warnings == []
 
 
-def test_truncated_says_that_something_was_not_heard(tmp_path):
+def test_beginning_only_is_for_audio_longer_than_the_front_end_takes(tmp_path):
     assert read(write(tmp_path, noise(48_000)), SEED)[1].warnings == []
-    assert read(write(tmp_path, noise(48_100)), SEED)[1].warnings == ["truncated"]
+    assert read(write(tmp_path, noise(48_100)), SEED)[1].warnings == ["beginning-only"]
     assert read(write(tmp_path, noise(96_000)), WINDOWED)[1].warnings == []
     silent_end = np.r_[noise(40_000), np.zeros(100_000, dtype=np.float32)]
     assert read(write(tmp_path, silent_end), SEED)[1].warnings == []
@@ -263,3 +263,33 @@ def test_truncating_refuses_what_it_would_have_to_hold(tmp_path, monkeypatch):
     assert "start and end" in refusal(path, SEED).reason
     assert read(path, SEED, 2.0, 6.0)[1].duration_secs == 4.0
     assert read(path, WINDOWED)[1].duration_secs == 10.0
+
+
+def stereo(tmp_path, left, right):
+    return write(tmp_path, np.stack([left, right], axis=1).astype(np.float32))
+
+
+@pytest.mark.parametrize("front_end", PRESETS)
+def test_different_channels_are_warned_about_where_they_are_mixed(tmp_path, front_end):
+    caller = noise(32_000)
+    agent = np.random.default_rng(1).uniform(-0.1, 0.1, 32_000)
+    for left, right, differ in [
+        (caller, agent, True),
+        (caller, -caller / 2, True),
+        (caller, 0.3 * caller, False),
+        (caller, 0.7 * caller + 0.5 * agent, False),
+        (caller, np.zeros(32_000), False),
+        (caller, 1e-4 * agent, False),
+    ]:
+        path = stereo(tmp_path, left, right)
+        assert ("channels-differ" in read(path, front_end)[1].warnings) == differ
+        assert read(path, dataclasses.replace(front_end, channel=0))[1].warnings == []
+
+
+def test_a_cut_recording_is_called_so_where_its_end_is_read(tmp_path):
+    path = write_tone(tmp_path / "a.wav", secs=10.0)
+    path.write_bytes(path.read_bytes()[:200_000])
+    assert read(path)[1].warnings == ["cut"]
+    assert read(path, SEED)[1].warnings == ["beginning-only", "cut"]
+    assert read(path, start_secs=0.0, end_secs=5.0)[1].warnings == []
+    assert read(path, start_secs=0.0, end_secs=9.0)[1].warnings == ["end-beyond", "cut"]

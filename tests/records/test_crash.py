@@ -269,7 +269,8 @@ def test_a_file_that_vanished_is_a_row_of_errors(emodb_sample: Path, tmp_path: P
     rows = [f"{emodb_sample / name},{label}" for name, label in [("03a01Wa.wav", "a"), ("12a02Ac.wav", "b")]]
     table.write_text("\n".join(["file,label", *rows, "gone.wav,a\n"]))
     said = run(table, tmp_path / "out", *BY_FOLDER, code=3)
-    assert said == "error: gone.wav: cannot be read: No such file or directory\n"
+    where = f"error: relative paths in {table} were looked for in {tmp_path}\n"
+    assert said == f"error: gone.wav: cannot be read: No such file or directory\n{where}"
     records = open_records(tmp_path / "out")
     assert records.n_examples() == 2
     (error,) = records.errors()

@@ -102,7 +102,7 @@ def test_copies_in_two_given_splits_are_said_and_not_trained_on(tmp_path: Path, 
     assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out"), "-j", "1"]) == 0
     said = capfd.readouterr().err
     assert "same bytes as another: 3 files (v.wav as " in said
-    assert f"2 of them have another split than their twin, as the table gives it (v.wav: train, {names[3]}: " in said
+    assert f"2 of them have another split than their twin, as it was given (v.wav: train, {names[3]}: " in said
     sides = split_sides(open_records(tmp_path / "out"))
     assert sides.n_copies == 2
     trained = [row["file"] for row in manifest_rows(open_records(tmp_path / "out"), sides.train)]

@@ -1,0 +1,54 @@
+"""What every decoder gives: blocks of samples, and whether some are missing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.errors import AudioError
+
+Float32s = NDArray[np.float32]
+
+MIN_RATE_HZ = 1_000
+MAX_RATE_HZ = 768_000
+MAX_CHANNELS = 64
+
+# A claimed length that is missed by less is rounding: the padding of codecs, times in whole milliseconds.
+CLAIM_TOLERANCE_SECS = 0.1
+
+
+@dataclass
+class Decoder:
+    """An open recording.
+
+    Attributes:
+        rate_hz: the file's own sampling rate.
+        channels: number of channels.
+        blocks: consecutive blocks of the audio, float32 ``(samples, channels)``; reading them raises
+            `AudioError` where nothing can be decoded.
+        is_cut: whether audio is missing so far: it could not be decoded, or the file ended before the length that its
+            header claims. Final when all blocks were read.
+    """
+
+    rate_hz: int
+    channels: int
+    blocks: Iterator[NDArray[np.float32]] = field(default_factory=lambda: iter(()))
+    is_cut: bool = False
+
+
+def check_claims(rate_hz: int, channels: int) -> None:
+    """Refuse what no recording has.
+
+    Raises:
+        AudioError: the rate or the number of channels is out of range.
+    """
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise AudioError("decode", f"claims {rate_hz} Hz; readable are {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise AudioError("decode", f"claims {channels} channels; readable are 1 to {MAX_CHANNELS}")
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and repeated spaces."""
+    return " ".join(text.split())
