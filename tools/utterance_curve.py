@@ -50,7 +50,7 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
     fold = make_folds(list(records.manifest()), "speaker", None, held.seed)[held.number]
     recipe = find_recipe("default", RecipeChanges(None, "speaker", None))
     folder = work / f"{fold.name}-{held.seed}"
-    sides = Sides(row_selection(records, "all others", fold.train | fold.validation), None, fold.name)
+    sides = Sides(row_selection(records, "all others", fold.rest), None, fold.name)
     bundle = train(records, folder, recipe, held.seed, restart=True, sides=sides).bundle
     reference = bundle.content.speaker_reference
     assert reference is not None

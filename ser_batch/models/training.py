@@ -61,6 +61,7 @@ from ser_batch.records.datasets import (
     Preparation,
     Selection,
     TrainingData,
+    copies_of_other_splits,
     damage_named,
     manifest_rows,
     n_batches,
@@ -69,6 +70,7 @@ from ser_batch.records.datasets import (
 )
 from ser_batch.records.layout import RecordFolder
 from ser_batch.stops import resumable
+from ser_batch.wording import counted
 
 if TYPE_CHECKING:
     import keras
@@ -126,22 +128,33 @@ class Sides:
         train: what it learns from.
         validation: what is measured after every epoch and calibrates the result; it chooses nothing.
         description: JSON, what tells these sides from others of the same records.
+        n_copies: examples of the split ``train`` that are left out, as another split has their audio.
     """
 
     train: Selection
     validation: Selection | None
     description: Any
+    n_copies: int = 0
 
 
 def split_sides(records: RecordFolder) -> Sides:
-    """The splits ``train`` and ``validation``.
+    """The splits ``train`` and ``validation``, without what is in ``train`` and in another split under two names.
 
     Raises:
         RecordsError: there is no example to train on.
     """
     has_validation = records.n_examples("validation") > 0
     validation = split_selection(records, "validation") if has_validation else None
-    return Sides(split_selection(records, "train"), validation, "splits")
+    train = split_selection(records, "train")
+    copied = copies_of_other_splits(records, "train")
+    if copied is None:
+        return Sides(train, validation, "splits")
+    chosen = Selection("train", train.shards, ~copied)
+    if not chosen.n_examples:
+        raise RecordsError(
+            f"{records.path}: every training example is also in another split; build it with other splits"
+        )
+    return Sides(chosen, validation, "splits", int(copied.sum()))
 
 
 def train(
@@ -198,6 +211,9 @@ def train(
         notes = run.resume()
         if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
             notes.append("normalised by speaker, and none is known in these records: everybody is taken to be average")
+        if sides.n_copies:
+            examples = counted(sides.n_copies, "training example")
+            notes.append(f"{examples} left out: the same audio is in the split validation or test, too")
         continued_from = len(run.history)
         run.train_on(on_epoch)
         bundle = run.finish(identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ser_batch.errors import RecordsError
 from ser_batch.native import unconverted
 from ser_batch.records.examples import Example, parse, parse_tensors, read_records
 from ser_batch.records.layout import RecordFolder
+from ser_batch.records.splits import stable_keys
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -71,6 +73,31 @@ def split_selection(records: RecordFolder, split: str) -> Selection:
         present = ", ".join(sorted({shard["split"] for shard in records.shards()}))
         raise RecordsError(f"{records.path}: no examples in the split {split!r}; it has {present}")
     return Selection(split, shards)
+
+
+def copies_of_other_splits(records: RecordFolder, split: str) -> NDArray[np.bool_] | None:
+    """Which examples of a split have the same part of the same audio as one of another split; None: none has.
+
+    So it may be where splits were given.
+
+    Returns:
+        One bool for every example of the split, in shard order.
+    """
+    if records.n_examples() == records.n_examples(split):
+        return None
+    is_mine = array("b")
+
+    def audio() -> Iterator[str]:
+        for row in records.manifest():
+            is_mine.append(row["split"] == split)
+            yield f"{row['sha256']}\0{row['start']}\0{row['end']}"
+
+    keys = stable_keys(0, audio())
+    if len(keys) != records.n_examples():
+        return None  # damaged: who reads the examples tells how
+    mine = np.frombuffer(is_mine, np.bool_)
+    copied = np.isin(keys[mine], keys[~mine])
+    return copied if copied.any() else None
 
 
 def row_selection(records: RecordFolder, name: str, chosen: NDArray[np.bool_]) -> Selection:

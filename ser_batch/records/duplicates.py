@@ -73,10 +73,17 @@ def duplicate_warnings(recordings: Recordings, same: SameAudio) -> list[str]:
     if not len(copies):
         return []
     copy, first = recordings[copies[0]], recordings[same.twins[copies[0]]]
-    lines = [
-        f"same bytes as another: {counted(len(copies), 'file')} ({copy.file} as {first.file}); "
-        "each such pair stays in one split"
-    ]
+    lines = [f"same bytes as another: {counted(len(copies), 'file')} ({copy.file} as {first.file})"]
+    _, splits = recordings.column("split")
+    apart = copies[splits[copies] != splits[same.twins[copies]]]
+    if len(apart):
+        mine, other = recordings[apart[0]], recordings[same.twins[apart[0]]]
+        lines.append(
+            f"{len(apart)} of them have another split than their twin, as it was given ({mine.file}: "
+            f"{mine.split}, {other.file}: {other.split}); train leaves out what validation or test has too"
+        )
+    else:
+        lines[0] += "; each such pair stays in one split"
     _, labels = recordings.column("label")
     torn = copies[labels[copies] != labels[same.twins[copies]]]
     if len(torn):

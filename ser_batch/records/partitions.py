@@ -28,17 +28,24 @@ def parse_fold_rule(text: str) -> FoldRule:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One fold: three bools for every row of the manifest.
+    """One fold: bools for every row of the manifest.
 
     Attributes:
         name: the held-out speaker, or a number where there is more than one.
         train, validation, test: the rows of each side; every row is on one side of each fold at most.
+        copies: rows with audio of ``validation`` under another speaker's name; trained on together with it only.
     """
 
     name: str
     train: NDArray[np.bool_]
     validation: NDArray[np.bool_]
     test: NDArray[np.bool_]
+    copies: NDArray[np.bool_]
+
+    @property
+    def rest(self) -> NDArray[np.bool_]:
+        """What the fold's own network is trained on: all that has no audio of ``test``."""
+        return self.train | self.validation | self.copies
 
 
 def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None, seed: int) -> list[Fold]:
@@ -70,7 +77,8 @@ def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None
     for fold in range(n_folds):
         test = number == fold
         validation = number == (fold + 1) % n_folds if n_folds > 2 else np.zeros(len(rows), dtype=bool)
-        folds.append(Fold(f"{fold + 1:02d}", ~(test | validation), validation, test))
+        # All copies of a recording are in one fold.
+        folds.append(Fold(f"{fold + 1:02d}", ~(test | validation), validation, test, np.zeros_like(test)))
     return folds
 
 
@@ -93,16 +101,29 @@ def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None, seed: in
     folds = []
     for number, group in enumerate(groups):
         test = np.isin(speakers, group)
-        heard = {row["sha256"] for row, tested in zip(rows, test, strict=True) if tested}
         # A copy of what is tested, under another speaker's name, is on no side.
-        leaked = np.array([row["sha256"] in heard for row in rows]) & ~test
+        leaked = _copies(rows, test)
         after = order.index(group[-1]) + 1
-        others = [name for name in order[after:] + order[:after] if name not in group]
+        left = set(speakers[known & ~(test | leaked)])
+        others = [name for name in order[after:] + order[:after] if name in left]
         one = [others[seed % len(others)]] if len(others) > 1 else []
         validation = np.isin(speakers, one) & known & ~leaked
+        copies = _copies(rows, validation) & known & ~(test | leaked)
         name = group[0] if n_folds is None else f"{number + 1:02d}"
-        folds.append(Fold(name, known & ~(test | validation | leaked), validation, test))
+        fold = Fold(name, known & ~(test | validation | leaked | copies), validation, test, copies)
+        if not fold.rest.any():
+            raise TrainingError(
+                f"fold {name}: nothing is left to train on, as all other recordings are copies of those held out; "
+                "give other speakers, or cross-validate --by random"
+            )
+        folds.append(fold)
     return folds
+
+
+def _copies(rows: Sequence[dict[str, str]], side: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The rows that are not on a side but share audio with one that is."""
+    audio = {row["sha256"] for row, chosen in zip(rows, side, strict=True) if chosen}
+    return np.array([row["sha256"] in audio for row in rows]) & ~side
 
 
 def _balanced_groups(sizes: Counter[str], names: Sequence[str], n_folds: int, seed: int) -> list[list[str]]:

@@ -256,12 +256,12 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
     select = partial(row_selection, records)
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
     temperature = 1.0
-    if fold.validation.any():
+    if fold.validation.any() and fold.train.any():
         training = select(f"the training side of fold {fold.name}", fold.train)
         validation = select(f"the validation side of fold {fold.name}", fold.validation)
         inner = Sides(training, validation, sides | {"held out": "validation"})
         temperature = train(records, folder / "calibration", task.recipe, task.seed, sides=inner).bundle.temperature
-    everyone = Sides(select(f"fold {fold.name}", fold.train | fold.validation), None, sides)
+    everyone = Sides(select(f"fold {fold.name}", fold.rest), None, sides)
     bundle = train(records, folder / "final", task.recipe, task.seed, sides=everyone).bundle
     held_out = select(f"what fold {fold.name} holds out", fold.test)
     predictor = Predictor(bundle)

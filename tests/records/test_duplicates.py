@@ -9,7 +9,10 @@ from ser_batch.audio.corpora import label_recordings
 from ser_batch.audio.recordings import Recording, Recordings, list_source
 from ser_batch.cli import main
 from ser_batch.engines import LocalEngine
+from ser_batch.models.training import split_sides
+from ser_batch.records.datasets import manifest_rows
 from ser_batch.records.duplicates import SameAudio, duplicate_warnings, find_duplicates
+from ser_batch.records.layout import open_records
 from ser_batch.records.splits import SplitPlan, assign_splits
 
 
@@ -83,6 +86,27 @@ def test_twins_with_another_label_are_said(emodb_sample: Path) -> None:
     twins[1] = 0
     (_, line) = duplicate_warnings(labelled, SameAudio(np.arange(len(labelled)), twins))
     assert line == ("1 of them have another label than their twin (03a01Wa.wav: anger, 03a01Fa.wav: happiness)")
+
+
+def test_copies_in_two_given_splits_are_said_and_not_trained_on(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    names = sorted(path.name for path in emodb_sample.iterdir())
+    splits = ["train", "train", "train", "validation", "test"]
+    rows = [f"{name},{name[5]},{name[:2]},{split},," for name, split in zip(names, splits, strict=False)]
+    for copy, (of, split) in {"v.wav": (3, "train"), "t.wav": (4, "train"), "0.wav": (0, "train")}.items():
+        shutil.copy(emodb_sample / names[of], tmp_path / copy)
+        rows.append(f"{copy},{names[of][5]},{copy},{split},,")
+    rows.append(f"{names[4]},{names[4][5]},{names[4][:2]},train,0,0.5")  # another part
+    for name in names:
+        shutil.copy(emodb_sample / name, tmp_path)
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,speaker,split,start,end", *rows]))
+    assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out"), "-j", "1"]) == 0
+    said = capfd.readouterr().err
+    assert "same bytes as another: 3 files (v.wav as " in said
+    assert f"2 of them have another split than their twin, as it was given (v.wav: train, {names[3]}: " in said
+    sides = split_sides(open_records(tmp_path / "out"))
+    assert sides.n_copies == 2
+    trained = [row["file"] for row in manifest_rows(open_records(tmp_path / "out"), sides.train)]
+    assert sorted(trained) == sorted([*names[:3], "0.wav", names[4]])
 
 
 def test_the_command_reports_them(tmp_path: Path, emodb_sample: Path, capfd) -> None:

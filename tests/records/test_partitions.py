@@ -42,12 +42,15 @@ def audio_of(rows: Rows, side: np.ndarray) -> set[str]:
 def assert_sound(folds: Sequence[Fold], rows: Rows) -> None:
     """Sides are disjoint, in rows as well as in audio; what has a speaker is held out once."""
     for fold in folds:
-        sides = (fold.train, fold.validation, fold.test)
+        sides = (fold.train, fold.validation, fold.test, fold.copies)
         assert all(side.dtype == bool and len(side) == len(rows) for side in sides)
         assert np.sum(sides, axis=0).max() <= 1
         assert fold.train.any()
         assert fold.test.any()
-        assert not audio_of(rows, fold.test) & audio_of(rows, fold.train | fold.validation)
+        assert not audio_of(rows, fold.test) & audio_of(rows, fold.rest)
+        assert not audio_of(rows, fold.validation) & audio_of(rows, fold.train)
+        assert audio_of(rows, fold.copies) <= audio_of(rows, fold.validation)
+        assert (fold.rest == (fold.train | fold.validation | fold.copies)).all()
     held_out = np.sum([fold.test for fold in folds], axis=0)
     known = np.array([row["speaker"] != "" for row in rows])
     assert (held_out[known] == 1).all()
@@ -108,6 +111,24 @@ def test_a_copy_under_another_name_is_heard_by_no_one() -> None:
     assert fold.test.tolist() == [True, True, False, False, False, False]
     assert not (fold.train | fold.validation)[2]
     assert (fold.train | fold.validation)[3:].all()
+
+
+def test_a_copy_of_the_validation_speaker_is_trained_on_only_with_that_speaker() -> None:
+    rows = [
+        {"file": f"{number}.wav", "speaker": speaker, "label": "anger", "sha256": sha256}
+        for number, (speaker, sha256) in enumerate([("a", "1"), ("b", "2"), ("c", "2"), ("c", "3"), ("d", "4")])
+    ]
+    fold = make_folds(rows, "speaker", None, 0)[0]
+    assert fold.validation.tolist() == [False, True, False, False, False]
+    assert fold.copies.tolist() == [False, False, True, False, False]
+    assert fold.train.tolist() == [False, False, False, True, True]
+    assert fold.rest.tolist() == [False, True, True, True, True]
+
+
+def test_speakers_who_are_copies_of_each_other_are_refused() -> None:
+    rows = [{"file": f"{n}.wav", "speaker": "ab"[n % 2], "label": "joy", "sha256": str(n // 2)} for n in range(8)]
+    with pytest.raises(TrainingError, match=r"^fold a: nothing is left to train on.*--by random"):
+        make_folds(rows, "speaker", None, 0)
 
 
 def test_the_validation_speaker_rotates_with_the_seed() -> None:

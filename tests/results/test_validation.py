@@ -268,6 +268,28 @@ def test_who_is_held_out_is_in_no_training(trainings: Trainings, tmp_path: Path)
     assert title == "recipe quick, leave one speaker out"
 
 
+def test_copies_of_held_out_and_calibrating_recordings_are_in_no_training_of_them(
+    trainings: Trainings, tmp_path: Path, emodb_sample: Path
+) -> None:
+    rows = [f"{path},{path.name[5]},{path.name[:2]}" for path in sorted(emodb_sample.iterdir())]
+    for copied in sorted(emodb_sample.iterdir())[:5]:
+        shutil.copy(copied, tmp_path / f"copy of {copied.name}")
+        rows.append(f"copy of {copied.name},{copied.name[5]},other")
+    (tmp_path / "list.csv").write_text("file,label,speaker\n" + "\n".join(rows))
+    assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
+    trainings.records = open_records(tmp_path / "r")
+    cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("speaker", None, 2, 0), Inline())
+    folds = trainings.folds()
+    assert len(folds) == 22
+    n_left_out = 0
+    for inner, calibrating, train, held_out in folds:
+        assert not values(inner, "sha256") & values(calibrating, "sha256")
+        assert not values(train, "sha256") & values(held_out, "sha256")
+        assert values(inner, "sha256") | values(calibrating, "sha256") == values(train, "sha256")
+        n_left_out += len(train) > len(inner) + len(calibrating)
+    assert n_left_out
+
+
 @pytest.mark.parametrize("n_folds", [None, 4])
 def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_path: Path, n_folds: int | None) -> None:
     cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("random", n_folds, 1, 0), Inline())
