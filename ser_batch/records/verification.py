@@ -334,8 +334,10 @@ class _Survey:
         self.scattered: set[str] = set()
         self.files: dict[str, _Row] = {}
         self.problems: list[Problem] = []
-        rule = records.provenance["plan"].get("split")
-        self._by_speaker = isinstance(rule, dict) and rule.get("rule") == "speakers"
+        plan = records.provenance["plan"]
+        rule = plan.get("split")
+        by_rule = isinstance(rule, dict) and rule.get("rule") == "speakers"
+        self._by_speaker = by_rule and not plan.get("given_splits")
         self._of_speaker: dict[str, _Row] = {}
         self._shared: set[str] = set()
         self._number = {shard["name"]: number for number, shard in enumerate(records.shards())}

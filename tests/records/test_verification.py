@@ -164,6 +164,17 @@ def test_a_good_folder_has_no_problem(folder: Path, engine: LocalEngine, emodb_s
     assert (seen[0], seen[-1]) == ((0, 28), (28, 28))  # 14 examples and 14 audio files
 
 
+def test_a_speaker_that_given_splits_divide_is_no_problem(
+    tmp_path: Path, emodb_sample: Path, engine: LocalEngine
+) -> None:
+    names = ["03a01Fa.wav", "03a01Wa.wav", "08a02La.wav", "08b01Fd.wav", "10a07Ad.wav"]
+    splits = ["train", "test", "train", "test", ""]
+    rows = [f"{emodb_sample / name},{split}" for name, split in zip(names, splits, strict=True)]
+    (tmp_path / "table.csv").write_text("\n".join(["file,split", *rows]))
+    folder = build(tmp_path / "table.csv", tmp_path / "out", engine)
+    assert verify_records(open_records(folder), engine) == []
+
+
 def test_windows_parts_and_odd_names_are_no_problem(tmp_path: Path, emodb_sample: Path, engine: LocalEngine) -> None:
     names = sorted(path.name for path in emodb_sample.iterdir())
     lines = ["file,label,start,end"]
@@ -492,6 +503,9 @@ def test_a_speaker_in_two_splits_is_told_once(tmp_path: Path, emodb_sample: Path
         lines.append(f"{path},{'ab'[number % 2]},{path.name[:2]},{split}")
     (tmp_path / "given.csv").write_text("\n".join(lines))
     folder = build(tmp_path / "given.csv", tmp_path / "out", engine)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    del provenance["plan"]["given_splits"]  # as if the rule had divided the speakers
+    (folder / "provenance.json").write_text(json.dumps(provenance))
     (shared,) = verify_records(open_records(folder), engine)
     assert (shared.shard, shared.index) == ("recordings-test.tfrecord-00000-of-00001", 0)
     assert shared.file.endswith("/03a01Wa.wav")
