@@ -78,7 +78,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no hertz.wav": (lambda path: with_header(path, rate_hz=0), "!"),
     "no channels.wav": (lambda path: with_header(path, channels=0), "!"),
     "many channels.wav": (lambda path: with_header(path, channels=1000), "!claims 1000 channels; readable are 1 to 64"),
-    "ten hours claimed.wav": (lambda path: with_header(path, n_bytes=1_152_000_000), ""),
+    "ten hours claimed.wav": (lambda path: with_header(path, n_bytes=1_152_000_000), "cut"),
     # samples
     "silence.wav": (lambda path: wav(path, tone(level=0)), "!is digital silence: every sample is zero"),
     "opposite channels.wav": (
@@ -163,8 +163,8 @@ BESIDE = {
     "spoken.wav": "",
     "phone.m4a": "",
     "phone.amr": "",
-    "cut.m4a": "!",
-    "cut.amr": "!is damaged: ",
+    "cut.m4a": "!has no index (moov)",
+    "cut.amr": "short cut",
     "silent film.mp4": "!is empty (0 bytes)",
     "no track.mp4": "!has no audio track",
     "in/folder.wav/one.wav": "",
