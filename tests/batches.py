@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.logmels import PADDING_DB
-from ser_batch.audio.waveforms import Float32s
 
 
 def stack(log_mels: Sequence[Float32s]) -> Float32s:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontend import SEED
 from ser_batch.audio.recordings import list_source
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.engines import LocalEngine
 from ser_batch.models.bundles import Bundle, BundleContent, open_bundle, save_bundle, shipped_bundle

@@ -13,8 +13,8 @@ import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.waveforms import Float32s
 
 # What fills a batch after the end of a shorter log-mel: no audio is so quiet, so networks tell it from silence.
 PADDING_DB = -1000.0

@@ -19,8 +19,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from ser_batch.audio.containers import holds_another_file, holds_unclaimed
-from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Decoder, check_claims, one_line
-from ser_batch.audio.decoders import Float32s as Float32s
+from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Decoder, Float32s, check_claims, one_line
 from ser_batch.errors import AudioError
 from ser_batch.tasks import heartbeat
 

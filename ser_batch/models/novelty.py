@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.audio.waveforms import Float32s
+from ser_batch.audio.decoders import Float32s
 
 _MEDIAN, _TAIL = 0.5, 0.95
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.logmels import PADDING_DB
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.native import native_code_silenced, temporary_files_removed
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.audio.waveforms import Float32s
+from ser_batch.audio.decoders import Float32s
 
 # A speaker of whom little is heard is taken to be average: as if so many average recordings had been heard, too.
 _PRIOR_RECORDINGS = 10.0

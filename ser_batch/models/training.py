@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch import __version__
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontend import preset_name
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import BundleError, OutputError, RecordsError, TrainingError, UsageError
 from ser_batch.files import (
     OutputFolder,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.logmels import PADDING_DB
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import RecordsError
 from ser_batch.native import unconverted
 from ser_batch.records.examples import Example, parse, parse_tensors, read_records

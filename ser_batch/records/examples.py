@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from ser_batch.audio.waveforms import Float32s
+from ser_batch.audio.decoders import Float32s
 from ser_batch.errors import RecordsError
 
 if TYPE_CHECKING:

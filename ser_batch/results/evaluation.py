@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontend import build_options
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
 from ser_batch.files import (
     OutputFolder,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.audio.channels import Channels, with_channels
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.recordings import Listing
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.files import differences, file_sha256, open_atomically
 from ser_batch.models.bundles import Bundle

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.recordings import Part, Recording
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.errors import AudioError, BundleError
 from ser_batch.models.bundles import Bundle, open_bundle

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.recordings import Recordings
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.models.bundles import Bundle
 from ser_batch.models.scales import scales_heard
 from ser_batch.results.predictions import Asked, Float64s, predict_in_order

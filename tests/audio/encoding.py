@@ -10,7 +10,7 @@ import av
 import numpy as np
 import soundfile
 
-from ser_batch.audio.waveforms import Float32s
+from ser_batch.audio.decoders import Float32s
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontend import SEED
-from ser_batch.audio.waveforms import Float32s
 from ser_batch.cli import main
 from ser_batch.records.examples import parse, read_records
 from ser_batch.records.layout import open_records

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ser_batch.audio.waveforms import Float32s
+from ser_batch.audio.decoders import Float32s
 from ser_batch.models.bundles import Bundle, shipped_bundle
 from ser_batch.results.predictions import Asked, Float64s
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from ser_batch.audio.waveforms import Float32s
+from ser_batch.audio.decoders import Float32s
 from ser_batch.cli import main
 from ser_batch.models.bundles import shipped_bundle
 from tests.audio.encoding import FFMPEG_FORMATS, encode_sample
