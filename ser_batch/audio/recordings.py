@@ -19,7 +19,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.audio.columns import ALIASES, SUFFIXES, decoded, read_csv
+from ser_batch.audio.columns import ALIASES, SUFFIXES, SURPLUS, decoded, read_csv
 from ser_batch.errors import AudioError, SourceError, UsageError
 from ser_batch.files import file_sha256, url_problem
 from ser_batch.wording import counted
@@ -289,6 +289,11 @@ def printable(name: str) -> str:
     return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
 
 
+def is_undecoded(printed: str) -> bool:
+    """Whether what `printable` gave stands for bytes that are not UTF-8."""
+    return "\\x" in printed.replace("\\\\", "")
+
+
 def composed(name: str) -> str:
     """A label or speaker as names are compared: in Unicode's composed form (NFC), without surrounding space."""
     return name.strip() if name.isascii() else normalize("NFC", name).strip()
@@ -503,6 +508,9 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
             if not file or "\0" in file:
                 rejection = Rejection(file.replace("\0", ""), "list", f"line {line} names no file")
                 refused.append((line, rejection))
+                continue
+            if problem := row.get(SURPLUS):
+                refused.append((line, Rejection(file, "list", f"line {line} {problem}")))
                 continue
             try:
                 recording = _of_row(row, base)

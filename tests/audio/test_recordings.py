@@ -391,12 +391,34 @@ class TestCsv:
         assert files(listing) == ["b.wav"]
         assert "line 2" in listing.rejections[0].reason
 
-    def test_short_and_long_rows(self, tmp_path):
-        listing = list_source(csv_source(tmp_path, "file,label,speaker\na.wav\nb.wav,x,y,z,z\n"))
+    def test_short_rows(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "file,label,speaker\na.wav\nb.wav,x,y,,\n"))
         assert [(r.file, r.label, r.speaker) for r in listing.recordings] == [
             ("a.wav", None, None),
             ("b.wav", "x", "y"),
         ]
+
+    def test_a_row_with_more_cells_than_the_header_is_not_guessed(self, tmp_path):
+        """Decimal commas without quotes would give another part, and a time as the label."""
+        listing = list_source(csv_source(tmp_path, "file,start,end,label\na.wav,0,5,1,5,joy\nb.wav,0,1,joy\n"))
+        assert files(listing) == ["b.wav"]
+        (refusal,) = refusals(listing)
+        assert refusal[0] == "a.wav"
+        assert refusal[1].startswith("line 2 has 6 cells, and the header has 4; put quotes around")
+
+    @pytest.mark.parametrize("blank", [";;", "  ; ;", "   "])
+    def test_blank_rows_of_spreadsheets_are_no_rows(self, tmp_path, blank):
+        listing = list_source(csv_source(tmp_path, f"file;label\na.wav;x\n{blank}\nb.wav;y\n{blank}\n"))
+        assert files(listing) == ["a.wav", "b.wav"]
+        assert listing.rejections == []
+
+    @pytest.mark.parametrize(
+        "rows", ['a.wav,"x\nb.wav,y\nc.wav,z\n', 'c.wav,z\na.wav,"x\nb.wav,"y"\n', 'a.wav,"x" y\n']
+    )
+    def test_quotes_that_could_swallow_rows_are_refused(self, tmp_path, rows):
+        line = 2 + rows[: rows.index("a.wav")].count("\n")
+        with pytest.raises(SourceError, match=f"not a CSV .the row that begins in line {line}: .*quote"):
+            list_source(csv_source(tmp_path, f"file,note\n{rows}"))
 
     @pytest.mark.parametrize(
         ("text", "has"), [("paths,label\na,b\n", "paths, label"), ("", "none"), ("datei;x\na;b\n", "datei, x")]
