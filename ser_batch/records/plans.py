@@ -108,7 +108,7 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
             part = of_split[index * len(of_split) // number : (index + 1) * len(of_split) // number]
             name = shard_name(split, index, number)
             shards.append(ShardTask("", name, split, options.front_end, labels, recordings.take(part)))
-    settings = {
+    settings: dict[str, Any] = {
         "front_end": options.front_end.to_json(),
         "labels": list(labels),
         "label_rule": labelled.rule,

@@ -118,7 +118,7 @@ def test_parts_keep_their_times(calls: Path, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["all", "-1", "1.5", ""])
+@pytest.mark.parametrize("text", ["all", "-1", "1.5", "", "64", "9" * 20])
 def test_other_words_are_wrong_usage(calls: Path, tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"mean, each, or the number"):
         parse_channels(text)
