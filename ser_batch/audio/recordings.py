@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.audio.columns import ALIASES, SUFFIXES, SURPLUS, decoded, read_csv
+from ser_batch.audio.folders import SPLIT_NAMES
 from ser_batch.errors import AudioError, SourceError, UsageError
 from ser_batch.files import file_sha256, url_problem
 from ser_batch.wording import counted
@@ -561,6 +562,7 @@ def _of_row(row: dict[str, str], base: Path) -> Recording:
         raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
     known = (composed(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
     label, speaker, split = (text or None for text in known)
+    split = SPLIT_NAMES.get(split.casefold(), split) if split else None
     return Recording(
         printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs
     )

@@ -202,6 +202,13 @@ class TestFoldersInFolders:
         (note,) = labelled.notes
         assert note.startswith("the folders anna, bert are not used; if they are speakers, give --labels 'regex:")
 
+    @pytest.mark.parametrize("folders", ["happy/train sad/Test", "train/happy test/sad more/sad"])
+    def test_splits_that_are_not_taken_are_not_called_speakers(self, rule, folders):
+        (note,) = label_recordings(tree(*folders.split()), rule).notes
+        assert "are not used; if they are splits, give --labels 'regex:" in note
+        assert "(?P<split>" in note
+        assert "speaker" not in note
+
     def test_speaker_above_class(self, rule):
         labelled = label_recordings(tree("anna/freude", "anna/Ärger", "bert/freude", "bert/Ärger"), rule)
         assert {label for label, _, _ in named(labelled).values()} == {"freude", "Ärger"}

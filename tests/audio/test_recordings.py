@@ -351,6 +351,13 @@ class TestCsv:
         assert listing.has_columns == {"file", "label", "speaker", "split", "start", "end"}
         assert listing.notes == [f"{tmp_path}/table.csv: columns that are not used: 'other'"]
 
+    @pytest.mark.parametrize(
+        ("written", "split"), [("Train", "train"), (" dev ", "validation"), ("TEST", "test"), ("holdout", "holdout")]
+    )
+    def test_splits_are_called_as_folders_are(self, tmp_path, written, split):
+        (recording,) = list_source(csv_source(tmp_path, f"file,split\na.wav,{written}\n")).recordings
+        assert recording.split == split
+
     def test_a_byte_order_mark(self, tmp_path):
         assert files(list_source(csv_source(tmp_path, b"\xef\xbb\xbffile\r\na.wav\r\n"))) == ["a.wav"]
 
