@@ -171,17 +171,35 @@ def _numbered(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[
     """The rows that are not blank, each with the number of its last line.
 
     Raises:
-        csv.Error: quotes are not as in a CSV: whole rows could be taken for a part of one cell.
+        csv.Error: a quote is not closed, so that other rows became a part of its cell.
     """
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    began = 1
+    taken: list[str] = []
+
+    def remembered() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    reader = csv.reader(remembered(), delimiter=delimiter)
     try:
         for row in reader:
+            if len(taken) > 1:
+                _check_quotes(taken, row, delimiter)
+            taken.clear()
             if any(cell.strip() for cell in row):
                 yield reader.line_num, row
-            began = reader.line_num + 1
     except csv.Error as error:
+        began = reader.line_num - len(taken) + 1
         raise csv.Error(f"the row that begins in line {began}: {error}; look for a quote that is not closed") from error
+
+
+def _check_quotes(lines: Sequence[str], row: Sequence[str], delimiter: str) -> None:
+    """Raise a csv.Error if a row of several lines is none by its quotes."""
+    for _ in csv.reader(lines, delimiter=delimiter, strict=True):
+        pass
+    # Tables that are separated by tabs often have quotes that mean nothing, at both ends of other cells for instance.
+    if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in row):
+        raise csv.Error("a cell holds tabs and line ends")
 
 
 def _places(

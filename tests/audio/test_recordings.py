@@ -420,12 +420,19 @@ class TestCsv:
         assert listing.rejections == []
 
     @pytest.mark.parametrize(
-        "rows", ['a.wav,"x\nb.wav,y\nc.wav,z\n', 'c.wav,z\na.wav,"x\nb.wav,"y"\n', 'a.wav,"x" y\n']
+        "rows",
+        ['a.wav,"x\nb.wav,y\nc.wav,z\n', 'c.wav,z\na.wav,"x\nb.wav,"y"\n', 'c,z\na.wav\t"x\nb.wav\ty\nd.wav\tz"\n'],
+        ids=["to the end", "to the next quote", "to a quote at a cell's end"],
     )
-    def test_quotes_that_could_swallow_rows_are_refused(self, tmp_path, rows):
+    def test_quotes_that_swallow_rows_are_refused(self, tmp_path, rows):
+        delimiter = "\t" if "\t" in rows else ","
         line = 2 + rows[: rows.index("a.wav")].count("\n")
         with pytest.raises(SourceError, match=f"not a CSV .the row that begins in line {line}: .*quote"):
-            list_source(csv_source(tmp_path, f"file,note\n{rows}"))
+            list_source(csv_source(tmp_path, f"file{delimiter}note\n{rows}"))
+
+    def test_quotes_within_a_line_lose_nothing(self, tmp_path):
+        text = 'file\tnote\na.wav\t"Hm" he said\nb.wav\t5" tape\nc.wav\t"what\n'
+        assert files(list_source(csv_source(tmp_path, text, "table.tsv"))) == ["a.wav", "b.wav", "c.wav"]
 
     @pytest.mark.parametrize(
         ("text", "has"), [("paths,label\na,b\n", "paths, label"), ("", "none"), ("datei;x\na;b\n", "datei, x")]
