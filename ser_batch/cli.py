@@ -451,6 +451,7 @@ def infer(
     began = time.perf_counter()
     channels = parse_channels(channel) if channel is not None else None
     bundle = open_bundle(model) if model else shipped_bundle()
+    _refuse_own_table(source, out)
     listing = list_sources(source)
     _say_notes(listing, source, quiet)
     if speaker_from is not None:
@@ -508,6 +509,16 @@ def info(
     from ser_batch.results.description import describe
 
     _print(describe(path))
+
+
+def _refuse_own_table(sources: list[str], out: str) -> None:
+    """Raise a UsageError if the table to write is read, too: a shell's * gives it where it was written before."""
+    for source in sources:
+        if out != "-" and os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
+            raise UsageError(
+                f"SOURCE {source}: is the table to write; leave it out of the SOURCEs (*.wav in place of *), or write "
+                "it into another folder"
+            )
 
 
 def _refuse_urls(arguments: list[str]) -> None:

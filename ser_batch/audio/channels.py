@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
+from ser_batch.audio.decoders import MAX_CHANNELS
 from ser_batch.audio.frontend import parse_channel
 from ser_batch.audio.recordings import Recording, Recordings
 from ser_batch.audio.waveforms import open_audio
@@ -28,7 +29,9 @@ def parse_channels(text: str) -> Channels:
     try:
         return parse_channel(text)
     except UsageError:
-        raise UsageError(f"--channel {text}: give mean, each, or the number of a channel, from 0") from None
+        raise UsageError(
+            f"--channel {text}: give mean, each, or the number of a channel, from 0 to {MAX_CHANNELS - 1}"
+        ) from None
 
 
 def with_channels(recordings: Recordings, channels: Channels, engine: Engine) -> Recordings:

@@ -16,8 +16,10 @@ from ser_batch.errors import SourceError
 SUFFIXES = frozenset({".csv", ".tsv"})
 # Other names under which people write the columns of a table of recordings.
 ALIASES = {"file": ("path", "filename", "wav"), "label": ("emotion",)}
+# Where a row says that it has more cells than the header; no column has this name.
+SURPLUS = ""
 
-_DELIMITERS = ",;\t"
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _SAMPLE_ROWS = 1000
 _NAMED_COLUMNS = 10
 _MOST_LABELS = 50
@@ -41,7 +43,7 @@ class Table:
         header: all names as they are in the file.
         unused: places in `header` of the columns that were not looked for.
         sample: the first rows, all cells.
-        rows: each with its line number, as text by name; they can be read once.
+        rows: each with its line number, as text by name, and `SURPLUS` where cells do not fit; they can be read once.
     """
 
     path: Path
@@ -108,7 +110,8 @@ def read_csv(path: Path, names: Collection[str], aliases: Mapping[str, Collectio
         aliases: other names that a column may have, if it is not there by its own.
 
     Raises:
-        SourceError: it cannot be read as CSV, or two columns mean the same; also while rows are read.
+        SourceError: it cannot be read as CSV, a quote is not closed for one, or two columns mean the same; also while
+            rows are read.
     """
     with _errors_named(path):
         file = _open_text(path)
@@ -116,14 +119,15 @@ def read_csv(path: Path, names: Collection[str], aliases: Mapping[str, Collectio
         if "\0" in head[-1]:
             raise SourceError(f"{path}: not a text in UTF-8 or in UTF-16 with a byte order mark; save it as UTF-8")
         wanted = {*names, *chain.from_iterable(aliases.values())}
-        reader = csv.reader(chain(head, file), delimiter=_delimiter(path, head[-1], wanted))
-        numbered = ((reader.line_num, row) for row in reader if row)
+        delimiter = _delimiter(path, head[-1], wanted)
+        numbered = _numbered(chain(head, file), delimiter)
         _, header = next(numbered, (0, []))
         places = _places(path, header, names, aliases)
         sample = list(islice(numbered, _SAMPLE_ROWS))
     unused = [at for at, name in enumerate(header) if at not in places.values() and name.strip()]
     renamed = {name: header[at].strip() for name, at in places.items() if plain(header[at]) != name}
-    rows = _rows(path, file, chain(sample, numbered), places)
+    misfit = f"and the header has {len(header)}; put quotes around a cell that holds a {_DELIMITERS[delimiter]}"
+    rows = _rows(path, file, chain(sample, numbered), places, len(header), misfit)
     return Table(path, frozenset(places), renamed, header, unused, [row for _, row in sample], rows)
 
 
@@ -163,6 +167,41 @@ def _delimiter(path: Path, header: str, wanted: Collection[str]) -> str:
     return max(_DELIMITERS, key=fit)
 
 
+def _numbered(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, each with the number of its last line.
+
+    Raises:
+        csv.Error: a quote is not closed, so that other rows became a part of its cell.
+    """
+    taken: list[str] = []
+
+    def remembered() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    reader = csv.reader(remembered(), delimiter=delimiter)
+    try:
+        for row in reader:
+            if len(taken) > 1:
+                _check_quotes(taken, row, delimiter)
+            taken.clear()
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, row
+    except csv.Error as error:
+        began = reader.line_num - len(taken) + 1
+        raise csv.Error(f"the row that begins in line {began}: {error}; look for a quote that is not closed") from error
+
+
+def _check_quotes(lines: Sequence[str], row: Sequence[str], delimiter: str) -> None:
+    """Raise a csv.Error if a row of several lines is none by its quotes."""
+    for _ in csv.reader(lines, delimiter=delimiter, strict=True):
+        pass
+    # Tables that are separated by tabs often have quotes that mean nothing, at both ends of other cells for instance.
+    if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in row):
+        raise csv.Error("a cell holds tabs and line ends")
+
+
 def _places(
     path: Path, header: Sequence[str], names: Collection[str], aliases: Mapping[str, Collection[str]]
 ) -> dict[str, int]:
@@ -181,11 +220,19 @@ def _places(
 
 
 def _rows(
-    path: Path, file: IO[str], numbered: Iterable[tuple[int, list[str]]], places: Mapping[str, int]
+    path: Path,
+    file: IO[str],
+    numbered: Iterable[tuple[int, list[str]]],
+    places: Mapping[str, int],
+    n_columns: int,
+    misfit: str,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     with file, _errors_named(path):
         for line, row in numbered:
-            yield line, {name: row[at] if at < len(row) else "" for name, at in places.items()}
+            cells = {name: row[at] if at < len(row) else "" for name, at in places.items()}
+            if any(cell.strip() for cell in row[n_columns:]):
+                cells[SURPLUS] = f"has {len(row)} cells, {misfit}"
+            yield line, cells
 
 
 @contextmanager

@@ -83,6 +83,8 @@ def _unclaimed_bytes(file: IO[bytes], container: str, size: int) -> int:
         is_chunk = all(0x20 <= byte < 0x7F for byte in name) and at < behind <= size + 1 and name not in _FILE_NAMES
         if found_samples and not is_chunk:
             return size - at
+        if name == samples and not length:  # not known when the header was written
+            return 0
         found_samples = found_samples or name == samples
         if length < 0:
             break

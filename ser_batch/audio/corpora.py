@@ -7,9 +7,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ser_batch.audio.columns import ALIASES, SUFFIXES, read_csv
+from ser_batch.audio.columns import ALIASES, SUFFIXES, SURPLUS, read_csv
 from ser_batch.audio.folders import SPLIT_NAMES, find_layout, folders_of, split_layout
-from ser_batch.audio.recordings import Listing, Recording, Recordings, Rejection, composed, posix_stem, printable
+from ser_batch.audio.recordings import (
+    Listing,
+    Recording,
+    Recordings,
+    Rejection,
+    composed,
+    is_undecoded,
+    posix_stem,
+    printable,
+)
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.wording import counted
 
@@ -224,16 +233,24 @@ def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[st
 
 
 def _label_notes(recordings: Recordings) -> list[str]:
-    alike = _alike(recordings.column("label")[0], str.casefold)
-    return (
-        [f"labels that differ only by case are different classes: {alike}; --label-map can join them"] if alike else []
-    )
+    labels = recordings.column("label")[0]
+    notes = _undecoded_notes("labels", labels)
+    if alike := _alike(labels, str.casefold):
+        notes.append(f"labels that differ only by case are different classes: {alike}; --label-map can join them")
+    return notes
+
+
+def _undecoded_notes(what: str, names: Iterable[str | None]) -> list[str]:
+    undecoded = sorted(name for name in names if name and is_undecoded(name))
+    if not undecoded:
+        return []
+    return [f"{what} that are not UTF-8 are written as bytes, as '{undecoded[0]}'; save a CSV that holds them as UTF-8"]
 
 
 def speaker_notes(recordings: Recordings) -> list[str]:
     """Warnings about names of speakers that may not mean what they say."""
     speakers, _ = recordings.column("speaker")
-    notes = []
+    notes = _undecoded_notes("speakers", speakers)
     if alike := _alike(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
         notes.append(f"speakers that differ only by case or leading zeros are different speakers: {alike}")
     if words := sorted({name for name in speakers if name} & READ_AS_MISSING):
@@ -455,6 +472,7 @@ def _csv_way(path: Path) -> _Way:
         raise LabelError(f"{path}: needs the columns file and label; it has: {', '.join(table.header) or 'none'}")
     by_file: dict[str, tuple[str, str | None]] = {}
     for line, row in table.rows:
+        _check_cells(path, line, row)
         file = printable(row["file"])
         found = (composed(printable(row["label"])), composed(printable(row.get("speaker", ""))) or None)
         if by_file.setdefault(file, found) != found:
@@ -468,6 +486,12 @@ def _csv_way(path: Path) -> _Way:
     return _Way(f"CSV {path.name}", rule, notes=notes)
 
 
+def _check_cells(path: Path, line: int, row: Mapping[str, str]) -> None:
+    """Raise a LabelError if a row has more cells than the header."""
+    if problem := row.get(SURPLUS):
+        raise LabelError(f"{path}: line {line} {problem}")
+
+
 def read_label_map(path: Path) -> dict[str, str]:
     """A CSV with the columns ``from`` and ``to``: label as found, label as wanted or `DROP`.
 
@@ -479,6 +503,7 @@ def read_label_map(path: Path) -> dict[str, str]:
         raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(table.header) or 'none'}")
     label_map: dict[str, str] = {}
     for line, row in table.rows:
+        _check_cells(path, line, row)
         old, new = (composed(printable(row[name])) for name in ("from", "to"))
         if not old or not new:
             raise LabelError(
@@ -489,5 +514,7 @@ def read_label_map(path: Path) -> dict[str, str]:
             raise LabelError(f"{path}: line {line} maps to '{new}', which pandas reads as missing; give another name")
         if old in label_map:
             raise LabelError(f"{path}: line {line} maps {old} a second time; keep one line for each label")
-        label_map[old] = DROP if new.casefold() == DROP else new
+        if new.casefold() == DROP.strip("()"):
+            raise LabelError(f"{path}: line {line} maps '{old}' to '{new}'; write {DROP} to leave a label out")
+        label_map[old] = DROP if re.fullmatch(r"\(\s*drop\s*\)", new, re.IGNORECASE) else new
     return label_map

@@ -113,9 +113,11 @@ def find_layout(folders: Sequence[list[str]]) -> Layout:
         return Layout(splits.skipped, splits.has_splits, class_at, speakers[0], notes)
     notes = []
     if others and len(levels) == 2:
-        way = _reading(2, class_at, folders, splits)
         (names,) = others.values()
-        notes = [f"the folders {_listed(names)} are not used; if they are speakers, give --labels '{way}'"]
+        known = {SPLIT_NAMES[name.casefold()] for name in names if name.casefold() in SPLIT_NAMES}
+        meaning = "split" if "train" in known and len(known) > 1 else "speaker"
+        way = _reading(2, class_at, folders, splits).replace("<speaker>", f"<{meaning}>")
+        notes = [f"the folders {_listed(names)} are not used; if they are {meaning}s, give --labels '{way}'"]
     return Layout(splits.skipped, splits.has_splits, class_at, notes=notes)
 
 

@@ -1,9 +1,11 @@
 """The front end: the frozen description of a transform from waveform to log-mel spectrogram."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ser_batch.audio.decoders import MAX_CHANNELS
 from ser_batch.errors import FrontEndError, UsageError
 from ser_batch.files import json_fingerprint
 
@@ -159,9 +161,9 @@ def parse_channel(text: str) -> Literal["mean"] | int:
     """
     if text == "mean":
         return "mean"
-    if text.isdecimal():
+    if re.fullmatch("[0-9]{1,2}", text) and int(text) < MAX_CHANNELS:
         return int(text)
-    raise UsageError(f"--channel {text}: give mean, or the number of a channel, from 0")
+    raise UsageError(f"--channel {text}: give mean, or the number of a channel, from 0 to {MAX_CHANNELS - 1}")
 
 
 def preset_name(front_end: FrontEnd) -> str:

@@ -19,7 +19,8 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.audio.columns import ALIASES, SUFFIXES, decoded, read_csv
+from ser_batch.audio.columns import ALIASES, SUFFIXES, SURPLUS, decoded, read_csv
+from ser_batch.audio.folders import SPLIT_NAMES
 from ser_batch.errors import AudioError, SourceError, UsageError
 from ser_batch.files import file_sha256, url_problem
 from ser_batch.wording import counted
@@ -289,6 +290,11 @@ def printable(name: str) -> str:
     return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
 
 
+def is_undecoded(printed: str) -> bool:
+    """Whether what `printable` gave stands for bytes that are not UTF-8."""
+    return "\\x" in printed.replace("\\\\", "")
+
+
 def composed(name: str) -> str:
     """A label or speaker as names are compared: in Unicode's composed form (NFC), without surrounding space."""
     return name.strip() if name.isascii() else normalize("NFC", name).strip()
@@ -504,6 +510,9 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
                 rejection = Rejection(file.replace("\0", ""), "list", f"line {line} names no file")
                 refused.append((line, rejection))
                 continue
+            if problem := row.get(SURPLUS):
+                refused.append((line, Rejection(file, "list", f"line {line} {problem}")))
+                continue
             try:
                 recording = _of_row(row, base)
             except ValueError as error:
@@ -553,6 +562,7 @@ def _of_row(row: dict[str, str], base: Path) -> Recording:
         raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
     known = (composed(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
     label, speaker, split = (text or None for text in known)
+    split = SPLIT_NAMES.get(split.casefold(), split) if split else None
     return Recording(
         printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs
     )

@@ -20,8 +20,9 @@ SILENT_CHANNEL_POWER = 1e-4  # of the loudest channel's: 40 dB under it
 class SignalCheck:
     """Checks every sample: refuses what cannot be used, notes what a user should know."""
 
-    def __init__(self, rate_hz: int, start_secs: float) -> None:
+    def __init__(self, rate_hz: int, start_secs: float, is_mixed: bool = False) -> None:
         self.n_samples = 0
+        self._is_mixed = is_mixed
         self._rate_hz = rate_hz
         self._start_secs = start_secs
         self._peak = 0.0
@@ -55,6 +56,10 @@ class SignalCheck:
         if not self.n_samples:
             where = f" from {self._start_secs:g} s on" if self._start_secs else ""
             raise AudioError("check", f"has no samples{where}")
+        if not self._peak and self._is_mixed:
+            raise AudioError(
+                "check", "is digital silence: the mean of its channels is zero throughout; try --channel 0"
+            )
         if not self._peak:
             raise AudioError("check", "is digital silence: every sample is zero")
         return self.n_samples / self._rate_hz

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 import soxr
+from numpy.typing import NDArray
 
-from ser_batch.audio.decoders import Decoder, Float32s
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontend import FrontEnd
 from ser_batch.audio.logmels import log_mel_at_rate, log_mel_of_trimmed, resample, trimmed
 from ser_batch.audio.recordings import Recording
@@ -64,11 +65,13 @@ class LogMelWindows:
         """
         try:
             with open_audio(self.recording.path, self.recording.start_secs) as decoder:
-                check = SignalCheck(decoder.rate_hz, self.recording.start_secs)
-                channels = ChannelCheck(decoder.channels) if self._is_mixed(decoder) else None
+                is_mixed = self._channel == "mean" and decoder.channels > 1
+                check = SignalCheck(decoder.rate_hz, self.recording.start_secs, is_mixed)
+                channels = ChannelCheck(decoder.channels) if is_mixed else None
+                decoder.blocks = self._part(decoder.blocks, decoder.rate_hz)
                 if channels is not None:
                     decoder.blocks = channels.checked(decoder.blocks)
-                blocks = check.checked(self._part(decoder))
+                blocks = check.checked(mono_blocks(decoder, self._channel))
                 make = self._truncated if self.front_end.longer == "truncate" else self._windowed
                 yield from make(blocks, decoder.rate_hz, check)
                 if decoder.is_cut:
@@ -82,22 +85,18 @@ class LogMelWindows:
     def _channel(self) -> Literal["mean"] | int:
         return self.front_end.channel if self.recording.channel is None else self.recording.channel
 
-    def _is_mixed(self, decoder: Decoder) -> bool:
-        return self._channel == "mean" and decoder.channels > 1
-
-    def _part(self, decoder: Decoder) -> Iterator[Float32s]:
-        """The blocks up to the recording's end."""
-        blocks = mono_blocks(decoder, self._channel)
+    def _part(self, blocks: Iterator[NDArray[np.float32]], rate_hz: int) -> Iterator[NDArray[np.float32]]:
+        """The blocks ``(samples, channels)`` up to the recording's end."""
         if self.recording.end_secs is None:
             yield from blocks
             return
-        left = round((self.recording.end_secs - self.recording.start_secs) * decoder.rate_hz)
+        left = round((self.recording.end_secs - self.recording.start_secs) * rate_hz)
         for block in blocks:
             yield block[:left]
             left -= len(block)
             if left <= 0:
                 return
-        if left > max(1, END_TOLERANCE_SECS * decoder.rate_hz):
+        if left > max(1, END_TOLERANCE_SECS * rate_hz):
             self.warnings.append("end-beyond")
 
     def _truncated(self, blocks: Iterator[Float32s], rate_hz: int, check: SignalCheck) -> Iterator[Window]:

@@ -117,11 +117,12 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
         "recordings": json_list_fingerprint(map(planned_row, recordings)),
         "rejections": json_list_fingerprint(map(Rejection.row, labelled.rejections)),
     }
-    if any(split for _, _, split in labelled.recordings.kinds()):
+    has_given = any(split for _, _, split in labelled.recordings.kinds())
+    if has_given:
         settings["given_splits"] = True  # they may divide a speaker
     if labelled.left_out:
         settings["left_out"] = dict(sorted(labelled.left_out.items()))
-    warnings = split_warnings(recordings, options.split)
+    warnings = split_warnings(recordings, options.split, has_given)
     if same is not None:
         warnings += duplicate_warnings(recordings, same)
     return BuildPlan(labels, recordings, labelled.rejections, shards, settings, warnings)

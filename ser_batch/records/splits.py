@@ -319,8 +319,14 @@ def _random_splits(recordings: Recordings, groups: Rows, drawn: Codes, plan: Spl
     return of_group
 
 
-def split_warnings(recordings: Recordings, plan: SplitPlan) -> list[str]:
-    """What a user should know of a division before trusting a score on it, a line each."""
+def split_warnings(recordings: Recordings, plan: SplitPlan, has_given: bool = False) -> list[str]:
+    """What a user should know of a division before trusting a score on it, a line each.
+
+    Args:
+        recordings: with splits.
+        plan: how they were divided.
+        has_given: whether some already had a split.
+    """
     speakers: defaultdict[str, set[str]] = defaultdict(set)
     labels: defaultdict[str, set[str]] = defaultdict(set)
     voices: defaultdict[str, set[str]] = defaultdict(set)
@@ -332,7 +338,7 @@ def split_warnings(recordings: Recordings, plan: SplitPlan) -> list[str]:
             voices[label or ""].add(speaker)
         else:
             unknown += count
-    lines = _speaker_warnings(speakers, unknown, plan) + _label_warnings(labels, plan)
+    lines = _speaker_warnings(speakers, unknown, plan, has_given) + _label_warnings(labels, plan)
     if len(set().union(*speakers.values())) > 1:
         lines += [
             f"only one speaker ({min(of_label)}) has recordings of {label}"
@@ -342,13 +348,14 @@ def split_warnings(recordings: Recordings, plan: SplitPlan) -> list[str]:
     return lines
 
 
-def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: SplitPlan) -> list[str]:
+def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: SplitPlan, has_given: bool) -> list[str]:
     """Of the speakers of each split, and the number of recordings without one."""
     lines = []
     if not speakers:
         if plan.rule == "speakers":
+            random = "the splits that are not given" if has_given else "the splits"
             lines.append(
-                "no speakers are known, so the splits are random: the same voice may stand in several, "
+                f"no speakers are known, so {random} are random: the same voice may stand in several, "
                 "and scores will be too good; give a speaker column to divide by speaker"
             )
         return lines

@@ -200,6 +200,8 @@ class _Making:
                 "speaker: all of a speaker's predictions would change; give --restart to make the table anew"
             )
         changed = differences(before, identity, identity)
+        if before.get("channel") != identity["channel"]:  # then none of the plan's recordings are the listing's
+            comparison = dataclasses.replace(comparison, came=0, went=0, moved=False, elsewhere=False)
         if not self.options.update or changed:
             was_finished = journal.fact("tally") is not None
             _refuse_other(out, changed, comparison, was_finished)

@@ -101,7 +101,7 @@ def summary_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> lis
         lines.append(f"warning: {names} with =, +, - or @ at the start; import into a spreadsheet as text")
     rows = counted(tally.rows, "row")
     if tally.rows != tally.files:
-        rows += f" of {counted(tally.files, 'file')}"
+        rows += f" of {counted(tally.files, 'recording')}"
     lines.append(f"{out}: {rows}, {tally.errors:,} of them errors, in {secs:.1f} s")
     now = "" if math.isclose(audio_secs, tally.audio_secs) else f", {_long(audio_secs)} of it now"
     speed = f"{now}, {audio_secs / secs:,.0f} x real time" if audio_secs else ""

@@ -202,6 +202,13 @@ class TestFoldersInFolders:
         (note,) = labelled.notes
         assert note.startswith("the folders anna, bert are not used; if they are speakers, give --labels 'regex:")
 
+    @pytest.mark.parametrize("folders", ["happy/train sad/Test", "train/happy test/sad more/sad"])
+    def test_splits_that_are_not_taken_are_not_called_speakers(self, rule, folders):
+        (note,) = label_recordings(tree(*folders.split()), rule).notes
+        assert "are not used; if they are splits, give --labels 'regex:" in note
+        assert "(?P<split>" in note
+        assert "speaker" not in note
+
     def test_speaker_above_class(self, rule):
         labelled = label_recordings(tree("anna/freude", "anna/Ärger", "bert/freude", "bert/Ärger"), rule)
         assert {label for label, _, _ in named(labelled).values()} == {"freude", "Ärger"}
@@ -359,6 +366,11 @@ class TestCsv:
         with pytest.raises(LabelError, match=r"line 4 labels a.wav otherwise"):
             label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
 
+    def test_a_row_with_more_cells_than_the_header(self, tmp_path):
+        (tmp_path / "l.csv").write_text("file,label\na, b.wav,sad\n")
+        with pytest.raises(LabelError, match="line 2 has 3 cells, and the header has 2"):
+            label_recordings(listing("a"), str(tmp_path / "l.csv"))
+
     def test_missing_columns(self, tmp_path):
         (tmp_path / "l.csv").write_text("name,feeling\na.wav,sad\n")
         with pytest.raises(LabelError, match="needs the columns file and label; it has: name, feeling"):
@@ -501,6 +513,15 @@ class TestNames:
             "taken as the name of one speaker: 'NA'; leave it empty where the speaker is unknown",
         ]
 
+    def test_labels_and_speakers_that_are_not_utf_8_are_warned_about(self, tmp_path):
+        (tmp_path / "table.csv").write_bytes("file;label;speaker\na;fröh;Jörg\nb;tr\\x;s\n".encode("cp1252"))
+        labelled = label_recordings(list_source(str(tmp_path / "table.csv")))
+        advice = "save a CSV that holds them as UTF-8"
+        assert labelled.notes == [
+            rf"labels that are not UTF-8 are written as bytes, as 'fr\xf6h'; {advice}",
+            rf"speakers that are not UTF-8 are written as bytes, as 'J\xf6rg'; {advice}",
+        ]
+
     @pytest.mark.parametrize("rule", ["folder", "regex:^(?P<speaker>.*)/"])
     def test_speakers_of_an_inference_too(self, rule):
         named = name_speakers(listing(f"{self.DECOMPOSED}/a.wav", f"{self.COMPOSED} /b.wav"), rule)
@@ -564,8 +585,8 @@ class TestLabelMap:
         assert labels(labelled) == {"a.wav": ("anger", None)}
 
     def test_is_read_as_text(self, tmp_path):
-        (tmp_path / "map.csv").write_text("From;TO \n03; anger\n04;(Drop)\n")
-        assert read_label_map(tmp_path / "map.csv") == {"03": "anger", "04": DROP}
+        (tmp_path / "map.csv").write_text("From;TO \n03; anger\n04;(Drop)\n;\n05;( drop )\n")
+        assert read_label_map(tmp_path / "map.csv") == {"03": "anger", "04": DROP, "05": DROP}
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -574,6 +595,8 @@ class TestLabelMap:
             ("from,to\nx,y\n x ,z\n", "line 3 maps x a second time"),
             ("from,to\nx,\n", r"line 2 maps 'x' to ''.*Write \(drop\)"),
             ("from,to\n,x\n", "line 2 maps '' to 'x'"),
+            ("from,to\nx,Drop\n", r"line 2 maps 'x' to 'Drop'; write \(drop\)"),
+            ("from,to\nx,y,z\n", "line 2 has 3 cells, and the header has 2"),
         ],
     )
     def test_what_is_no_map(self, tmp_path, text, says):

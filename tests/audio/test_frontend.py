@@ -82,7 +82,7 @@ def test_channels():
     assert parse_channel("12") == 12
 
 
-@pytest.mark.parametrize("text", ["-1", "left", "", "1.0"])
+@pytest.mark.parametrize("text", ["-1", "left", "", "1.0", "64", "9" * 20, "9" * 5000])
 def test_odd_channels_are_refused(text):
     with pytest.raises(UsageError, match="channel"):
         parse_channel(text)

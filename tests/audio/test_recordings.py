@@ -351,6 +351,13 @@ class TestCsv:
         assert listing.has_columns == {"file", "label", "speaker", "split", "start", "end"}
         assert listing.notes == [f"{tmp_path}/table.csv: columns that are not used: 'other'"]
 
+    @pytest.mark.parametrize(
+        ("written", "split"), [("Train", "train"), (" dev ", "validation"), ("TEST", "test"), ("holdout", "holdout")]
+    )
+    def test_splits_are_called_as_folders_are(self, tmp_path, written, split):
+        (recording,) = list_source(csv_source(tmp_path, f"file,split\na.wav,{written}\n")).recordings
+        assert recording.split == split
+
     def test_a_byte_order_mark(self, tmp_path):
         assert files(list_source(csv_source(tmp_path, b"\xef\xbb\xbffile\r\na.wav\r\n"))) == ["a.wav"]
 
@@ -391,12 +398,41 @@ class TestCsv:
         assert files(listing) == ["b.wav"]
         assert "line 2" in listing.rejections[0].reason
 
-    def test_short_and_long_rows(self, tmp_path):
-        listing = list_source(csv_source(tmp_path, "file,label,speaker\na.wav\nb.wav,x,y,z,z\n"))
+    def test_short_rows(self, tmp_path):
+        listing = list_source(csv_source(tmp_path, "file,label,speaker\na.wav\nb.wav,x,y,,\n"))
         assert [(r.file, r.label, r.speaker) for r in listing.recordings] == [
             ("a.wav", None, None),
             ("b.wav", "x", "y"),
         ]
+
+    def test_a_row_with_more_cells_than_the_header_is_not_guessed(self, tmp_path):
+        """Decimal commas without quotes would give another part, and a time as the label."""
+        listing = list_source(csv_source(tmp_path, "file,start,end,label\na.wav,0,5,1,5,joy\nb.wav,0,1,joy\n"))
+        assert files(listing) == ["b.wav"]
+        (refusal,) = refusals(listing)
+        assert refusal[0] == "a.wav"
+        assert refusal[1].startswith("line 2 has 6 cells, and the header has 4; put quotes around")
+
+    @pytest.mark.parametrize("blank", [";;", "  ; ;", "   "])
+    def test_blank_rows_of_spreadsheets_are_no_rows(self, tmp_path, blank):
+        listing = list_source(csv_source(tmp_path, f"file;label\na.wav;x\n{blank}\nb.wav;y\n{blank}\n"))
+        assert files(listing) == ["a.wav", "b.wav"]
+        assert listing.rejections == []
+
+    @pytest.mark.parametrize(
+        "rows",
+        ['a.wav,"x\nb.wav,y\nc.wav,z\n', 'c.wav,z\na.wav,"x\nb.wav,"y"\n', 'c,z\na.wav\t"x\nb.wav\ty\nd.wav\tz"\n'],
+        ids=["to the end", "to the next quote", "to a quote at a cell's end"],
+    )
+    def test_quotes_that_swallow_rows_are_refused(self, tmp_path, rows):
+        delimiter = "\t" if "\t" in rows else ","
+        line = 2 + rows[: rows.index("a.wav")].count("\n")
+        with pytest.raises(SourceError, match=f"not a CSV .the row that begins in line {line}: .*quote"):
+            list_source(csv_source(tmp_path, f"file{delimiter}note\n{rows}"))
+
+    def test_quotes_within_a_line_lose_nothing(self, tmp_path):
+        text = 'file\tnote\na.wav\t"Hm" he said\nb.wav\t5" tape\nc.wav\t"what\n'
+        assert files(list_source(csv_source(tmp_path, text, "table.tsv"))) == ["a.wav", "b.wav", "c.wav"]
 
     @pytest.mark.parametrize(
         ("text", "has"), [("paths,label\na,b\n", "paths, label"), ("", "none"), ("datei;x\na;b\n", "datei, x")]

@@ -271,6 +271,7 @@ def test_a_wav_of_a_recorder_that_was_stopped(tmp_path):
     """It claims no samples: its length was to be filled in at the end."""
     (tmp_path / "a.wav").write_bytes(patched(wav_bytes(tone()), n_bytes=0))
     np.testing.assert_allclose(decode(tmp_path / "a.wav")[0][:, 0], tone(), atol=1e-4)
+    assert not is_cut(tmp_path / "a.wav")
 
 
 @pytest.fixture(scope="module")

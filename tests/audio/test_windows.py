@@ -286,6 +286,19 @@ def test_different_channels_are_warned_about_where_they_are_mixed(tmp_path, fron
         assert read(path, dataclasses.replace(front_end, channel=0))[1].warnings == []
 
 
+def test_channels_are_compared_within_the_part_only(tmp_path):
+    caller = noise(32_000)
+    path = stereo(tmp_path, caller, np.r_[caller[:16_000], -caller[16_000:]])
+    assert read(path)[1].warnings == ["channels-differ"]
+    assert read(path, start_secs=0.0, end_secs=1.0)[1].warnings == []
+
+
+def test_channels_that_cancel_each_other_are_not_called_zeros(tmp_path):
+    path = stereo(tmp_path, noise(16_000), -noise(16_000))
+    assert "the mean of its channels is zero throughout; try --channel 0" in refusal(path, WINDOWED).reason
+    assert read(path, dataclasses.replace(WINDOWED, channel=0))[1].warnings == []
+
+
 def test_a_cut_recording_is_called_so_where_its_end_is_read(tmp_path):
     path = write_tone(tmp_path / "a.wav", secs=10.0)
     path.write_bytes(path.read_bytes()[:200_000])

@@ -159,7 +159,8 @@ def test_without_speakers_labels_are_divided_alike_and_it_is_said() -> None:
         ("fear", "validation"): 2,
         ("fear", "test"): 2,
     }
-    assert "no speakers are known" in split_warnings(assigned, SplitPlan())[0]
+    assert "no speakers are known, so the splits are random" in split_warnings(assigned, SplitPlan())[0]
+    assert "so the splits that are not given are random" in split_warnings(assigned, SplitPlan(), has_given=True)[0]
 
 
 def test_parts_of_one_file_stay_together() -> None:

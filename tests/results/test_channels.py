@@ -96,7 +96,8 @@ def test_the_same_command_continues_and_another_channel_is_another_table(calls: 
     assert main(["infer", str(calls), "-o", str(out), "--channel", "each"]) == 3
     assert "already finished" in capfd.readouterr().err
     assert main(["infer", str(calls), "-o", str(out), "--channel", "0"]) == 1
-    assert 'channel was "each", now 0' in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert 'what differs: channel was "each", now 0. Give --restart' in said
     assert out.read_bytes() == before
     assert main(["infer", str(calls), "-o", "-", "-q", "--channel", "each"]) == 3
     assert capfd.readouterr().out.encode() == before
@@ -118,7 +119,7 @@ def test_parts_keep_their_times(calls: Path, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["all", "-1", "1.5", ""])
+@pytest.mark.parametrize("text", ["all", "-1", "1.5", "", "64", "9" * 20])
 def test_other_words_are_wrong_usage(calls: Path, tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"mean, each, or the number"):
         parse_channels(text)

@@ -134,6 +134,18 @@ def test_the_same_command_again(source: Path, tmp_path: Path, capfd) -> None:
     assert len(table(out)) == 13
 
 
+@pytest.mark.parametrize("options", [[], ["--update"], ["--restart"]])
+def test_the_table_is_no_source_of_itself(source: Path, tmp_path: Path, capfd, options: list[str]) -> None:
+    """``infer * -o preds.csv`` a second time."""
+    out = tmp_path / "preds.csv"
+    infer(source, out)
+    before = out.read_bytes()
+    sources = [str(source), f"{source}/../preds.csv"]
+    assert main(["infer", *sources, "-o", str(out), *options]) == 2
+    assert "preds.csv: is the table to write; leave it out" in capfd.readouterr().err
+    assert out.read_bytes() == before
+
+
 def test_a_foreign_file_is_never_overwritten(source: Path, tmp_path: Path, capfd) -> None:
     out = tmp_path / "grades.csv"
     out.write_text("name,grade\n")

@@ -31,7 +31,7 @@ def test_windows_are_rows_and_not_files() -> None:
     rows = [Prediction("a.wav", start, start + 3, (0.1, 0.9), 6.0, 0.5, ("clipped",)) for start in (0.0, 1.5, 3.0)]
     assert counted.add(rows, LABELS) == rows
     assert summary_lines(counted, "preds.jsonl", 6.0, 2.0) == [
-        "preds.jsonl: 3 rows of 1 file, 0 of them errors, in 2.0 s",
+        "preds.jsonl: 3 rows of 1 recording, 0 of them errors, in 2.0 s",
         "  audio     6.0 s, 3 x real time",
         "  emotions  fear 100.0%",
         "  warnings  clipped 1",
