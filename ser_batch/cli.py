@@ -368,7 +368,7 @@ def cross_validate(
     from ser_batch.models.recipes import RecipeChanges, find_recipe
     from ser_batch.records.layout import open_records
     from ser_batch.records.partitions import parse_fold_rule
-    from ser_batch.results.folds import summary_lines
+    from ser_batch.results.folds import cross_validation_lines
     from ser_batch.results.validation import Protocol, parallel_folds
     from ser_batch.results.validation import cross_validate as run
 
@@ -379,7 +379,7 @@ def cross_validate(
     with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine:
         finished = run(folder, out, chosen, protocol, engine, restart, lambda fold: _say(fold.line(), quiet))
     if not quiet:
-        _print(summary_lines(out))
+        _print(cross_validation_lines(out))
     outcome = "already finished, nothing to do" if finished else f"written, in {time.perf_counter() - began:.1f} s"
     _say(f"{out}: {outcome}", quiet)
 
@@ -482,7 +482,7 @@ def infer(
 
 
 def _report_table(result: "InferResult", out: str, bases: dict[str, str], secs: float, quiet: bool) -> None:
-    from ser_batch.results.summaries import summary_lines
+    from ser_batch.results.summaries import table_lines
 
     tally = result.tally
     if result.was_finished:
@@ -490,7 +490,7 @@ def _report_table(result: "InferResult", out: str, bases: dict[str, str], secs: 
     elif result.n_known:
         _say(f"{out}: {counted(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
     _list_errors(tally.first_errors, tally.errors, out, bases)
-    for line in summary_lines(tally, out, result.audio_secs, secs):
+    for line in table_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)
     if tally.errors:
         raise typer.Exit(1 if tally.errors == tally.files else SOME_FAILED)

@@ -13,7 +13,7 @@ from ser_batch.records.estimates import Estimate
 from ser_batch.records.layout import BUILDING, PROVENANCE, RecordFolder, open_records
 from ser_batch.records.plans import BuildPlan
 from ser_batch.records.splits import SPLITS
-from ser_batch.results.folds import FOLDS, SCORES, summary_lines
+from ser_batch.results.folds import FOLDS, SCORES, cross_validation_lines
 from ser_batch.results.journals import journal_path
 from ser_batch.results.scores import uar_text
 from ser_batch.results.tables import read_summary
@@ -36,7 +36,7 @@ def describe(path: Path) -> list[str]:
         return _describe_table(path)
     if (path / SCORES).exists():
         scores = read_own_json(path / SCORES)
-        return _describe_evaluation(path, scores) if "split" in scores else summary_lines(path)
+        return _describe_evaluation(path, scores) if "split" in scores else cross_validation_lines(path)
     if (path / FOLDS).is_dir():
         raise SourceError(f"{path}: an unfinished cross-validation; run its command again")
     if not path.exists():

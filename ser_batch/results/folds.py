@@ -330,7 +330,7 @@ def _read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def summary_lines(folder: Path) -> list[str]:
+def cross_validation_lines(folder: Path) -> list[str]:
     """The figures of a finished cross-validation folder as a table for a terminal.
 
     Raises:

@@ -86,7 +86,7 @@ def general_form(reason: str) -> str:
     return re.sub(r"\d[\d.]*", "N", re.sub(r"'.*'", "'…'", reason))
 
 
-def summary_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> list[str]:
+def table_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> list[str]:
     """A tally for a terminal.
 
     Args:

@@ -8,7 +8,7 @@ from sklearn import metrics
 
 from ser_batch.errors import SourceError
 from ser_batch.results import folds
-from ser_batch.results.folds import FOLD_FILES, FoldPrediction, read_predictions, summary_lines, write_folds
+from ser_batch.results.folds import FOLD_FILES, FoldPrediction, read_predictions, cross_validation_lines, write_folds
 from tests.results.folding import LABELS, PROTOCOL, certain, made_predictions, written
 
 
@@ -80,12 +80,12 @@ def test_a_fold_is_scored_over_the_labels_it_has(tmp_path: Path) -> None:
     assert (table.loc["fold", "a"].labels.item(), table.loc["fold", "b"].labels.item()) == (3, 2)
     assert {name: one["labels_scored"] for name, one in scores_of(folder)["speakers"].items()} == {"a": 3, "b": 2}
     assert scores_of(folder)["labels_scored"] == 3
-    assert summary_lines(folder)[-1] == "worst speaker b: UAR 0.750 over 2 of 3 labels; best speaker a: UAR 1.000"
+    assert cross_validation_lines(folder)[-1] == "worst speaker b: UAR 0.750 over 2 of 3 labels; best speaker a: UAR 1.000"
 
 
 def test_a_score_over_fewer_labels_than_there_are_says_so(tmp_path: Path) -> None:
     folder = written(tmp_path / "cv", certain([0, 1, 0, 1], [0, 1, 0, 1], list("aabb")))
-    lines = summary_lines(folder)
+    lines = cross_validation_lines(folder)
     assert lines[2].startswith("UAR ")
     assert lines[2].endswith("1.000 to 1.000  over 2 of 3 labels")
     assert not any("over 2 of 3" in line for line in lines[3:-1])
@@ -108,20 +108,20 @@ def test_without_several_speakers_intervals_are_over_recordings(tmp_path: Path, 
     scores = scores_of(folder)
     assert scores["interval"] == {"level": 0.95, "over": "recordings", "units": 6}
     assert list(scores["speakers"]) == [name for name in ["anna"] if name in speakers]
-    assert "over 6 recordings" in summary_lines(folder)[1]
-    assert not any("worst speaker" in line for line in summary_lines(folder))
+    assert "over 6 recordings" in cross_validation_lines(folder)[1]
+    assert not any("worst speaker" in line for line in cross_validation_lines(folder))
 
 
 def test_one_recording_is_enough(tmp_path: Path) -> None:
     folder = written(tmp_path / "cv", certain([1], [1], ["anna"]))
     assert scores_of(folder)["uar"]["interval"] == [1.0, 1.0]
     assert scores_of(folder)["classes"]["anger"]["recall_interval"] is None
-    assert summary_lines(folder)[0] == "leave one speaker out: 1 recording, 1 seed"
+    assert cross_validation_lines(folder)[0] == "leave one speaker out: 1 recording, 1 seed"
 
 
 def test_what_a_terminal_shows(tmp_path: Path) -> None:
     folder = written(tmp_path / "cv", made_predictions())
-    scores, lines = scores_of(folder), summary_lines(folder)
+    scores, lines = scores_of(folder), cross_validation_lines(folder)
     assert lines[0] == "leave one speaker out: 120 recordings, 2 seeds"
     assert lines[1].endswith("95 % interval over 6 speakers")
     low, high = scores["uar"]["interval"]
@@ -194,6 +194,6 @@ def test_damaged_predictions_are_named(tmp_path: Path, spoil, says: str) -> None
 @pytest.mark.parametrize("content", ["", "[]", '{"uar": 1, "classes": {}}'])
 def test_a_foreign_scores_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "scores.json").write_text(content)
-    for read in (read_predictions, summary_lines):
+    for read in (read_predictions, cross_validation_lines):
         with pytest.raises(SourceError, match=r"scores\.json"):
             read(tmp_path)

@@ -1,5 +1,5 @@
 from ser_batch.results.predictions import Prediction
-from ser_batch.results.summaries import Tally, general_form, summary_lines
+from ser_batch.results.summaries import Tally, general_form, table_lines
 
 LABELS = ("anger", "fear")
 
@@ -15,7 +15,7 @@ def tally() -> Tally:
 
 
 def test_the_lines_of_a_summary() -> None:
-    assert summary_lines(tally(), "preds.csv", audio_secs=3600.0, secs=100.0) == [
+    assert table_lines(tally(), "preds.csv", audio_secs=3600.0, secs=100.0) == [
         "warning: 1 name with =, +, - or @ at the start; import into a spreadsheet as text",
         "preds.csv: 6 rows, 3 of them errors, in 100.0 s",
         "  audio     1.5 h, 1.0 h of it now, 36 x real time",
@@ -30,7 +30,7 @@ def test_windows_are_rows_and_not_files() -> None:
     counted = Tally()
     rows = [Prediction("a.wav", start, start + 3, (0.1, 0.9), 6.0, 0.5, ("clipped",)) for start in (0.0, 1.5, 3.0)]
     assert counted.add(rows, LABELS) == rows
-    assert summary_lines(counted, "preds.jsonl", 6.0, 2.0) == [
+    assert table_lines(counted, "preds.jsonl", 6.0, 2.0) == [
         "preds.jsonl: 3 rows of 1 recording, 0 of them errors, in 2.0 s",
         "  audio     6.0 s, 3 x real time",
         "  emotions  fear 100.0%",
@@ -48,7 +48,7 @@ def test_many_reasons_are_cut_and_counted() -> None:
     counted = Tally()
     for number in range(15):
         counted.add([Prediction("a.wav", error=f"reason {chr(97 + number)}")], LABELS)
-    lines = summary_lines(counted, "-", 0.0, 1.0)
+    lines = table_lines(counted, "-", 0.0, 1.0)
     assert lines[-1] == "            5 for 5 other reasons"
     assert len(lines) == 13
 
