@@ -2,13 +2,13 @@
 
 import sys
 
-from ser_batch.stops import stoppable
+from ser_batch.runtime.signals import stoppable
 
 
 def main() -> int:
     """Run the command line. Workers import the module that was started, this one; they need no commands."""
     with stoppable():
-        from ser_batch.cli import main as run
+        from ser_batch.cli.app import main as run
 
         return run()
 

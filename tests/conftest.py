@@ -5,21 +5,23 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import list_source
-from ser_batch.engines import LocalEngine
-from ser_batch.records.builds import build_records
-from ser_batch.records.layout import RecordFolder
-from ser_batch.records.plans import BuildOptions, plan_build
-from ser_batch.records.splits import SplitPlan
-from tests.frontends import KEPT
+from ser_batch.audio.frontends import FrontEnd
+from ser_batch.corpus.labels import label_recordings
+from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.splits import SplitPlan
+from ser_batch.records.build import build_records
+from ser_batch.records.folder import RecordFolder
+from ser_batch.records.plan import BuildOptions, plan_build
+from ser_batch.runtime.local import LocalEngine
+from tests.counting import network as network
+from tests.frontends import KEPT, TRUNCATED
 
 EMODB_SAMPLE = Path(__file__).parent / "data" / "emodb"
 
@@ -43,6 +45,13 @@ def emodb() -> Path:
 def kept_records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
     """Records of the sample, each log-mel as long as its recording, split by speaker."""
     return build_sample(emodb_sample, tmp_path_factory.mktemp("records") / "kept", KEPT)
+
+
+@pytest.fixture(scope="session")
+def small_records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
+    """The sample, 32 bands x 47 frames, split by speaker."""
+    small = replace(TRUNCATED, hop_length=1024, n_mels=32)
+    return build_sample(emodb_sample, tmp_path_factory.mktemp("records") / "small", small)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

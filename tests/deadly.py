@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ser_batch.audio.recordings import Recording
-from ser_batch.engines import LocalEngine
-from ser_batch.records.plans import ShardTask
-from ser_batch.tasks import Outcome, expect_progress
+from ser_batch.corpus.table import Recording
+from ser_batch.records.plan import ShardTask
+from ser_batch.runtime.engine import Outcome
+from ser_batch.runtime.local import LocalEngine
+from ser_batch.runtime.process import expect_progress
 
 
 def touched(task: Any) -> set[str]:

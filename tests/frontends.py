@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.frontends import FrontEnd
 
 WINDOWED = FrontEnd(
     rate_hz=16_000,

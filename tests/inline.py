@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ser_batch.tasks import Outcome
+from ser_batch.runtime.engine import Outcome
 
 
 class Inline:

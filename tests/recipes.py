@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ser_batch.models.augment import Augmentation
-from ser_batch.models.recipes import RECIPES, Recipe
+from ser_batch.training.recipes import RECIPES, Augmentation, Recipe
 
 # For records of any front end that is no preset.
 PLAIN = replace(

@@ -35,7 +35,7 @@ def test_it_predicts_where_it_is_installed(wheel: Path, tmp_path: Path, emodb_sa
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r}); import ser_batch; "
         f"assert ser_batch.__file__.startswith({str(site)!r}), ser_batch.__file__; "
-        "from ser_batch.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from ser_batch.cli.app import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["infer", str(emodb_sample / "03a01Wa.wav"), "-o", "preds.csv", "-j", "1"]
     result = subprocess.run(

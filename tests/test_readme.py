@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from ser_batch.cli import app, main
+from ser_batch.cli.app import app, main
 from ser_batch.models.bundles import shipped_bundle
-from ser_batch.models.recipes import RECIPES
+from ser_batch.training.recipes import RECIPES
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -18,12 +18,12 @@ import numpy as np
 import soundfile
 
 from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Float32s
-from ser_batch.audio.frontend import SPEECH
+from ser_batch.audio.frontends import SPEECH
 from ser_batch.audio.logmels import resample
-from ser_batch.audio.recordings import Recording
 from ser_batch.audio.windows import LogMelWindows
+from ser_batch.corpus.table import Recording
 from ser_batch.errors import AudioError
-from ser_batch.tasks import Engine
+from ser_batch.runtime.engine import Engine
 from tests.audio.encoding import Format, encode
 
 _SHORTEST_SECS, _LONGEST_SECS = 2.0, 5.0

@@ -57,7 +57,7 @@ def front_ends(source: str, files: int, repeats: int) -> None:
     """Both ways to the same log-mels, in turn on one core; prints seconds per file of each."""
     import soundfile
 
-    from ser_batch.audio.frontend import SEED
+    from ser_batch.audio.frontends import SEED
     from ser_batch.audio.logmels import log_mel
     from tests.reference import public_log_mel
 

@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.audio.frontend import SEED
-from ser_batch.audio.recordings import list_source
+from ser_batch.audio.frontends import SEED
 from ser_batch.audio.windows import LogMelWindows
-from ser_batch.engines import LocalEngine
+from ser_batch.corpus.sources import list_source
+from ser_batch.inference.predictions import Asked, predict
+from ser_batch.inference.predictor import Float64s
 from ser_batch.models.bundles import Bundle, BundleContent, open_bundle, save_bundle, shipped_bundle
 from ser_batch.models.novelty import Novelty
-from ser_batch.results.predictions import Asked, Float64s, predict
+from ser_batch.runtime.local import LocalEngine
 from tools.measuring import (
     Measured,
     Series,
@@ -70,8 +71,8 @@ def make_seed_bundle(folder: str) -> None:
     """A bundle of the seed network, not trained."""
     import keras
 
-    from ser_batch.models.crnn import CrnnOptions, seed_crnn
-    from ser_batch.models.networks import features_of
+    from ser_batch.models.networks.crnn import CrnnOptions, seed_crnn
+    from ser_batch.models.networks.families import features_of
 
     keras.utils.set_random_seed(0)
     network = seed_crnn(SEED.shape, 7, CrnnOptions(dropout=0.3, norm_momentum=0.99))

@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ser_batch.native import keep_freed_memory
+from ser_batch.runtime.process import keep_freed_memory
 
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 keep_freed_memory()
@@ -32,14 +32,17 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from ser_batch.files import json_fingerprint  # noqa: E402
-from ser_batch.models.augment import mixed, varied  # noqa: E402
-from ser_batch.models.networks import build_extractor, build_learner, graph_of  # noqa: E402
-from ser_batch.models.recipes import Recipe, find_recipe  # noqa: E402
-from ser_batch.models.scales import Scale  # noqa: E402
-from ser_batch.models.training import make_optimizer  # noqa: E402
-from ser_batch.records.datasets import EpochOptions, Preparation, TrainingData, n_batches, split_selection  # noqa: E402
-from ser_batch.records.layout import RecordFolder, open_records, shard_name  # noqa: E402
+from ser_batch.models.networks.families import build_extractor, build_learner  # noqa: E402
+from ser_batch.models.normalisation import Scale  # noqa: E402
+from ser_batch.records.folder import RecordFolder, open_records  # noqa: E402
+from ser_batch.records.reader import split_selection  # noqa: E402
+from ser_batch.records.tfds import shard_name  # noqa: E402
+from ser_batch.storage.fingerprints import json_fingerprint  # noqa: E402
+from ser_batch.training.augmentation import mixed, varied  # noqa: E402
+from ser_batch.training.features import graph_of  # noqa: E402
+from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, n_batches  # noqa: E402
+from ser_batch.training.recipes import Recipe, find_recipe  # noqa: E402
+from ser_batch.training.trainer import make_optimizer  # noqa: E402
 
 _MIB = 1 << 20
 _REPORTED_EVERY_BYTES = 2_000_000_000

@@ -25,18 +25,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import PRESETS, FrontEnd
-from ser_batch.audio.recordings import Recording, list_source
-from ser_batch.engines import LocalEngine
+from ser_batch.audio.frontends import PRESETS, FrontEnd
+from ser_batch.corpus.labels import label_recordings
+from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.splits import SplitPlan
+from ser_batch.corpus.table import Recording
 from ser_batch.errors import OutputError
-from ser_batch.records.builds import build_records
-from ser_batch.records.layout import RecordFolder
-from ser_batch.records.plans import BuildOptions, plan_build
+from ser_batch.records.build import build_records
+from ser_batch.records.folder import RecordFolder
+from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.records.shards import probe
-from ser_batch.records.splits import SplitPlan
-from ser_batch.records.verification import verify_records
-from ser_batch.tasks import Engine, Outcome
+from ser_batch.records.verification.verify import verify_records
+from ser_batch.runtime.engine import Engine, Outcome
+from ser_batch.runtime.local import LocalEngine
 
 MUTANTS_PER_BUILD = 500
 INTACT = "intact/intact.wav"
@@ -199,7 +200,7 @@ class MeasuringEngine:
     longest_secs: float = 0.0
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
-        """See `ser_batch.tasks.Engine.map`."""
+        """See `ser_batch.runtime.engine.Engine.map`."""
         for outcome in self.inner.map(partial(_measured, function=function), tasks):
             result = outcome.result
             if result is not None:

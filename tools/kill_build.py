@@ -20,8 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser_batch.files import file_sha256
-from ser_batch.records.layout import BUILDING, DATASET, MANIFEST, PROVENANCE
+from ser_batch.records.folder import MANIFEST, PROVENANCE
+from ser_batch.records.manifest import BUILDING
+from ser_batch.records.tfds import DATASET
+from ser_batch.storage.fingerprints import file_sha256
 
 MOST_KILLS_IN_A_ROW = 5
 

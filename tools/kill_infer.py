@@ -22,9 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import ser_batch.results.inference  # noqa: F401 - what a fork shall not have to import
-from ser_batch.results.journals import journal_path
-from ser_batch.results.predictions import stamp_of
+import ser_batch.inference.infer  # noqa: F401 - what a fork shall not have to import
+from ser_batch.inference.predictions import stamp_of
+from ser_batch.inference.results import journal_path
 from tools.kill_build import MOST_KILLS_IN_A_ROW, Tally, after
 
 _DONE = (0, 3)
@@ -41,7 +41,7 @@ def start(arguments: list[str], said: Path) -> int:
     try:
         err = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(err, 2)
-        from ser_batch.cli import main
+        from ser_batch.cli.app import main
 
         code = main(arguments)
     finally:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ser_batch.audio.frontend import preset_name
+from ser_batch.audio.frontends import preset_name
 from ser_batch.models.bundles import Bundle, open_bundle, save_bundle
 
 SHIPPED = Path(__file__).parent.parent / "ser_batch" / "shipped"
@@ -68,8 +68,8 @@ Made by `python tools/make_shipped_model.py path/to/emodb/wav work/`.
 """
 
 _NETWORKS = {
-    "functionals": "functionals of the recording and one softmax layer (`ser_batch.models.functionals`)",
-    "seed_crnn": "`ser_batch.models.crnn.seed_crnn`",
+    "functionals": "functionals of the recording and one softmax layer (`ser_batch.models.networks.functionals`)",
+    "seed_crnn": "`ser_batch.models.networks.crnn.seed_crnn`",
 }
 
 

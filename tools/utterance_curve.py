@@ -16,16 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_batch.engines import LocalEngine, usable_cpus
-from ser_batch.models.recipes import RecipeChanges, find_recipe
-from ser_batch.models.scales import Heard, speaker_scale
-from ser_batch.models.training import Sides, train
-from ser_batch.records.datasets import read_examples, row_selection
-from ser_batch.records.layout import open_records
-from ser_batch.records.partitions import make_folds
-from ser_batch.results.predictions import Predictor
-from ser_batch.results.scores import score
-from ser_batch.results.validation import one_thread, parallel_folds
+from ser_batch.corpus.folds import make_folds
+from ser_batch.evaluation.cross_validate import parallel_folds
+from ser_batch.evaluation.metrics import score
+from ser_batch.inference.predictor import Predictor
+from ser_batch.models.normalisation import Heard, speaker_scale
+from ser_batch.records.folder import open_records
+from ser_batch.records.reader import Sides, read_examples, row_selection
+from ser_batch.runtime.local import LocalEngine
+from ser_batch.runtime.process import one_thread
+from ser_batch.runtime.resources import usable_cpus
+from ser_batch.training.recipes import RecipeChanges, find_recipe
+from ser_batch.training.train import train
 
 COUNTS = (1, 3, 5, 10, 20, None)
 _DRAWS = 3

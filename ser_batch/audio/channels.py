@@ -6,11 +6,12 @@ from functools import lru_cache
 from typing import Literal
 
 from ser_batch.audio.decoders import MAX_CHANNELS
-from ser_batch.audio.frontend import parse_channel
-from ser_batch.audio.recordings import Recording, Recordings
+from ser_batch.audio.frontends import parse_channel
 from ser_batch.audio.waveforms import open_audio
+from ser_batch.corpus.table import Recording, Recordings
 from ser_batch.errors import AudioError, UsageError
-from ser_batch.tasks import Engine, expect_progress
+from ser_batch.runtime.engine import Engine
+from ser_batch.runtime.process import expect_progress
 
 # The mean of all channels, one of them, or each as a recording of its own.
 Channels = Literal["mean", "each"] | int

@@ -24,7 +24,7 @@ from ser_batch.audio.containers import (
 )
 from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Decoder, check_claims, one_line
 from ser_batch.errors import AudioError
-from ser_batch.tasks import heartbeat
+from ser_batch.runtime.engine import heartbeat
 
 _Packet: TypeAlias = "Packet[AudioStream]"
 

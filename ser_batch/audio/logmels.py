@@ -4,7 +4,6 @@ NumPy, SciPy's FFT and soxr alone, because worker processes pay for every import
 is computed here: the tests hold every step to its public calls.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.frontends import FrontEnd
+from ser_batch.audio.mel import mel_filters
 
 # What fills a batch after the end of a shorter log-mel: no audio is so quiet, so networks tell it from silence.
 PADDING_DB = -1000.0
@@ -203,66 +203,3 @@ def _mel_groups(front_end: FrontEnd) -> list[tuple[slice, slice, Float32s]]:
         bins = slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(0, 1)
         groups.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
     return groups
-
-
-def mel_filters(front_end: FrontEnd) -> Float32s:
-    """``librosa.filters.mel``: triangles on Slaney's mel scale, each of unit area in Hz.
-
-    Slaney, "Auditory Toolbox", 1998: linear up to 1 kHz (200/3 Hz a mel), logarithmic above (27 mels
-    for a factor of 6.4).
-
-    Returns:
-        float32 ``(n_mels, 1 + n_fft // 2)``.
-    """
-    edges_mel = np.linspace(_hz_to_mel(front_end.fmin_hz), _hz_to_mel(front_end.fmax_hz), front_end.n_mels + 2)
-    edges_hz = _mel_to_hz(edges_mel)
-    bins_hz = np.fft.rfftfreq(front_end.n_fft, d=1.0 / front_end.rate_hz)
-    widths_hz = np.diff(edges_hz)[:, None]
-    distances_hz = edges_hz[:, None] - bins_hz
-    rising = -distances_hz[:-2] / widths_hz[:-1]
-    falling = distances_hz[2:] / widths_hz[1:]
-    triangles = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
-    areas = 2.0 / (edges_hz[2:] - edges_hz[:-2])
-    filters: Float32s = (triangles * areas[:, None]).astype(np.float32)
-    return filters
-
-
-@dataclass(frozen=True)
-class MelScale:
-    """Where a front end's mel bands lie.
-
-    Attributes:
-        centres_hz: float64 ``(n_mels,)``.
-    """
-
-    centres_hz: NDArray[np.float64]
-    _lowest_mel: float
-    _mels_per_band: float
-
-    def places(self, hz: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The fractional band in which each frequency is the centre."""
-        mels = np.array([_hz_to_mel(one) for one in hz])
-        return (mels - self._lowest_mel) / self._mels_per_band
-
-
-def mel_scale(front_end: FrontEnd) -> MelScale:
-    """The scale of the front end's filters: bands evenly spaced on Slaney's mel scale."""
-    edges_mel = np.linspace(_hz_to_mel(front_end.fmin_hz), _hz_to_mel(front_end.fmax_hz), front_end.n_mels + 2)
-    return MelScale(_mel_to_hz(edges_mel[1:-1]), float(edges_mel[1]), float(edges_mel[1] - edges_mel[0]))
-
-
-_LINEAR_HZ_PER_MEL = 200.0 / 3.0
-_BREAK_HZ = 1000.0
-_BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL
-_LOG_STEP = np.log(6.4) / 27.0
-
-
-def _hz_to_mel(hz: float) -> float:
-    if hz < _BREAK_HZ:
-        return hz / _LINEAR_HZ_PER_MEL
-    return float(_BREAK_MEL + np.log(hz / _BREAK_HZ) / _LOG_STEP)
-
-
-def _mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
-    logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL))
-    return np.where(mels < _BREAK_MEL, _LINEAR_HZ_PER_MEL * mels, logarithmic)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ser_batch.audio.containers import holds_another_file, holds_unclaimed
 from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Decoder, Float32s, check_claims, one_line
 from ser_batch.errors import AudioError
-from ser_batch.tasks import heartbeat
+from ser_batch.runtime.engine import heartbeat
 
 _BLOCK_SAMPLES = 1 << 16
 

@@ -12,11 +12,11 @@ import soxr
 from numpy.typing import NDArray
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.logmels import log_mel_at_rate, log_mel_of_trimmed, resample, trimmed
-from ser_batch.audio.recordings import Recording
 from ser_batch.audio.signal_checks import ChannelCheck, SignalCheck
 from ser_batch.audio.waveforms import mono_blocks, open_audio
+from ser_batch.corpus.table import Recording
 from ser_batch.errors import AudioError
 
 # A front end that truncates trims and filters a recording as a whole, so it holds all of it in memory.

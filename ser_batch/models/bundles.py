@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_batch.audio.frontend import FrontEnd
+from ser_batch.audio.frontends import FrontEnd
 from ser_batch.errors import BundleError, FrontEndError
-from ser_batch.files import file_sha256, json_fingerprint, open_atomically, sync_folder, write_json
+from ser_batch.formatting import counted
+from ser_batch.models.exports import convert
+from ser_batch.models.litert import RuntimeNetwork
+from ser_batch.models.normalisation import Scale, unchanged
 from ser_batch.models.novelty import Novelty
-from ser_batch.models.recipes import recipe_title
-from ser_batch.models.runtime import RuntimeNetwork, convert
-from ser_batch.models.scales import Scale, unchanged
-from ser_batch.wording import counted
+from ser_batch.storage.fingerprints import file_sha256, json_fingerprint
+from ser_batch.storage.writing import open_atomically, sync_folder, write_json
+from ser_batch.training.recipes import recipe_title
 
 if TYPE_CHECKING:
     import keras

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import Recording
+from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.windows import LogMelWindows
+from ser_batch.corpus.table import Recording
 from ser_batch.errors import AudioError
-from ser_batch.records.plans import BuildPlan
-from ser_batch.tasks import Engine, expect_progress
+from ser_batch.records.plan import BuildPlan
+from ser_batch.runtime.engine import Engine
+from ser_batch.runtime.process import expect_progress
 
 _MEASURED = 32
 _BYTES_BESIDE_LOG_MEL = 200

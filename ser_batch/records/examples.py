@@ -7,18 +7,14 @@ costs seconds and hundreds of MB in every worker process.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from ser_batch.audio.decoders import Float32s
 from ser_batch.errors import RecordsError
+from ser_batch.records.example_pb2 import _example_class
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -159,60 +155,6 @@ def parse_tensors(serialized: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
     return tensors | {"log_mel": log_mel}
 
 
-def tfds_features(shape: Shape, labels: Sequence[str]) -> dict[str, Any]:
-    """The content of ``features.json``, from which tensorflow-datasets parses the records."""
-    prefix = "tensorflow_datasets.core.features."
-    described: dict[str, Any] = {}
-    for feature in FEATURES:
-        described[feature.name] = {"pythonClassName": prefix + feature.tfds_class}
-        if feature.name == "label":
-            described["label"]["classLabel"] = {"numClasses": str(len(labels))}
-        elif feature.kind == "bytes":
-            described[feature.name]["text"] = {}
-        else:
-            dimensions = {"dimensions": [str(size or -1) for size in shape]} if feature.name == "log_mel" else {}
-            described[feature.name]["tensor"] = {"dtype": "float32", "encoding": "none", "shape": dimensions}
-    return {"pythonClassName": prefix + "features_dict.FeaturesDict", "featuresDict": {"features": described}}
-
-
-def write_record(file: IO[bytes], serialized: bytes) -> None:
-    """Append one record to a TFRecord file.
-
-    The framing is TensorFlow's (tensorflow/core/lib/io/record_writer.h): length as uint64, its masked
-    CRC-32C, the data, their masked CRC-32C, all little-endian.
-    """
-    length = struct.pack("<Q", len(serialized))
-    file.write(length + _masked_crc(length))
-    file.write(serialized)
-    file.write(_masked_crc(serialized))
-
-
-def read_records(file: IO[bytes]) -> Iterator[bytes]:
-    """The records of a TFRecord file, each checked against its CRCs.
-
-    Raises:
-        RecordsError: the file is cut or damaged; the message says how.
-    """
-    while header := file.read(12):
-        if len(header) < 12:
-            raise RecordsError("ends in the middle of a record's length")
-        if header[8:] != _masked_crc(header[:8]):
-            raise RecordsError("has a record length whose CRC is wrong")
-        (length,) = struct.unpack("<Q", header[:8])
-        data, crc = file.read(length), file.read(4)
-        if len(data) < length or len(crc) < 4:
-            raise RecordsError("ends in the middle of a record")
-        if crc != _masked_crc(data):
-            raise RecordsError("has a record whose CRC is wrong")
-        yield data
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """CRC-32C, rotated right by 15 bits plus a constant: the mask of tensorflow/core/lib/hash/crc32c.h."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
 def _varint(number: int) -> bytes:
     encoded = bytearray()
     while number >= 0x80:
@@ -220,51 +162,3 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
-
-
-@cache
-def _example_class() -> Any:
-    """The protobuf class of tf.train.Example, from the field numbers of tensorflow/core/example/*.proto."""
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="ser_batch/example.proto", package="ser_batch", syntax="proto3")
-
-    def message(name: str, *fields: tuple[str, int, int, str]) -> Any:
-        added = file.message_type.add(name=name)
-        for field_name, number, kind, type_name in fields:
-            repeated = kind != field.TYPE_MESSAGE
-            added.field.add(
-                name=field_name,
-                number=number,
-                type=kind,
-                type_name=type_name or None,
-                label=field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL,
-            )
-        return added
-
-    message("BytesList", ("value", 1, field.TYPE_BYTES, ""))
-    message("FloatList", ("value", 1, field.TYPE_FLOAT, ""))
-    message("Int64List", ("value", 1, field.TYPE_INT64, ""))
-    of_feature = message(
-        "Feature",
-        ("bytes_list", 1, field.TYPE_MESSAGE, ".ser_batch.BytesList"),
-        ("float_list", 2, field.TYPE_MESSAGE, ".ser_batch.FloatList"),
-        ("int64_list", 3, field.TYPE_MESSAGE, ".ser_batch.Int64List"),
-    )
-    of_feature.oneof_decl.add(name="kind")
-    for kind in of_feature.field:
-        kind.oneof_index = 0
-    features = message("Features", ("feature", 1, field.TYPE_MESSAGE, ".ser_batch.Features.FeatureEntry"))
-    features.field[0].label = field.LABEL_REPEATED
-    entry = features.nested_type.add(name="FeatureEntry", options=descriptor_pb2.MessageOptions(map_entry=True))
-    entry.field.add(name="key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    entry.field.add(
-        name="value",
-        number=2,
-        type=field.TYPE_MESSAGE,
-        type_name=".ser_batch.Feature",
-        label=field.LABEL_OPTIONAL,
-    )
-    message("Example", ("features", 1, field.TYPE_MESSAGE, ".ser_batch.Features"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("ser_batch.Example"))

@@ -4,21 +4,22 @@ A worker writes a shard whole, then its note into ``.building/``; what has its n
 Whatever becomes of a recording, it stands in the note: as rows, or as an error.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import Recording, Rejection, audio_sha256
+from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.windows import LogMelWindows
+from ser_batch.corpus.table import Recording, Rejection
 from ser_batch.errors import AudioError
-from ser_batch.files import disk_errors_named, file_sha256, open_atomically, write_json
-from ser_batch.records.examples import Example, serialize, write_record
-from ser_batch.records.layout import BUILDING
-from ser_batch.records.plans import ShardTask
-from ser_batch.tasks import expect_progress
+from ser_batch.records.examples import Example, serialize
+from ser_batch.records.manifest import note_path
+from ser_batch.records.plan import ShardTask
+from ser_batch.records.tfrecords import write_record
+from ser_batch.runtime.process import expect_progress
+from ser_batch.storage.fingerprints import audio_sha256, file_sha256
+from ser_batch.storage.writing import disk_errors_named, open_atomically, write_json
 
 
 def probe(recordings: Sequence[Recording], front_end: FrontEnd) -> None:
@@ -104,14 +105,3 @@ class _ShardNote:
             "sha256": file_sha256(path),
         }
         return {"shard": shard, "rows": self._rows, "errors": self._errors, "warnings": self._warnings}
-
-
-def note_path(folder: Path, name: str) -> Path:
-    """Where the note of the shard of that name is."""
-    return folder / BUILDING / f"{name}.json"
-
-
-def read_note(folder: Path, name: str) -> dict[str, Any]:
-    """What a shard holds: ``shard`` as in provenance.json, ``rows``, ``errors``, ``warnings``."""
-    note: dict[str, Any] = json.loads(note_path(folder, name).read_text(encoding="utf-8"))
-    return note

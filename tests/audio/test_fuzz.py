@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import SPEECH
-from ser_batch.audio.recordings import list_source
-from ser_batch.engines import LocalEngine
-from ser_batch.records.builds import build_records
-from ser_batch.records.plans import BuildOptions, plan_build
-from ser_batch.records.splits import SplitPlan
+from ser_batch.audio.frontends import SPEECH
+from ser_batch.corpus.labels import label_recordings
+from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.splits import SplitPlan
+from ser_batch.records.build import build_records
+from ser_batch.records.plan import BuildOptions, plan_build
+from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
 from tools import fuzz_audio

@@ -9,20 +9,19 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_batch.audio.frontend import SEED, SPEECH
+from ser_batch.audio.frontends import SEED, SPEECH
 from ser_batch.audio.logmels import (
     PADDING_DB,
     fix_length,
     log_mel,
     log_mel_at_rate,
-    mel_filters,
     mel_power,
-    mel_scale,
     power_to_db,
     resample,
     trim,
     wiener,
 )
+from ser_batch.audio.mel import mel_filters, mel_scale
 from ser_batch.audio.signal_checks import MAX_SAMPLE
 from tests.frontends import WINDOWED
 from tests.reference import public_log_mel, public_speech_log_mel

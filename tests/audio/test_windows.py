@@ -6,10 +6,10 @@ import pytest
 import soundfile
 
 from ser_batch.audio import windows
-from ser_batch.audio.frontend import SEED, SPEECH
+from ser_batch.audio.frontends import SEED, SPEECH
 from ser_batch.audio.logmels import log_mel, resample
-from ser_batch.audio.recordings import Recording
 from ser_batch.audio.windows import LogMelWindows
+from ser_batch.corpus.table import Recording
 from ser_batch.errors import AudioError
 from tests.conftest import write_tone
 from tests.frontends import WINDOWED

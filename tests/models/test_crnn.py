@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from ser_batch.errors import TrainingError
-from ser_batch.models.crnn import CrnnOptions, seed_crnn
-from ser_batch.models.scales import Scale
+from ser_batch.models.networks.crnn import CrnnOptions, seed_crnn
+from ser_batch.models.normalisation import Scale
 
 PLAIN = CrnnOptions(dropout=0.0, norm_momentum=0.99)
 

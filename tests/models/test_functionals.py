@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser_batch.audio.frontend import SPEECH
-from ser_batch.audio.logmels import PADDING_DB, log_mel, mel_scale
+from ser_batch.audio.frontends import SPEECH
+from ser_batch.audio.logmels import PADDING_DB, log_mel
+from ser_batch.audio.mel import mel_scale
 from ser_batch.errors import TrainingError
-from ser_batch.models import functionals
 from ser_batch.models.bundles import load_keras, save_keras, shipped_bundle, weights_sha256
-from ser_batch.models.functionals import (
+from ser_batch.models.networks import descriptors
+from ser_batch.models.networks.families import features_of, functionals_of
+from ser_batch.models.networks.functionals import (
     FunctionalOptions,
     functional_extractor,
     functional_head,
     functional_network,
 )
-from ser_batch.models.networks import features_of, functionals_of, graph_of
-from ser_batch.models.scales import Scale
+from ser_batch.models.normalisation import Scale
+from ser_batch.training.features import graph_of
 from tests.batches import stack
 from tests.frontends import KEPT, WINDOWED
 
@@ -144,8 +146,8 @@ def test_the_pitch_of_a_sung_vowel_is_found(pitch_hz: float) -> None:
     seconds = np.arange(16_000) / 16_000
     sung = sum(0.7**n * np.sin(2 * np.pi * n * pitch_hz * seconds) for n in range(1, 12)) * 0.1
     decibels = log_mel(sung.astype(np.float32), 16_000, SPEECH)
-    found = functionals._pitch(functionals._saliences(tf.constant(decibels.T[None]), SPEECH)).numpy()
-    octaves = np.log2(pitch_hz / functionals._PITCHES_HZ[0])
+    found = descriptors._pitch(descriptors._saliences(tf.constant(decibels.T[None]), SPEECH)).numpy()
+    octaves = np.log2(pitch_hz / descriptors._PITCHES_HZ[0])
     assert np.median(found) == pytest.approx(octaves, abs=1 / 12)
 
 
@@ -166,7 +168,7 @@ def test_the_spectrum_is_described_by_its_power() -> None:
     import tensorflow as tf
 
     decibels = log_mel(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32), 16_000, SPEECH)
-    spectrum = functionals._Spectrum(tf.constant(decibels.T[None]), SPEECH)
+    spectrum = descriptors._Spectrum(tf.constant(decibels.T[None]), SPEECH)
     centres_hz = mel_scale(SPEECH).centres_hz
     widths = np.gradient(centres_hz) / np.gradient(centres_hz)[0]
     power = (10.0 ** (decibels.T.astype(np.float64) / 10) * widths).reshape(-1, 64, 3).sum(axis=2)

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from ser_batch.audio.logmels import log_mel
+from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.models.novelty import Novelty, fit_novelty
-from ser_batch.results.predictions import Predictor
 
 
 def examples(n: int = 400) -> tuple[np.ndarray, np.ndarray]:

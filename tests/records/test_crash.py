@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ser_batch.records.layout import BUILDING, open_records
+from ser_batch.records.folder import open_records
+from ser_batch.records.manifest import BUILDING
 from tests.conftest import fill, mount
 from tools.kill_build import Killer, Tally, build_command, digests
 

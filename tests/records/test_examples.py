@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from ser_batch.errors import RecordsError
-from ser_batch.records.examples import (
-    FEATURES,
-    Example,
-    parse,
-    parse_tensors,
-    read_records,
-    serialize,
-    write_record,
-)
+from ser_batch.records.examples import FEATURES, Example, parse, parse_tensors, serialize
+from ser_batch.records.tfrecords import read_records, write_record
 
 SHAPE = (4, 5)
 

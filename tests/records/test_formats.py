@@ -9,10 +9,11 @@ import pytest
 import soundfile
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.audio.frontend import SEED
-from ser_batch.cli import main
-from ser_batch.records.examples import parse, read_records
-from ser_batch.records.layout import open_records
+from ser_batch.audio.frontends import SEED
+from ser_batch.cli.app import main
+from ser_batch.records.examples import parse
+from ser_batch.records.folder import open_records
+from ser_batch.records.tfrecords import read_records
 from tests.audio.encoding import FFMPEG_FORMATS, LOSSLESS, encode_sample
 
 SPOKEN = "03a01Wa.wav"

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ser_batch.audio.corpora import label_recordings
 from ser_batch.audio.logmels import log_mel
-from ser_batch.audio.recordings import Recording, list_source
 from ser_batch.audio.windows import LogMelWindows
-from ser_batch.engines import LocalEngine
-from ser_batch.records.builds import BuildResult, build_records
-from ser_batch.records.plans import BuildOptions, plan_build
-from ser_batch.records.splits import SplitPlan
+from ser_batch.corpus.labels import label_recordings
+from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.splits import SplitPlan
+from ser_batch.corpus.table import Recording
+from ser_batch.records.build import BuildResult, build_records
+from ser_batch.records.plan import BuildOptions, plan_build
+from ser_batch.runtime.local import LocalEngine
 from tests.frontends import WINDOWED
 from tools.fuzz_audio import MeasuringEngine
 
@@ -34,10 +35,10 @@ COARSE = replace(WINDOWED, length_secs=30.0, window_hop_secs=30.0, hop_length=RA
 
 MEMORY_OF_WINDOWS = """
 import sys
-from ser_batch.audio.frontend import PRESETS
-from ser_batch.audio.recordings import Recording
+from ser_batch.audio.frontends import PRESETS
+from ser_batch.corpus.table import Recording
 from ser_batch.audio.windows import LogMelWindows
-from ser_batch.native import keep_freed_memory
+from ser_batch.runtime.process import keep_freed_memory
 from ser_batch.errors import AudioError
 from tools.fuzz_audio import peak_mb
 

@@ -13,19 +13,21 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from ser_batch.audio.corpora import label_recordings
-from ser_batch.audio.frontend import FrontEnd
-from ser_batch.audio.recordings import list_source
-from ser_batch.cli import main
-from ser_batch.engines import LocalEngine
+from ser_batch.audio.frontends import FrontEnd
+from ser_batch.cli.app import main
+from ser_batch.corpus.labels import label_recordings
+from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.splits import SplitPlan
 from ser_batch.errors import RecordsError
-from ser_batch.files import file_sha256, json_fingerprint
-from ser_batch.records.builds import build_records
-from ser_batch.records.examples import Example, parse, read_records, serialize, write_record
-from ser_batch.records.layout import open_records
-from ser_batch.records.plans import BuildOptions, plan_build
-from ser_batch.records.splits import SplitPlan
-from ser_batch.records.verification import Problem, verify_records
+from ser_batch.records.build import build_records
+from ser_batch.records.examples import Example, parse, serialize
+from ser_batch.records.folder import open_records
+from ser_batch.records.plan import BuildOptions, plan_build
+from ser_batch.records.tfrecords import read_records, write_record
+from ser_batch.records.verification.metadata import Problem
+from ser_batch.records.verification.verify import verify_records
+from ser_batch.runtime.local import LocalEngine
+from ser_batch.storage.fingerprints import file_sha256, json_fingerprint
 from tests.frontends import KEPT, TRUNCATED, WINDOWED
 from tests.inline import Dying, Inline
 
@@ -71,7 +73,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 def test_a_recording_that_is_in_a_folder_twice_is_named(
     tmp_path: Path, emodb_sample: Path, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ser_batch.records.builds._refuse_repeats", lambda *_: None)  # as folders were built before
+    monkeypatch.setattr("ser_batch.records.build._refuse_repeats", lambda *_: None)  # as folders were built before
     rows = [f"{emodb_sample / path.name},{path.name[5]},0,{end}" for path in emodb_sample.iterdir() for end in (60, 1)]
     whole = emodb_sample / "16b03Ta.wav"
     (tmp_path / "parts.csv").write_text("\n".join(["file,label,start,end", *rows, f"{whole},T,0,"]))

@@ -1,0 +1,179 @@
+"""The front end: the frozen description of a transform from waveform to log-mel spectrogram."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ser_batch.audio.decoders import MAX_CHANNELS
+from ser_batch.errors import FrontEndError, UsageError
+from ser_batch.storage.fingerprints import json_fingerprint
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Every choice between an audio file and the numbers a network sees.
+
+    The steps, in order: one channel, resampled, trimmed, Wiener-filtered, brought to
+    ``length_secs``, mel power spectrogram (centred Hann frames, Slaney mel filters), decibels.
+
+    Attributes:
+        rate_hz: sampling rate that everything is resampled to.
+        n_fft: frame length in samples.
+        hop_length: step between frames in samples.
+        n_mels: number of mel bands.
+        fmin_hz: lower edge of the lowest mel band.
+        fmax_hz: upper edge of the highest mel band.
+        length_secs: length of every example; of the longest, if shorter audio keeps its own.
+        shorter: what happens to audio shorter than that: ``pad`` adds zeros at the end; ``keep`` gives an
+            example as long as the audio.
+        longer: what happens to audio longer than that: ``truncate`` keeps its beginning; ``window``
+            makes overlapping windows, the last of which ends at the end of the audio.
+        window_hop_secs: step between windows; None when truncating.
+        trim_top_db: frames quieter than the loudest by this many dB are cut from both ends; None: no trim.
+        wiener: whether noise is filtered out.
+        db_reference: 0 dB is ``max``, the loudest bin of the example, or ``one``, a power of 1.
+        db_floor: smallest power that is told from zero.
+        db_range: everything is at most this many dB under the loudest bin; None: unlimited.
+        channel: ``mean`` of all channels, or the number of the one to take, from 0.
+    """
+
+    rate_hz: int
+    n_fft: int
+    hop_length: int
+    n_mels: int
+    fmin_hz: float
+    fmax_hz: float
+    length_secs: float
+    shorter: Literal["pad", "keep"]
+    longer: Literal["truncate", "window"]
+    window_hop_secs: float | None
+    trim_top_db: float | None
+    wiener: bool
+    db_reference: Literal["max", "one"]
+    db_floor: float
+    db_range: float | None
+    channel: Literal["mean"] | int = "mean"
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of the longest example, at ``rate_hz``."""
+        return round(self.length_secs * self.rate_hz)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the longest example; frames are centred, so the first and the last reach half outside."""
+        return 1 + self.n_samples // self.hop_length
+
+    @property
+    def window_hop_samples(self) -> int:
+        """Samples between the starts of two windows; a whole example when truncating."""
+        return round((self.window_hop_secs or self.length_secs) * self.rate_hz)
+
+    @property
+    def shape(self) -> tuple[int, int | None]:
+        """``(n_mels, n_frames)`` of every log-mel spectrogram; None where each has its own number of frames."""
+        return self.n_mels, self.n_frames if self.shorter == "pad" else None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all values: equal for two front ends exactly when they compute the same."""
+        return json_fingerprint(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """All values as a JSON object."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "FrontEnd":
+        """The front end that ``to_json`` wrote.
+
+        Raises:
+            FrontEndError: a value is missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if values.keys() != names:
+            odd = ", ".join(sorted(values.keys() ^ names))
+            raise FrontEndError(f"front end: missing or unknown values: {odd}; was it written by another version?")
+        return cls(**values)
+
+
+# The published notebook recipe that this project set out from. Its values never change.
+SEED = FrontEnd(
+    rate_hz=44_100,
+    n_fft=2048,
+    hop_length=512,
+    n_mels=128,
+    fmin_hz=0.0,
+    fmax_hz=22_050.0,
+    length_secs=3.0,
+    shorter="pad",
+    longer="truncate",
+    window_hop_secs=None,
+    trim_top_db=60.0,
+    wiener=True,
+    db_reference="max",
+    db_floor=1e-10,
+    db_range=80.0,
+)
+
+# Speech at the rate most corpora have: no band lies above what 16 kHz audio holds, and below 1 kHz bands are
+# narrow enough (16 Hz) to tell a voice's harmonics apart.
+SPEECH = FrontEnd(
+    rate_hz=16_000,
+    n_fft=1024,
+    hop_length=256,
+    n_mels=192,
+    fmin_hz=0.0,
+    fmax_hz=8_000.0,
+    length_secs=10.0,
+    shorter="keep",
+    longer="window",
+    window_hop_secs=5.0,
+    trim_top_db=None,
+    wiener=False,
+    db_reference="one",
+    db_floor=1e-8,
+    db_range=None,
+)
+
+PRESETS = {"seed": SEED, "speech": SPEECH}
+
+
+def preset(name: str, channel: Literal["mean"] | int = "mean") -> FrontEnd:
+    """The front end of that name, for one channel or the mean of all.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return dataclasses.replace(PRESETS[name], channel=channel)
+    except KeyError:
+        known = ", ".join(sorted(PRESETS))
+        raise UsageError(f"--front-end {name}: no such preset; choose one of {known}") from None
+
+
+def parse_channel(text: str) -> Literal["mean"] | int:
+    """``mean``, or the number of a channel, from 0.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "mean":
+        return "mean"
+    if re.fullmatch("[0-9]{1,2}", text) and int(text) < MAX_CHANNELS:
+        return int(text)
+    raise UsageError(f"--channel {text}: give mean, or the number of a channel, from 0 to {MAX_CHANNELS - 1}")
+
+
+def preset_name(front_end: FrontEnd) -> str:
+    """The preset's name, whatever its channel, or ``custom``."""
+    plain = dataclasses.replace(front_end, channel="mean")
+    return next((name for name, preset in PRESETS.items() if preset == plain), "custom")
+
+
+def build_options(front_end: FrontEnd) -> str:
+    """The options of ``build-records`` that choose it, or its fingerprint where none do."""
+    if (name := preset_name(front_end)) == "custom":
+        return f"custom, {front_end.fingerprint[:12]}"
+    return f"--front-end {name}" + ("" if front_end.channel == "mean" else f" --channel {front_end.channel}")

@@ -1,0 +1,72 @@
+"""The commands: each parses, calls the library once, and says what came of it."""
+
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+from ser_batch import __version__
+from ser_batch.cli import evaluation, inference, records, reports, training
+from ser_batch.cli.console import _say
+from ser_batch.errors import SerBatchError, UsageError
+from ser_batch.storage.filesystems import url_problem
+
+app = typer.Typer(
+    name="ser-batch",
+    help="Batch speech emotion recognition: audio folders to TFRecords, training, predictions to CSV.",
+    epilog="Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 finished but some inputs failed, 130/143 stopped.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ser-batch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("build-records")(records.build_records)
+app.command()(records.verify)
+app.command()(training.train)
+app.command()(evaluation.evaluate)
+app.command("cross-validate")(evaluation.cross_validate)
+app.command()(evaluation.compare)
+app.command()(inference.infer)
+app.command()(reports.info)
+
+
+def _refuse_urls(arguments: list[str]) -> None:
+    """Raise a UsageError if a URL is given for any argument or option: it would be taken for a local path."""
+    for argument in arguments:
+        option, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if re.match("-[A-Za-z]", value):  # -oVALUE
+            option, value = value[:2], value[2:]
+        if problem := url_problem(value.removeprefix("@")):
+            raise UsageError(f"{f'{option} {value}'.strip()}: {problem}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        _refuse_urls(sys.argv[1:] if arguments is None else arguments)
+        app(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except SerBatchError as error:
+        _say(f"error: {error}")
+        return 2 if isinstance(error, UsageError) else 1
+    return 0

@@ -1,0 +1,86 @@
+"""What the commands print, and the progress bar on stderr."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ser_batch.formatting import counted
+from ser_batch.runtime.signals import tidied
+
+if TYPE_CHECKING:
+    from ser_batch.corpus.table import Listing
+
+
+@contextmanager
+def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar with count, rate and remaining time; call what it yields with (done, total)."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    # Redirected, what is printed meanwhile would not reach where the user sent it.
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+    task = bar.add_task(title, total=None, rate="")
+    before: int | None = None  # what an earlier run had finished says nothing of this one's rate
+
+    def show(done: int, total: int) -> None:
+        nonlocal before
+        if before is None:
+            before = done
+            bar.start()  # not earlier: lines may be printed until then
+        rate = (done - before) / (bar.tasks[task].elapsed or 1.0)
+        bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
+
+    try:
+        with tidied(bar.stop):
+            yield show
+    finally:
+        bar.stop()
+
+
+SOME_FAILED = 3
+_LISTED_ERRORS = 20
+_MISSING = os.strerror(errno.ENOENT)
+
+
+def _say(line: str, quiet: bool = False) -> None:
+    if not quiet:
+        # A name may hold a line break, or what a terminal obeys.
+        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
+
+
+def _print(lines: Iterable[str]) -> None:
+    from ser_batch.storage.writing import standard_output
+
+    with standard_output() as file:
+        file.write("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+
+
+def _say_notes(listing: "Listing", sources: list[str], quiet: bool) -> None:
+    if listing.other_files:
+        where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
+        _say(f"left alone: {counted(listing.other_files, 'file')} in {where}, not audio by the extension", quiet)
+    for note in listing.notes:
+        _say(f"warning: {note}", quiet)
+
+
+def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str, bases: dict[str, str]) -> None:
+    for name, reason in errors[:_LISTED_ERRORS]:
+        _say(f"error: {name}: {reason}")
+    if total > _LISTED_ERRORS:
+        _say(f"error: and {total - _LISTED_ERRORS} more, all in {where}")
+    if any(_MISSING in reason and not os.path.isabs(name) for name, reason in errors):
+        for name, folder in bases.items():
+            _say(f"error: relative paths in {name} were looked for in {folder}")

@@ -1,0 +1,103 @@
+"""The commands evaluate, cross-validate and compare."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ser_batch.cli.console import _print, _say
+from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose, Workers
+from ser_batch.runtime.local import LocalEngine
+from ser_batch.runtime.process import _prepare_tensorflow
+from ser_batch.runtime.resources import usable_cpus
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, from train.")],
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder with the same front end.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Evaluation folder to write.")],
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="train, validation or test.")] = "test",
+    restart: Restart = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on a split of a record folder.
+
+    Predictions, classification report, confusion matrix, UAR and WA.
+
+    Example: ser-batch evaluate models/emodb tfrecords/emodb -o eval/emodb
+    """
+    from ser_batch.evaluation.evaluate import evaluate as run
+    from ser_batch.models.bundles import open_bundle
+    from ser_batch.records.folder import open_records
+    from ser_batch.reports.text import report_text
+
+    scores, was_finished = run(open_bundle(bundle), open_records(records), split, out, restart)
+    if not quiet:
+        _print([report_text(scores)])
+    _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
+
+
+def cross_validate(
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder; all its splits are used.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Cross-validation folder to write.")],
+    by: Annotated[str, typer.Option(metavar="HOW", help="What a fold holds out as a whole: speaker or random.")] = (
+        "speaker"
+    ),
+    folds: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Folds.", show_default="one per speaker; 10 if random")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="K", help="Repetitions, each with a seed of its own.")] = 1,
+    recipe: RecipeName = "default",
+    epochs: Epochs = None,
+    normalise: Normalise = None,
+    class_weight: ClassWeight = None,
+    seed: Seed = 0,
+    workers: Workers = usable_cpus(),
+    restart: Restart = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a recipe on speakers that its networks never met.
+
+    Leaves one speaker out by default; nothing is chosen on what a fold holds out.
+
+    Example: ser-batch cross-validate tfrecords/emodb -o validation/emodb --seeds 3
+    """
+    _prepare_tensorflow(verbose)
+    from ser_batch.corpus.folds import parse_fold_rule
+    from ser_batch.evaluation.cross_validate import Protocol, parallel_folds
+    from ser_batch.evaluation.cross_validate import cross_validate as run
+    from ser_batch.records.folder import open_records
+    from ser_batch.reports.text import cross_validation_lines
+    from ser_batch.training.recipes import RecipeChanges, find_recipe
+
+    began = time.perf_counter()
+    protocol = Protocol(parse_fold_rule(by), folds, seeds, seed)
+    chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
+    folder = open_records(records)
+    with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine:
+        finished = run(folder, out, chosen, protocol, engine, restart, lambda fold: _say(fold.line(), quiet))
+    if not quiet:
+        _print(cross_validation_lines(out))
+    outcome = "already finished, nothing to do" if finished else f"written, in {time.perf_counter() - began:.1f} s"
+    _say(f"{out}: {outcome}", quiet)
+
+
+def compare(
+    folder_a: Annotated[Path, typer.Argument(metavar="DIR_A", help="Cross-validation folder.")],
+    folder_b: Annotated[Path, typer.Argument(metavar="DIR_B", help="Another, of the same recordings.")],
+) -> None:
+    """Say whether one cross-validation is better than another.
+
+    The difference of UAR and WA, its interval, and a paired test over speakers.
+
+    Example: ser-batch compare cv/seed cv/default
+    """
+    from ser_batch.evaluation.compare import compare as run
+    from ser_batch.reports.text import comparison_lines
+
+    found = run(folder_a, folder_b)
+    if found.task_differences:
+        _say(f"warning: the protocols are not the same; from A to B: {'; '.join(found.task_differences)}")
+    _print(comparison_lines(found, str(folder_a), str(folder_b)))

@@ -1,0 +1,145 @@
+"""The commands build-records and verify."""
+
+import time
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ser_batch.cli.console import _LISTED_ERRORS, SOME_FAILED, _list_errors, _print, _say, _say_notes, progress_bar
+from ser_batch.cli.options import Quiet, Restart, Seed, Sources, Workers
+from ser_batch.formatting import counted, part_named
+from ser_batch.runtime.local import LocalEngine
+from ser_batch.runtime.resources import usable_cpus
+
+if TYPE_CHECKING:
+    from ser_batch.records.build import BuildResult
+
+
+def build_records(
+    source: Sources,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Record folder to write.")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="auto, folder, emodb, ravdess, crema-d, tess, savee, emovo, regex:PATTERN, or CSV of file and label.",
+        ),
+    ] = "auto",
+    label_map: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to; to (drop): leave out.")
+    ] = None,
+    front_end: Annotated[
+        str, typer.Option(metavar="NAME", help="How audio becomes log-mels: speech or seed.")
+    ] = "speech",
+    channel: Annotated[
+        str, typer.Option(metavar="mean|N", help="The mean of all channels, or one, counted from 0.")
+    ] = "mean",
+    split: Annotated[
+        str, typer.Option(metavar="HOW", help="speakers (disjoint), random (stratified) or none.")
+    ] = "speakers",
+    fractions: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Shares of train, validation, test; they sum to 1.")
+    ] = "0.8,0.1,0.1",
+    num_shards: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Shards per split.", show_default="by number of recordings")
+    ] = None,
+    seed: Seed = 0,
+    workers: Workers = usable_cpus(),
+    restart: Restart = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn audio into sharded TFRecords of log-mels.
+
+    Example: ser-batch build-records recordings/ -o tfrecords/mine
+    """
+    from ser_batch.audio.frontends import parse_channel, preset
+    from ser_batch.corpus.labels import label_recordings, read_label_map
+    from ser_batch.corpus.sources import list_sources
+    from ser_batch.corpus.splits import SplitPlan, parse_fractions, parse_rule
+
+    began = time.perf_counter()
+    parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
+    transform = preset(front_end, parse_channel(channel))
+    listing = list_sources(source)
+    _say_notes(listing, source, quiet)
+    with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
+        engine.start(len(listing.recordings), "ser_batch.records.shards")
+        # Only now, beside the workers' own imports: these are as slow.
+        from ser_batch.corpus.duplicates import find_duplicates
+        from ser_batch.records.build import build_records as build
+        from ser_batch.records.estimates import estimate_build
+        from ser_batch.records.plan import BuildOptions, plan_build
+        from ser_batch.reports.info import describe_plan
+
+        labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
+        bases = listing.bases
+        del listing  # as large as what was made of it
+        options = BuildOptions(transform, parts, num_shards)
+        plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
+        _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
+        if labelled.left_out:
+            counts = ", ".join(f"{label} {count:,}" for label, count in sorted(labelled.left_out.items()))
+            _say(f"left out by the label map: {counted(labelled.left_out.total(), 'recording')} ({counts})", quiet)
+        for line in [*labelled.notes, *plan.warnings]:
+            _say(f"warning: {line}", quiet)
+        if dry_run:
+            _print(describe_plan(plan, estimate_build(plan, engine), engine.workers))
+            return
+        result = build(plan, out, engine, restart, show)
+    _report_build(result, out, bases, time.perf_counter() - began, quiet)
+
+
+def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs: float, quiet: bool) -> None:
+    if result.was_finished:
+        _say(f"{out}: already finished, nothing to do", quiet)
+    for code, count in sorted(result.warnings.items()):
+        _say(f"warning: {code}: {counted(count, 'recording')}", quiet)
+    if result.n_errors:
+        rows = islice(result.records.errors(), _LISTED_ERRORS)
+        errors = [(part_named(row["file"], row["start"], row["end"]), row["reason"]) for row in rows]
+        _list_errors(errors, result.n_errors, str(out / "errors.csv"), bases)
+    _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
+    if result.n_errors:
+        raise typer.Exit(SOME_FAILED)
+
+
+def verify(
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder, from build-records.")],
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="What it was built from, once for each SOURCE: compare the audio, too.",
+            show_default="no",
+        ),
+    ] = None,
+    workers: Workers = usable_cpus(),
+    quiet: Quiet = False,
+) -> None:
+    """Check a record folder.
+
+    Every CRC, count, checksum and value, and that the manifest is true.
+
+    Example: ser-batch verify tfrecords/emodb --source recordings/
+    """
+    from ser_batch.corpus.sources import list_sources
+    from ser_batch.records.folder import open_records
+    from ser_batch.records.verification.verify import verify_records
+
+    began = time.perf_counter()
+    folder = open_records(records)
+    listing = list_sources(source) if source else None
+    with LocalEngine(workers) as engine, progress_bar("verifying", quiet) as show:
+        problems = verify_records(folder, engine, listing, show)
+    for problem in problems[:_LISTED_ERRORS]:
+        _say(f"error: {problem}")
+    if len(problems) > _LISTED_ERRORS:
+        _say(f"error: and {len(problems) - _LISTED_ERRORS} more")
+    secs = time.perf_counter() - began
+    if problems:
+        _say(f"{records}: not sound: {counted(len(problems), 'problem')}, found in {secs:.1f} s", quiet)
+        raise typer.Exit(1)
+    _say(f"{records}: sound: {folder.summary()}, checked in {secs:.1f} s", quiet)

@@ -1,0 +1,1 @@
+"""The table of recordings: sources, labels, duplicates, splits, folds."""

@@ -1,0 +1,405 @@
+"""The naming schemes of known corpora, and the ways to label a table of recordings."""
+
+import dataclasses
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from ser_batch.corpus.columns import ALIASES, SUFFIXES, SURPLUS, read_csv
+from ser_batch.corpus.folders import SPLIT_NAMES, find_layout, folders_of, split_layout
+from ser_batch.corpus.naming_schemes import _SAME_SPEAKER, CORPORA
+from ser_batch.corpus.sources import composed, printable
+from ser_batch.corpus.table import Listing, Recording, Recordings, Rejection, is_undecoded, posix_stem
+from ser_batch.errors import LabelError, UsageError
+from ser_batch.formatting import counted
+
+_FOLDERS = "folders"
+
+# Words that pandas.read_csv takes for a missing value, even in quotes.
+READ_AS_MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+_NOTED = 5
+
+# What a label map gives as the new name of a label whose recordings are to be left out.
+DROP = "(drop)"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A listing with labels.
+
+    Attributes:
+        recordings: those that have a label, in SOURCE's order.
+        rejections: all inputs that cannot be used, those of the listing included.
+        rule: where the labels came from, for people: ``emodb names``, ``folders``, ``columns``...
+        notes: warnings about labels and speakers.
+        left_out: how many recordings the label map leaves out, by the label as found; they are in neither list.
+    """
+
+    recordings: Recordings
+    rejections: list[Rejection]
+    rule: str
+    notes: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+# A naming rule: the recording's label and speaker, or why its name does not tell.
+NamingRule = Callable[[Recording], tuple[str, str | None] | str]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Where labels come from.
+
+    Attributes:
+        title: for people.
+        rule: gives them.
+        split_of: gives a recording's split by its key; None: there are no splits.
+        notes: warnings about it.
+    """
+
+    title: str
+    rule: NamingRule
+    split_of: Callable[[str], str | None] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[str, str] | None = None) -> Labelled:
+    """Give every recording its label and, where known, its speaker. What a CSV's columns say always wins.
+
+    Args:
+        listing: from `list_source`.
+        labels: ``auto``, ``folder``, the name of a corpus, ``regex:PATTERN`` or the path of a CSV.
+        label_map: label as found to label as wanted or `DROP`, applied last; a label that is not in it stays.
+
+    Raises:
+        LabelError: there are no labels this way, or only one class, or the map names a label that is not there.
+        UsageError: ``labels`` is not one of the above.
+    """
+    way = _way(listing, labels)
+    renamed = label_map or {}
+    rejections = list(listing.rejections)
+    found: Counter[str] = Counter()
+
+    def usable() -> Iterator[Recording]:
+        for recording in listing.recordings:
+            labelled: Recording | str | None = _apply(way, recording)
+            if isinstance(labelled, Recording):
+                found[labelled.label or ""] += 1
+                labelled = _mapped(labelled, renamed)
+            if isinstance(labelled, Recording):
+                yield labelled
+            elif labelled is not None:
+                part = (recording.start_secs, recording.end_secs)
+                rejections.append(Rejection(recording.file, "label", labelled, part=part))
+
+    recordings = Recordings(usable())
+    _check_label_map(renamed, found)
+    left_out = Counter({label: count for label, count in found.items() if renamed.get(label) == DROP})
+    if not recordings:
+        raise _no_labels(way.title, rejections, left_out)
+    if way.title == _FOLDERS and len(found) == 1:
+        raise LabelError(f"only one class's folder, {next(iter(found))}, holds recordings. {_THREE_WAYS}")
+    notes = [*listing.label_notes, *way.notes, *_label_notes(recordings), *speaker_notes(recordings)]
+    return Labelled(recordings, rejections, way.title, notes, left_out)
+
+
+def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
+    if left_out:
+        number = counted(left_out.total(), "recording")
+        return LabelError(f"--label-map leaves out all {number} that have labels; keep two labels or more")
+    return LabelError(
+        f"no labels found ({title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
+        f"{rejections[0].reason}. {_THREE_WAYS}"
+    )
+
+
+def _label_notes(recordings: Recordings) -> list[str]:
+    labels = recordings.column("label")[0]
+    notes = _undecoded_notes("labels", labels)
+    if alike := _alike(labels, str.casefold):
+        notes.append(f"labels that differ only by case are different classes: {alike}; --label-map can join them")
+    return notes
+
+
+def _undecoded_notes(what: str, names: Iterable[str | None]) -> list[str]:
+    undecoded = sorted(name for name in names if name and is_undecoded(name))
+    if not undecoded:
+        return []
+    return [f"{what} that are not UTF-8 are written as bytes, as '{undecoded[0]}'; save a CSV that holds them as UTF-8"]
+
+
+def speaker_notes(recordings: Recordings) -> list[str]:
+    """Warnings about names of speakers that may not mean what they say."""
+    speakers, _ = recordings.column("speaker")
+    notes = _undecoded_notes("speakers", speakers)
+    if alike := _alike(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
+        notes.append(f"speakers that differ only by case or leading zeros are different speakers: {alike}")
+    if words := sorted({name for name in speakers if name} & READ_AS_MISSING):
+        notes.append(f"taken as the name of one speaker: '{words[0]}'; leave it empty where the speaker is unknown")
+    return notes
+
+
+def _alike(names: Iterable[str | None], key: Callable[[str], str]) -> str:
+    """The groups of names with the same key, for people; empty if there are none."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[key(name or "")].append(name or "")
+    alike = sorted(" and ".join(f"'{name}'" for name in sorted(group)) for group in groups.values() if len(group) > 1)
+    more = f" and {len(alike) - _NOTED} more" if len(alike) > _NOTED else ""
+    return ", ".join(alike[:_NOTED]) + more
+
+
+def name_speakers(listing: Listing, rule: str) -> Listing:
+    """The listing with speakers where it has none.
+
+    Args:
+        listing: from `ser_batch.corpus.sources.list_source`; a speaker from a CSV stays.
+        rule: ``folder``: the name of the folder that a recording is in; ``regex:PATTERN``: the group
+            ``(?P<speaker>…)`` of a regular expression over its key. What does not match has no speaker.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if rule == "folder":
+        speaker_of = _folder_of
+    elif rule.startswith("regex:"):
+        pattern = _pattern(rule.removeprefix("regex:"), "--speaker-from", "speaker")
+
+        def speaker_of(recording: Recording) -> str | None:
+            match = pattern.search(recording.file)
+            return match["speaker"] if match else None
+    else:
+        raise UsageError(f"--speaker-from {rule}: give folder, or regex: and a pattern with a group (?P<speaker>…)")
+    named = (
+        dataclasses.replace(recording, speaker=recording.speaker or composed(speaker_of(recording) or "") or None)
+        for recording in listing.recordings
+    )
+    return dataclasses.replace(listing, recordings=Recordings(named))
+
+
+def _folder_of(recording: Recording) -> str | None:
+    return PurePosixPath(recording.file).parent.name.strip(".") or None
+
+
+_THREE_WAYS = (
+    "Give labels in one of three ways: one folder per class, file names of a known corpus "
+    f"({', '.join(CORPORA)}), or a CSV with the columns file and label (--labels FILE.csv)"
+)
+
+
+def _apply(way: _Way, recording: Recording) -> Recording | str:
+    label, speaker, split = recording.label, recording.speaker, recording.split
+    if label is None or speaker is None:
+        found = way.rule(recording)
+        if not isinstance(found, str):
+            label, speaker = label or composed(found[0]), speaker or composed(found[1] or "") or None
+        elif label is None:
+            return found
+    if way.split_of is not None and split is None:
+        split = way.split_of(recording.file)
+    return _with(recording, label or "", speaker, split)
+
+
+def _with(recording: Recording, label: str, speaker: str | None, split: str | None) -> Recording:
+    # A third of the time of `dataclasses.replace`.
+    part = recording.start_secs, recording.end_secs, recording.channel
+    return Recording(recording.file, recording.path, label, speaker, split, *part)
+
+
+def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | str | None:
+    """The recording with the label that is wanted; why it cannot have it; or None: it is left out."""
+    label = label_map.get(recording.label or "", recording.label or "")
+    if label == DROP:
+        return None
+    if not (label and label.isprintable()):
+        return f"has a label that is no plain text: {label!r}"
+    if label in READ_AS_MISSING:
+        return (
+            f"has the label '{label}', which pandas reads as missing; rename it with --label-map, or map it to {DROP}"
+        )
+    return recording if label == recording.label else _with(recording, label, recording.speaker, recording.split)
+
+
+def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> None:
+    """Raise a LabelError if the map names a label that no recording has."""
+    from difflib import get_close_matches
+
+    absent = [label for label in label_map if label not in found]
+    if absent and found:
+        near = get_close_matches(absent[0], found, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "correct the line or remove it"
+        raise LabelError(
+            f"--label-map: no recording has the label '{absent[0]}'; labels found: {', '.join(sorted(found))}; {hint}"
+        )
+
+
+def _way(listing: Listing, labels: str) -> _Way:
+    if labels.startswith("regex:"):
+        return _regex_way(labels.removeprefix("regex:"))
+    folders = folders_of(one.file for one in listing.recordings)
+    if labels == "auto":
+        way = _auto_way(listing, folders)
+    elif labels == "folder":
+        way = _folder_way(folders)
+    elif labels in CORPORA:
+        way = _Way(f"{labels} names", corpus_rule(labels))
+    elif Path(labels).suffix.lower() in SUFFIXES:
+        way = _csv_way(Path(labels))
+    else:
+        known = ", ".join(CORPORA)
+        raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
+    layout = split_layout(folders)
+    if not layout.has_splits or "split" in listing.has_columns:
+        return way
+    return dataclasses.replace(way, split_of=layout.split, notes=[*way.notes, *layout.notes])
+
+
+def _folder_way(folders: Sequence[list[str]]) -> _Way:
+    layout = find_layout(folders)
+    return _Way(_FOLDERS, lambda recording: layout.names(recording.file), notes=layout.notes)
+
+
+def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
+    n_unlabelled = sum(count for (label, _, _), count in listing.recordings.kinds().items() if label is None)
+    if not n_unlabelled and listing.recordings:
+        return _Way("columns", lambda recording: "has no label")
+    if "label" in listing.has_columns:
+        return _Way("columns", lambda recording: "has no label in its row")
+    if n_unlabelled < len(listing.recordings):
+        raise LabelError(
+            "some SOURCEs have a column label and others have none; give with --labels the way for the others "
+            f"(folder, {', '.join(CORPORA)}, regex:… or a CSV)"
+        )
+    if listing.label_questions:
+        raise LabelError(
+            f"{'; '.join(listing.label_questions)} may hold the labels: rename it to label, or give --labels with "
+            f"another way (folder, {', '.join(CORPORA)}, regex:… or a CSV)"
+        )
+    for name in CORPORA:
+        rule = corpus_rule(name)
+        if _fits_most(rule, _unlabelled(listing), n_unlabelled):
+            return _Way(f"{name} names", rule)
+    if any("/" in recording.file for recording in _unlabelled(listing)):
+        return _folder_way(folders)
+    raise LabelError(f"no labels found among {counted(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
+
+
+def _unlabelled(listing: Listing) -> Iterator[Recording]:
+    return (recording for recording in listing.recordings if recording.label is None)
+
+
+def _fits_most(rule: NamingRule, recordings: Iterable[Recording], number: int) -> bool:
+    """Whether a rule fits more than half of so many recordings; looks no further than it must."""
+    fitting = others = 0
+    for recording in recordings:
+        if isinstance(rule(recording), str):
+            others += 1
+            if 2 * others >= number:
+                return False
+        else:
+            fitting += 1
+            if 2 * fitting > number:
+                return True
+    return False
+
+
+def corpus_rule(name: str) -> NamingRule:
+    """The naming rule of a known corpus."""
+    corpus = CORPORA[name]
+    pattern = re.compile(rf"(?:^|/){corpus.pattern}$")
+    same_speaker = _SAME_SPEAKER.get(name, {})
+
+    def rule(recording: Recording) -> tuple[str, str | None] | str:
+        match = pattern.search(posix_stem(recording))
+        if match is None:
+            return f"is not named as {corpus.title} names its files"
+        if match["label"] not in corpus.labels:
+            return f"has the code {match['label']!r}, which {corpus.title} does not use"
+        return corpus.labels[match["label"]], same_speaker.get(match["speaker"], match["speaker"])
+
+    return rule
+
+
+def _regex_way(text: str) -> _Way:
+    pattern = _pattern(text, "--labels", "label")
+
+    def rule(recording: Recording) -> tuple[str, str | None] | str:
+        match = pattern.search(recording.file)
+        if match is None or not match["label"]:
+            return "does not match the labels' regular expression"
+        return match["label"], match["speaker"] if "speaker" in pattern.groupindex else None
+
+    def split_of(file: str) -> str | None:
+        match = pattern.search(file)
+        split = match["split"] if match else None
+        return SPLIT_NAMES.get(split.casefold(), split) if split else None
+
+    return _Way("regex", rule, split_of if "split" in pattern.groupindex else None)
+
+
+def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UsageError(f"{option} regex:{text}: not a regular expression ({error})") from error
+    if group not in pattern.groupindex:
+        raise UsageError(f"{option} regex:{text}: no group (?P<{group}>…) in it")
+    return pattern
+
+
+def _csv_way(path: Path) -> _Way:
+    table = read_csv(path, ("file", "label", "speaker"), ALIASES)
+    if not {"file", "label"} <= table.columns:
+        raise LabelError(f"{path}: needs the columns file and label; it has: {', '.join(table.header) or 'none'}")
+    by_file: dict[str, tuple[str, str | None]] = {}
+    for line, row in table.rows:
+        _check_cells(path, line, row)
+        file = printable(row["file"])
+        found = (composed(printable(row["label"])), composed(printable(row.get("speaker", ""))) or None)
+        if by_file.setdefault(file, found) != found:
+            raise LabelError(f"{path}: line {line} labels {file} otherwise than a line before it; keep one of them")
+
+    def rule(recording: Recording) -> tuple[str, str | None] | str:
+        label, speaker = by_file.get(recording.file, ("", None))
+        return (label, speaker) if label else f"has no label in {path.name}"
+
+    notes = [*table.alias_note("file"), *table.alias_note("label"), *table.unused_notes()]
+    return _Way(f"CSV {path.name}", rule, notes=notes)
+
+
+def _check_cells(path: Path, line: int, row: Mapping[str, str]) -> None:
+    """Raise a LabelError if a row has more cells than the header."""
+    if problem := row.get(SURPLUS):
+        raise LabelError(f"{path}: line {line} {problem}")
+
+
+def read_label_map(path: Path) -> dict[str, str]:
+    """A CSV with the columns ``from`` and ``to``: label as found, label as wanted or `DROP`.
+
+    Raises:
+        LabelError: it has not these columns, maps one label twice, or maps one to nothing.
+    """
+    table = read_csv(path, ("from", "to"))
+    if table.columns != {"from", "to"}:
+        raise LabelError(f"{path}: needs the columns from and to; it has: {', '.join(table.header) or 'none'}")
+    label_map: dict[str, str] = {}
+    for line, row in table.rows:
+        _check_cells(path, line, row)
+        old, new = (composed(printable(row[name])) for name in ("from", "to"))
+        if not old or not new:
+            raise LabelError(
+                f"{path}: line {line} maps '{old}' to '{new}'; give both names. Write {DROP} as 'to' to leave a label "
+                "out; labels without a line stay as they are"
+            )
+        if new in READ_AS_MISSING:
+            raise LabelError(f"{path}: line {line} maps to '{new}', which pandas reads as missing; give another name")
+        if old in label_map:
+            raise LabelError(f"{path}: line {line} maps {old} a second time; keep one line for each label")
+        if new.casefold() == DROP.strip("()"):
+            raise LabelError(f"{path}: line {line} maps '{old}' to '{new}'; write {DROP} to leave a label out")
+        label_map[old] = DROP if re.fullmatch(r"\(\s*drop\s*\)", new, re.IGNORECASE) else new
+    return label_map

@@ -1,0 +1,320 @@
+"""From a directory, file, list or CSV to the table of recordings, in a fixed order."""
+
+import dataclasses
+import io
+import os
+import re
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from unicodedata import normalize
+
+import numpy as np
+
+from ser_batch.corpus.columns import ALIASES, SUFFIXES, SURPLUS, decoded, read_csv
+from ser_batch.corpus.folders import SPLIT_NAMES
+from ser_batch.corpus.table import Listing, Part, Recording, Recordings, Rejection, _key, first_equal
+from ser_batch.errors import SourceError, UsageError
+from ser_batch.formatting import counted, parse_secs
+from ser_batch.storage.filesystems import url_problem
+
+EXTENSIONS = frozenset(
+    "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
+    "oga ogg ogv opus rf64 snd sph spx tta voc w64 wav wave webm wma wmv wv 3g2 3ga 3gp".split()
+)
+
+# The columns of a CSV that say something of a recording.
+COLUMNS = ("file", "label", "speaker", "split", "start", "end")
+
+
+def printable(name: str) -> str:
+    r"""A file's name as text that every table can hold and that stays unique.
+
+    Bytes that are not UTF-8 are written as ``\xNN``, and a backslash as ``\\``.
+    """
+    if name.isascii() and "\\" not in name:
+        return name
+    doubled = name.replace("\\", "\\\\")
+    return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
+
+
+def composed(name: str) -> str:
+    """A label or speaker as names are compared: in Unicode's composed form (NFC), without surrounding space."""
+    return name.strip() if name.isascii() else normalize("NFC", name).strip()
+
+
+def list_source(source: str) -> Listing:
+    """List a SOURCE: a directory, one file, a CSV or TSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
+
+    Relative paths in a CSV or a list are taken from its folder, those from stdin from the working directory.
+
+    Raises:
+        SourceError: it does not exist, is not in one of these forms, or holds no recording at all.
+    """
+    return _list_source(source, whole_keys=False)
+
+
+def list_sources(sources: Sequence[str]) -> Listing:
+    """List one SOURCE or several, in their order.
+
+    The keys of several begin with the path of their directory or are that of their file, those from CSVs and lists stay
+    as they are written. A key that comes twice is a rejection, and so is a directory without audio.
+
+    Raises:
+        SourceError: as `list_source` does.
+        UsageError: standard input is given twice.
+    """
+    if len(sources) == 1:
+        return list_source(sources[0])
+    if sources.count("-") > 1:
+        raise UsageError("SOURCE -: standard input can be read only once; give - once")
+    return _joined(sources, [_one_of_several(source) for source in sources])
+
+
+def _list_source(source: str, whole_keys: bool) -> Listing:
+    if source == "-":
+        return _list_paths(sys.stdin.buffer.read(), Path(), "standard input")
+    if source.startswith("@"):
+        path = Path(source[1:])
+        return _list_paths(_read(path), path.parent, str(path))
+    path = Path(source)
+    if path.is_dir():
+        return _list_directory(path, whole_keys)
+    if not os.path.lexists(path):
+        raise SourceError(f"{source}: no such file or directory")
+    if path.suffix.lower() in SUFFIXES:
+        return _list_csv(path)
+    if path.suffix.lower() == ".txt":
+        raise SourceError(f"{path}: a text file; to read the paths in it, write @{source}")
+    return Listing(Recordings([Recording(printable(str(path) if whole_keys else path.name), str(path))]))
+
+
+def _one_of_several(source: str) -> Listing:
+    try:
+        return _list_source(source, whole_keys=True)
+    except SourceError as error:
+        path = Path(source)
+        if not (path.is_dir() or (path.exists() and path.suffix.lower() == ".txt")):
+            raise
+        # A shell's * gives folders without audio and texts, too.
+        reason = str(error).removeprefix(f"{path}: ")
+        return Listing(Recordings(), [Rejection(printable(str(path)), "list", reason)])
+
+
+def _joined(sources: Sequence[str], listings: list[Listing]) -> Listing:
+    """The listings of several sources as one."""
+    ends = np.cumsum([len(listing.recordings) for listing in listings])
+    keys = array("Q")
+
+    def all_recordings() -> Iterator[Recording]:
+        for listing in listings:
+            for recording in listing.recordings:
+                keys.append(_key(repr(_part(recording))))
+                yield recording
+
+    recordings = Recordings(all_recordings())
+    rejections = [one for listing in listings for one in listing.rejections]
+    is_new = np.full(len(recordings), True)
+    for repeat, first in _repeats(recordings, keys):
+        is_new[repeat] = False
+        where, before = (sources[int(np.searchsorted(ends, place, "right"))] for place in (repeat, first))
+        reason = f"is named again by {printable(where)}, after {printable(before)}"
+        file, *part = _part(recordings[repeat])
+        rejections.append(Rejection(file, "list", reason, part=(part[0], part[1])))
+    return Listing(
+        recordings.take(np.flatnonzero(is_new)),
+        rejections,
+        sum(listing.other_files for listing in listings),
+        frozenset.intersection(*(listing.has_columns for listing in listings)),
+        [note for listing in listings for note in listing.notes],
+        [note for listing in listings for note in listing.label_notes],
+        [question for listing in listings for question in listing.label_questions],
+        {name: base for listing in listings for name, base in listing.bases.items()},
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _list_directory(root: Path, whole_keys: bool) -> Listing:
+    walk = _Walk(root)
+    prefix = os.path.join(root, "")
+    before = prefix.removeprefix("./") if whole_keys else ""
+    recordings = Recordings(Recording(printable(before + relative), prefix + relative) for relative in walk)
+    if not recordings and not walk.rejections:
+        holds = counted(walk.other_files, "other file") if walk.other_files else "nothing"
+        raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
+    rejections = [dataclasses.replace(one, file=printable(before) + one.file) for one in walk.rejections]
+    return Listing(recordings, sorted(rejections, key=lambda one: one.file), walk.other_files)
+
+
+class _Walk:
+    """The audio files of a directory, by their paths relative to it, in the order of these as text.
+
+    Attributes:
+        rejections: folders that could not be listed so far.
+        other_files: how many files that are no audio were met so far.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.rejections: list[Rejection] = []
+        self.other_files = 0
+
+    def __iter__(self) -> Iterator[str]:
+        # Only the folders on the way are held; a folder's name sorts with the slash that follows it.
+        open_folders = [self._entries("", frozenset())]
+        while open_folders:
+            relative, above = next(open_folders[-1], (None, frozenset()))
+            if relative is None:
+                open_folders.pop()
+            elif relative.endswith("/"):
+                open_folders.append(self._entries(relative, above))
+            else:
+                yield relative
+
+    def _entries(
+        self, folder: str, above: frozenset[tuple[int, int]]
+    ) -> Iterator[tuple[str, frozenset[tuple[int, int]]]]:
+        """Its audio files and, ending in a slash, its folders, in order; with all folders on the way to them."""
+        names: list[str] = []
+        try:
+            status = os.stat(self._root / folder)
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                self._reject(folder, "is a link to a folder that contains it")
+                return
+            with os.scandir(self._root / folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if _leads_to_folder(entry):
+                        names.append(f"{entry.name}/")
+                    elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS:
+                        names.append(entry.name)
+                    else:
+                        self.other_files += 1
+        except OSError as error:
+            if not folder:
+                raise SourceError(f"{self._root}: cannot be listed ({error.strerror})") from error
+            self._reject(folder, f"cannot be listed: {error.strerror}")
+        names.sort()
+        for name in names:
+            yield folder + name, above | {here}
+
+    def _reject(self, folder: str, reason: str) -> None:
+        self.rejections.append(Rejection(printable(folder.removesuffix("/")), "list", reason))
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: then a file that cannot be read, which gets its row
+        return False
+
+
+def _list_paths(content: bytes, base: Path, name: str) -> Listing:
+    try:
+        text = io.BytesIO(decoded(content))
+    except UnicodeError as error:
+        raise SourceError(f"{name}: has the byte order mark of UTF-16, but is not UTF-16; save it as UTF-8") from error
+    lines = (os.fsdecode(line.rstrip(b"\n").removesuffix(b"\r")) for line in text)
+    rows = ((number, {"file": line}) for number, line in enumerate(lines, 1) if line.strip())
+    return _list_rows(rows, base, name)
+
+
+def _list_csv(path: Path) -> Listing:
+    table = read_csv(path, COLUMNS, ALIASES)
+    if "file" not in table.columns:
+        header = ", ".join(table.header) or "none"
+        raise SourceError(f"{path}: no column 'file'; its columns are: {header}; rename the one that holds paths")
+    listing = _list_rows(table.rows, path.parent, str(path))
+    return dataclasses.replace(
+        listing,
+        has_columns=table.columns,
+        notes=[*table.alias_note("file"), *table.unused_notes()],
+        label_notes=table.alias_note("label"),
+        label_questions=[f"{path}: column '{name}'" for name in table.possible_labels()],
+    )
+
+
+def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str) -> Listing:
+    refused: list[tuple[int, Rejection]] = []
+    lines, keys = array("q"), array("Q")
+
+    def usable() -> Iterator[Recording]:
+        for line, row in rows:
+            file = printable(row["file"])
+            if not file or "\0" in file:
+                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} names no file")
+                refused.append((line, rejection))
+                continue
+            if problem := row.get(SURPLUS):
+                refused.append((line, Rejection(file, "list", f"line {line} {problem}")))
+                continue
+            try:
+                recording = _of_row(row, base)
+            except ValueError as error:
+                refused.append((line, Rejection(file, "list", f"line {line}: {error}", part=_readable_part(row))))
+                continue
+            lines.append(line)
+            keys.append(_key(repr(_part(recording))))
+            yield recording
+
+    recordings = Recordings(usable())
+    is_new = np.full(len(recordings), True)
+    for repeat, first in _repeats(recordings, keys):
+        is_new[repeat] = False
+        reason = f"line {lines[repeat]} repeats line {lines[first]}"
+        file, *part = _part(recordings[repeat])
+        refused.append((lines[repeat], Rejection(file, "list", reason, part=(part[0], part[1]))))
+    if not lines and not refused:
+        raise SourceError(f"{name}: names no recording; give one path a line")
+    refused.sort(key=lambda one: one[0])
+    bases = {name: os.path.abspath(base)}
+    return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], bases=bases)
+
+
+def _repeats(recordings: Recordings, keys: "array[int]") -> Iterator[tuple[int, int]]:
+    """The places of recordings that are the same part of the same key as one before, and the place of that one.
+
+    Args:
+        recordings: a table.
+        keys: for each recording `_key` of its `_part`.
+    """
+    first = first_equal(np.frombuffer(keys, np.uint64))
+    for repeat in np.flatnonzero(first != np.arange(len(first))).tolist():
+        if _part(recordings[repeat]) == _part(recordings[first[repeat]]):  # not just their keys
+            yield repeat, int(first[repeat])
+
+
+def _part(recording: Recording) -> tuple[str, float, float | None]:
+    return recording.file, recording.start_secs, recording.end_secs
+
+
+def _of_row(row: dict[str, str], base: Path) -> Recording:
+    if problem := url_problem(row["file"]):
+        raise ValueError(problem)
+    start_secs = parse_secs(row.get("start") or "0")
+    end_secs = parse_secs(row["end"]) if row.get("end") else None
+    if end_secs is not None and end_secs <= start_secs:
+        raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
+    known = (composed(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
+    label, speaker, split = (text or None for text in known)
+    split = SPLIT_NAMES.get(split.casefold(), split) if split else None
+    return Recording(
+        printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs
+    )
+
+
+def _readable_part(row: dict[str, str]) -> Part:
+    """The times of a row, if both can be read."""
+    try:
+        return parse_secs(row.get("start") or "0"), parse_secs(row["end"]) if row.get("end") else None
+    except ValueError:
+        return None, None

@@ -1,0 +1,391 @@
+"""Which recording goes to which split: speaker-disjoint wherever speakers are known."""
+
+import hashlib
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.corpus.table import Recordings, Rows
+from ser_batch.errors import LabelError, UsageError
+from ser_batch.formatting import counted
+
+SPLITS = ("train", "validation", "test")
+SplitRule = Literal["speakers", "random", "none"]
+
+# How much it weighs that a label lacks in a split: where it has two speakers, it is in train and test.
+_WEIGHT = {SPLITS.index("train"): 4, SPLITS.index("test"): 2, SPLITS.index("validation"): 1}
+# So much of its share a split gets at most for the sake of labels that would lack in it.
+_MOST_OF_SHARE = 2.0
+_EMPTY_WEIGHT = 1 << 32  # of a split without any recording: more than of all labels
+# So many orders of placing groups are tried at most, with so many placings in all.
+_MOST_ORDERS = 64
+_MOST_PLACED = 200_000
+_NAMED_LABELS = 10
+
+# Numbers of splits in `SPLITS`, int8 (n,); -1: none.
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How recordings are divided.
+
+    Attributes:
+        rule: ``speakers``: no speaker in two splits; ``random``: stratified by label; ``none``: all are ``train``.
+        fractions: the share of `SPLITS`, summing to 1.
+        seed: which of the possible divisions.
+    """
+
+    rule: SplitRule = "speakers"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+
+
+def parse_rule(text: str) -> SplitRule:
+    """The rule of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for rule in get_args(SplitRule):
+        if text == rule:
+            return text  # type: ignore[return-value]
+    raise UsageError(f"--split {text}: choose one of {', '.join(get_args(SplitRule))}")
+
+
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """``0.8,0.1,0.1`` as numbers.
+
+    Raises:
+        UsageError: not three shares from 0 to 1 that sum to 1.
+    """
+    try:
+        train, validation, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--fractions {text}: give three numbers, as 0.8,0.1,0.1") from None
+    if not (min(train, validation, test) >= 0 and abs(train + validation + test - 1) <= 1e-6):  # NaN, too
+        raise UsageError(f"--fractions {text}: train, validation and test must be 0 or more and sum to 1")
+    return train, validation, test
+
+
+def stable_order(seed: int, key: str) -> bytes:
+    """Sorting by this shuffles: the same way for the same seed, on every machine and in every process."""
+    return hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+
+
+def stable_keys(seed: int, keys: Iterable[str]) -> NDArray[np.uint64]:
+    """The beginnings of `stable_order`, big enough to sort millions by ``(n,)``."""
+    beginnings = array("Q", (int.from_bytes(stable_order(seed, key)[:8], "big") for key in keys))
+    return np.frombuffer(beginnings, np.uint64)
+
+
+def assign_splits(recordings: Recordings, plan: SplitPlan, twins: Rows | None = None) -> Recordings:
+    """Every recording with its split, in the given order.
+
+    A split that a recording already has (a CSV's column) stays, and draws the rest of its group with it.
+    Groups are never divided: a speaker's recordings, or the parts of one file, and whoever shares a file's bytes.
+
+    Args:
+        recordings: with labels.
+        plan: how to divide.
+        twins: for each recording the number of the first one with the same audio ``(n,)``; None: look at paths alone.
+
+    Raises:
+        LabelError: a given split is none of `SPLITS`.
+    """
+    splits = _given_splits(recordings)
+    if plan.rule == "none":
+        return recordings.with_splits(SPLITS, np.maximum(splits, SPLITS.index("train")))
+    if twins is None:
+        twins = recordings.first_of_file()
+    speakers, _ = recordings.column("speaker")
+    if plan.rule == "speakers" and any(speakers):
+        groups, names = _speaker_groups(recordings, twins)
+        found = _groups_of(recordings, groups, names, _drawn_splits(groups, splits, len(names)))
+        split_of = _speaker_splits(found, plan)
+        of_group = np.array([split_of.get(name, SPLITS.index("train")) for name in names], np.int8)
+    else:
+        groups = twins
+        of_group = _random_splits(recordings, groups, _drawn_splits(groups, splits, len(groups)), plan)
+    return recordings.with_splits(SPLITS, np.where(splits < 0, of_group[groups], splits))
+
+
+def _given_splits(recordings: Recordings) -> Codes:
+    """The number of each recording's given split in `SPLITS`; -1 where none is given."""
+    given, codes = recordings.column("split")
+    for code in np.unique(codes).tolist():
+        if given[code] not in (None, *SPLITS):
+            wrong = recordings[int(np.argmax(codes == code))]
+            raise LabelError(f"{wrong.file}: split {wrong.split!r} is none of {', '.join(SPLITS)}")
+    numbers = [SPLITS.index(split) if split in SPLITS else -1 for split in given]
+    return np.array(numbers, np.int8)[codes]
+
+
+def _drawn_splits(groups: Rows, splits: Codes, n_groups: int) -> Codes:
+    """The split of each group one of whose recordings has one: the first such; -1 for all others."""
+    drawn = np.full(n_groups, -1, np.int8)
+    given = np.flatnonzero(splits >= 0)[::-1]
+    drawn[groups[given]] = splits[given]  # the last assignment, which is the first recording's, stays
+    return drawn
+
+
+def _speaker_groups(recordings: Recordings, twins: Rows) -> tuple[Rows, list[str]]:
+    """Each recording's group ``(n,)``: all that a chain of shared speakers and shared audio joins; and their names.
+
+    A group is called by the last of its speakers; group 0, without a name, has none.
+    """
+    found, codes = recordings.column("speaker")
+    names = sorted({speaker or "" for speaker in found} | {""})
+    place = {name: number for number, name in enumerate(names)}
+    speakers = np.array([place[speaker or ""] for speaker in found])[codes]
+    leader = list(range(len(names)))
+
+    def lead(speaker: int) -> int:
+        while leader[speaker] != speaker:
+            leader[speaker] = leader[leader[speaker]]
+            speaker = leader[speaker]
+        return speaker
+
+    of_audio = np.zeros(len(twins), np.int64)  # the last speaker of each audio
+    np.maximum.at(of_audio, twins, speakers)
+    joined = of_audio[twins]
+    apart = (speakers > 0) & (speakers != joined)
+    for pair in np.unique(speakers[apart] * len(names) + joined[apart]).tolist():
+        first, last = sorted(map(lead, divmod(pair, len(names))))
+        leader[first] = last
+    return np.array([lead(speaker) for speaker in range(len(names))])[joined], names
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Speakers who go together.
+
+    Attributes:
+        name: of the group.
+        counts: how many recordings it has of each label: pairs of a label's number and a count.
+        split: the number of its split in `SPLITS`, where one is given; -1: any.
+    """
+
+    name: str
+    counts: tuple[tuple[int, int], ...]
+    split: int
+
+    @property
+    def size(self) -> int:
+        """How many recordings it has."""
+        return sum(count for _, count in self.counts)
+
+
+def _groups_of(recordings: Recordings, groups: Rows, names: Sequence[str], drawn: Codes) -> list[_Group]:
+    """The groups that have recordings; without group 0, which has no speaker."""
+    labels, codes = recordings.column("label")
+    n = len(labels)
+    cells, counts = np.unique(groups * n + codes, return_counts=True)
+    pairs: dict[tuple[int, int], tuple[int, int]] = {}  # each stored once, whatever the number of groups
+    found = []
+    for group, of_group in groupby(zip(map(int, cells), map(int, counts), strict=True), lambda cell: cell[0] // n):
+        counted = ((cell % n, count) for cell, count in of_group)
+        if group:
+            mine = tuple(pairs.setdefault(pair, pair) for pair in counted)
+            found.append(_Group(names[group], mine, int(drawn[group])))
+    return found
+
+
+def _speaker_splits(groups: Sequence[_Group], plan: SplitPlan) -> dict[str, int]:
+    """The number of each group's split, by its name: each label is divided by the fractions, as far as groups allow.
+
+    Groups are placed one after another, in an order that the seed gives. Where a label would then lack in a split,
+    other orders are tried, and the best is taken.
+    """
+    first = _placed(groups, plan, 0)
+    if not first.would_lack:
+        return first.split_of
+    others = range(1, min(_MOST_ORDERS, _MOST_PLACED // len(groups)))
+    return min([first, *(_placed(groups, plan, number) for number in others)], key=_Placing.distance).split_of
+
+
+def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Placing":
+    """All groups, placed in one of the orders of the seed.
+
+    Groups much larger than the smallest wanted split are placed first, so that they go to the largest.
+    """
+    placing = _Placing(groups, plan.fractions)
+    largest_small = 2 * min((count for count in placing.owed() if count > 0), default=0)
+    prefix = f"{number}\0" if number else ""
+    free = [group for group in groups if group.split < 0]
+    free.sort(key=lambda group: (group.size <= largest_small, stable_order(plan.seed, prefix + group.name)))
+    for group in free:
+        placing.place(group)
+    return placing
+
+
+class _Placing:
+    """Groups while they are placed, one after another, in splits.
+
+    Attributes:
+        wanted, placed: of each of `SPLITS`, how many recordings of each label it should have, and has.
+        split_of: the number of the split of each placed group.
+        would_lack: whether a group had to go elsewhere than near the wanted counts, or else a label would lack.
+    """
+
+    def __init__(self, groups: Sequence[_Group], fractions: Sequence[float]) -> None:
+        n_labels = 1 + max((label for group in groups for label, _ in group.counts), default=-1)
+        totals, self._to_come = [0] * n_labels, [0] * n_labels
+        self.placed = [[0] * n_labels for _ in SPLITS]
+        self._sizes = [0] * len(SPLITS)
+        self.split_of: dict[str, int] = {}
+        self.would_lack = False
+        for group in groups:
+            for label, count in group.counts:
+                totals[label] += count
+                self._to_come[label] += 1
+        self.wanted = [[share * total for total in totals] for share in fractions]
+        self._used = [split for split in _WEIGHT if fractions[split] > 0]
+        self._most = [_MOST_OF_SHARE * share * sum(totals) for share in fractions]
+        self._groups_to_come = len(groups)
+        for group in groups:
+            if group.split >= 0:
+                self._put(group, group.split)
+
+    def owed(self) -> list[float]:
+        """How many recordings each split still wants."""
+        return [sum(wanted) - size for wanted, size in zip(self.wanted, self._sizes, strict=True)]
+
+    def _lacking(self, label: int) -> list[int]:
+        return [split for split in self._used if not self.placed[split][label]]
+
+    def distance(self) -> tuple[int, float]:
+        """How far it is from what is wanted: how much lacks, then the chi-squared distance of the counts."""
+        labels = range(len(self._to_come))
+        lacking = sum(_WEIGHT[split] for label in labels for split in self._lacking(label))
+        pairs = (zip(self.wanted[split], self.placed[split], strict=True) for split in self._used)
+        return lacking, sum((placed - wanted) ** 2 / wanted for pair in pairs for wanted, placed in pair if wanted)
+
+    def place(self, group: _Group) -> None:
+        """Put a group where it brings the labels' counts nearest to those wanted, or where one of them would lack."""
+        needed = self._needed(group)
+        changes = {split: self._change(group, split) for split in self._used}
+        chosen = min(self._used, key=lambda split: (-needed[split], changes[split]))
+        self.would_lack |= changes[chosen] > min(changes.values())
+        self._put(group, chosen)
+
+    def _needed(self, group: _Group) -> dict[int, int]:
+        """For each split how much weighs what would lack there for good if the group went elsewhere."""
+        empty = [split for split in self._used if not self._sizes[split]]
+        last = self._groups_to_come <= len(empty)
+        needed = {split: _EMPTY_WEIGHT * _WEIGHT[split] if last and split in empty else 0 for split in self._used}
+        for label, _ in group.counts:
+            lacking = self._lacking(label)
+            if lacking and self._to_come[label] <= len(lacking):
+                for split in lacking:
+                    needed[split] += _WEIGHT[split] * (self._sizes[split] + group.size <= self._most[split])
+        return needed
+
+    def _change(self, group: _Group, split: int) -> float:
+        """By how much the chi-squared distance from the wanted counts grows."""
+        wanted, placed = self.wanted[split], self.placed[split]
+        return sum(n * (n + 2 * (placed[label] - wanted[label])) / wanted[label] for label, n in group.counts)
+
+    def _put(self, group: _Group, split: int) -> None:
+        self.split_of[group.name] = split
+        self._groups_to_come -= 1
+        self._sizes[split] += group.size
+        for label, count in group.counts:
+            self.placed[split][label] += count
+            self._to_come[label] -= 1
+
+
+def _random_splits(recordings: Recordings, groups: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
+    """The split of each file (all its parts and copies), each label divided by the fractions."""
+    of_group = drawn.copy()
+    free = np.flatnonzero((groups == np.arange(len(groups))) & (drawn < 0))  # a group's number is its first recording's
+    free = free[np.argsort(stable_keys(plan.seed, (one.file for one in recordings.take(free))), kind="stable")]
+    labels, codes = recordings.column("label")
+    owed = dict.fromkeys(range(len(SPLITS)), 0.0)
+    for _, label in sorted((label or "", code) for code, label in enumerate(labels)):
+        of_label = free[codes[free] == label]
+        for split, share in enumerate(plan.fractions):
+            owed[split] += share * len(of_label)
+        for number in of_label.tolist():
+            split = max(owed, key=lambda one: owed[one])
+            of_group[number] = split
+            owed[split] -= 1
+    return of_group
+
+
+def split_warnings(recordings: Recordings, plan: SplitPlan, has_given: bool = False) -> list[str]:
+    """What a user should know of a division before trusting a score on it, a line each.
+
+    Args:
+        recordings: with splits.
+        plan: how they were divided.
+        has_given: whether some already had a split.
+    """
+    speakers: defaultdict[str, set[str]] = defaultdict(set)
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    voices: defaultdict[str, set[str]] = defaultdict(set)
+    unknown = 0
+    for (label, speaker, split), count in recordings.kinds().items():
+        labels[split or ""].add(label or "")
+        if speaker:
+            speakers[split or ""].add(speaker)
+            voices[label or ""].add(speaker)
+        else:
+            unknown += count
+    lines = _speaker_warnings(speakers, unknown, plan, has_given) + _label_warnings(labels, plan)
+    if len(set().union(*speakers.values())) > 1:
+        lines += [
+            f"only one speaker ({min(of_label)}) has recordings of {label}"
+            for label, of_label in sorted(voices.items())
+            if len(of_label) == 1
+        ]
+    return lines
+
+
+def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: SplitPlan, has_given: bool) -> list[str]:
+    """Of the speakers of each split, and the number of recordings without one."""
+    lines = []
+    if not speakers:
+        if plan.rule == "speakers":
+            random = "the splits that are not given" if has_given else "the splits"
+            lines.append(
+                f"no speakers are known, so {random} are random: the same voice may stand in several, "
+                "and scores will be too good; give a speaker column to divide by speaker"
+            )
+        return lines
+    if unknown and plan.rule == "speakers":
+        lines.append(f"without a speaker, and so in train: {counted(unknown, 'recording')}")
+    n_splits = Counter(speaker for of_split in speakers.values() for speaker in of_split)
+    shared = sorted(speaker for speaker, count in n_splits.items() if count > 1)
+    if shared:
+        lines.append(f"in more than one split: {counted(len(shared), 'speaker')} ({', '.join(shared[:5])})")
+    if plan.rule == "speakers" and 0 < len(speakers.get("test", ())) < 4:
+        lines.append(
+            f"the test split has {len(speakers['test'])} of {len(n_splits)} speakers, so a score on it is noisy: "
+            "use cross-validate, or build with several seeds and take the mean"
+        )
+    return lines
+
+
+def _label_warnings(labels: Mapping[str, set[str]], plan: SplitPlan) -> list[str]:
+    """Of the labels of each split."""
+    lines = []
+    known = set().union(*labels.values())
+    if len(known) == 1:
+        lines.append(f"all recordings have one label, {min(known)}: nothing can be trained on them")
+    for split, share in zip(SPLITS, plan.fractions, strict=True):
+        if share > 0 and plan.rule != "none" and split not in labels:
+            lines.append(f"the {split} split is empty: there are too few recordings or speakers to divide")
+    for split in SPLITS:
+        absent = sorted(known - labels.get(split, set()))
+        if absent and (split in labels or split == "train"):
+            more = f" and {len(absent) - _NAMED_LABELS} more" if len(absent) > _NAMED_LABELS else ""
+            advice = "" if split == "train" else " (use cross-validate, or other --fractions or --seed)"
+            lines.append(f"the {split} split has no recording of: {', '.join(absent[:_NAMED_LABELS])}{more}{advice}")
+    return lines

@@ -1,0 +1,1 @@
+"""Scores: evaluation, cross-validation, comparison."""

@@ -1,0 +1,287 @@
+"""Cross-validation: every example predicted by a network that never met its speaker.
+
+Every fold and seed is a task of its own: it continues where it was killed, and leaves a small file with its
+predictions. What a fold holds out is used for nothing but the final score. A fold is trained twice: first without
+one of its speakers, on whom the temperature is fitted; then with all of them, for the predictions.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ser_batch.corpus.folds import Fold, FoldRule, make_folds
+from ser_batch.errors import OutputError, TrainingError
+from ser_batch.evaluation.figures import plot_confusion
+from ser_batch.evaluation.fold_predictions import FOLDS, SCORES, FoldPrediction
+from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
+from ser_batch.evaluation.metrics import Scores, score
+from ser_batch.inference.predictions import predict_examples
+from ser_batch.inference.predictor import Predictor
+from ser_batch.models.networks.families import refuse_unfit
+from ser_batch.records.folder import RecordFolder, open_records, refuse_repeated
+from ser_batch.records.reader import Sides, row_selection
+from ser_batch.runtime.engine import Engine
+from ser_batch.runtime.process import one_thread
+from ser_batch.runtime.resources import usable_memory
+from ser_batch.runtime.signals import resumable
+from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
+from ser_batch.storage.writing import disk_errors_named, write_json
+from ser_batch.training.recipes import Recipe, recipe_title
+from ser_batch.training.train import train
+
+_RUN = "run.json"
+
+# TensorFlow, the network's activations in a training step, and the examples in memory.
+_TRAINING_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a cross-validation divides and repeats.
+
+    Attributes:
+        by: what a fold holds out as a whole: ``speaker``, or ``random``: nothing but the recording.
+        n_folds: how many; None: one for each speaker (leave one speaker out), or ten random ones.
+        n_seeds: how many times all is repeated, with the seeds from ``seed`` on.
+        seed: the first.
+    """
+
+    by: FoldRule
+    n_folds: int | None
+    n_seeds: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All values as a JSON object."""
+        return {"by": self.by, "folds": self.n_folds, "seeds": self.n_seeds, "first_seed": self.seed}
+
+    def title(self, recipe: Recipe) -> str:
+        """In a few words, for tables and pictures."""
+        how = {"speaker": "speaker-grouped folds", "random": "random folds"}[self.by]
+        if self.n_folds is None and self.by == "speaker":
+            how = "leave one speaker out"
+        else:
+            how = f"{self.n_folds or 10} {how}"
+        used = ", statistics of each speaker's held-out, unlabelled audio used" if recipe.normalise == "speaker" else ""
+        return f"recipe {recipe_title(recipe.to_json())}, {how}{used}"
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """A finished fold, for people who wait.
+
+    Attributes:
+        name, seed: which.
+        scores: on what it held out.
+        done, of: how many are finished, of all folds and seeds.
+    """
+
+    name: str
+    seed: int
+    scores: Scores
+    done: int
+    of: int
+
+    def line(self) -> str:
+        """All of it in a line."""
+        figures = f"{self.scores.uar_text}, WA {self.scores.wa:.3f}"
+        return f"fold {self.name}, seed {self.seed}: {figures} ({self.done} of {self.of})"
+
+
+@dataclass(frozen=True)
+class _FoldTask:
+    records: Path
+    folder: Path
+    recipe: Recipe
+    by: FoldRule
+    n_folds: int | None
+    seed: int
+    number: int
+
+
+def parallel_folds(records: RecordFolder, workers: int) -> int:
+    """How many trainings fit beside each other: as many as workers and memory allow; one on a GPU."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return 1
+    each = _TRAINING_BYTES + 2 * sum(shard["bytes"] for shard in records.shards())
+    return int(max(1, min(workers, usable_memory() // each)))
+
+
+def cross_validate(
+    records: RecordFolder,
+    folder: Path,
+    recipe: Recipe,
+    protocol: Protocol,
+    engine: Engine,
+    restart: bool = False,
+    on_fold: Callable[[FoldReport], None] = lambda report: None,
+) -> bool:
+    """Train and score all folds, and write the cross-validation folder; or continue where a run stopped.
+
+    Args:
+        records: a finished record folder; all its examples are used, whatever their split.
+        folder: what to write; made if absent.
+        recipe: how each fold is trained.
+        protocol: how the examples are divided.
+        engine: where folds are trained; its workers have to allow for TensorFlow's memory.
+        restart: throw away what an earlier run left in the folder.
+        on_fold: called after each fold.
+
+    Returns:
+        Whether the folder was finished before.
+
+    Raises:
+        TrainingError: a fold cannot be trained, or its worker died.
+        OutputError: the folder is in use, not writable, or holds something else.
+    """
+    identity = protocol.to_json() | {
+        "normalise": recipe.normalise,
+        "records": records.fingerprint,
+        "recipe": recipe.to_json(),
+    }
+    refuse_unfit(recipe)
+    refuse_repeated(records, records.manifest)
+    tasks = _tasks(records, folder, recipe, protocol)
+    output = OutputFolder(folder, "a cross-validation", SCORES, lambda name: name in FOLD_FILES or name == FOLDS)
+    with output.held(), disk_errors_named(folder), resumable():
+        if restart:
+            output.clear()
+        if (folder / SCORES).exists():
+            _refuse_other_run(folder, read_own_json(folder / SCORES).get("protocol", {}), identity)
+            if missing := sorted(name for name in FOLD_FILES if not (folder / name).exists()):
+                raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run anew")
+            shutil.rmtree(folder / FOLDS, ignore_errors=True)
+            return True
+        _begin(output, identity)
+        _try_pictures(folder / FOLDS, records.labels, protocol.title(recipe))
+        predictions = [one for found in _run(tasks, records, engine, on_fold) for one in found]
+        write_folds(folder, predictions, records.labels, protocol.title(recipe), identity)
+        shutil.rmtree(folder / FOLDS)
+        return False
+
+
+def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
+    run = output.path / FOLDS / _RUN
+    done = [path for path in run.parent.glob("*.json") if path != run]
+    if run.exists() and (done or any(run.parent.glob("*/*/checkpoints/epoch-*"))):  # else nothing would be lost
+        _refuse_other_run(output.path, read_own_json(run), identity)
+        output.drop_partials()
+        return
+    output.begin(FOLDS)
+    write_json(run, identity)
+
+
+def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
+    """Draw a picture before anything is trained: what stops the drawing would else come last.
+
+    Raises:
+        OutputError: it cannot be drawn.
+    """
+    try:
+        plot_confusion(np.eye(len(labels), dtype=np.int64), labels, title, scratch / "trial.png")
+    except (ImportError, RuntimeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise OutputError(f"{scratch.parent}: pictures cannot be drawn ({detail}); install matplotlib again") from error
+
+
+def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if changed := differences(old, new, new):
+        raise OutputError(
+            f"{folder}: holds another cross-validation; what differs: {'; '.join(changed)}. "
+            "Give --restart to run anew, or name another --out"
+        )
+
+
+def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protocol) -> list[_FoldTask]:
+    rows = list(records.manifest())
+    return [
+        _FoldTask(
+            records.path.absolute(),
+            folder.absolute() / FOLDS,
+            recipe,
+            protocol.by,
+            protocol.n_folds,
+            seed,
+            number,
+        )
+        for seed in range(protocol.seed, protocol.seed + protocol.n_seeds)
+        for number in range(len(make_folds(rows, protocol.by, protocol.n_folds, seed)))
+    ]
+
+
+def _run(
+    tasks: list[_FoldTask], records: RecordFolder, engine: Engine, on_fold: Callable[[FoldReport], None]
+) -> list[list[FoldPrediction]]:
+    """The predictions of each task, in order."""
+    found: dict[tuple[int, int], list[FoldPrediction]] = {}
+    for outcome in engine.map(run_fold, tasks):
+        task = outcome.task
+        if outcome.result is None:
+            raise TrainingError(
+                f"fold {task.number + 1} of seed {task.seed}: {outcome.death}; run the same command again to continue, "
+                "with fewer --workers if memory was short"
+            )
+        found[task.seed, task.number] = outcome.result
+        scores = score(
+            [one.label for one in outcome.result],
+            [int(np.argmax(one.calibrated)) for one in outcome.result],
+            records.labels,
+        )
+        on_fold(FoldReport(outcome.result[0].fold, task.seed, scores, len(found), len(tasks)))
+    return [found[task.seed, task.number] for task in tasks]
+
+
+def run_fold(task: _FoldTask) -> list[FoldPrediction]:
+    """Train one fold and predict what it holds out; what was finished before is read."""
+    stem = f"seed-{task.seed}-fold-{task.number + 1:02d}"
+    finished = task.folder / f"{stem}.json"
+    if not finished.exists():
+        records = open_records(task.records)
+        rows = list(records.manifest())
+        fold = make_folds(rows, task.by, task.n_folds, task.seed)[task.number]
+        predictions = _trained_and_predicted(task, records, fold, task.folder / stem)
+        write_json(finished, [asdict(one) for one in predictions])
+        shutil.rmtree(task.folder / stem)
+    return [FoldPrediction(**values) for values in json.loads(finished.read_text(encoding="utf-8"))]
+
+
+def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
+    one_thread()
+    select = partial(row_selection, records)
+    sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
+    temperature = 1.0
+    if fold.validation.any() and fold.train.any():
+        training = select(f"the training side of fold {fold.name}", fold.train)
+        validation = select(f"the validation side of fold {fold.name}", fold.validation)
+        inner = Sides(training, validation, sides | {"held out": "validation"})
+        temperature = train(records, folder / "calibration", task.recipe, task.seed, sides=inner).bundle.temperature
+    everyone = Sides(select(f"fold {fold.name}", fold.rest), None, sides)
+    bundle = train(records, folder / "final", task.recipe, task.seed, sides=everyone).bundle
+    held_out = select(f"what fold {fold.name} holds out", fold.test)
+    predictor = Predictor(bundle)
+    raw, calibrated = (list(predict_examples(bundle, predictor.at(at), records, held_out)) for at in (1.0, temperature))
+    return [
+        FoldPrediction(
+            after.prediction.file,
+            after.prediction.start_secs,
+            after.prediction.end_secs,
+            after.speaker,
+            after.label,
+            fold.name,
+            task.seed,
+            temperature,
+            before.prediction.probabilities,
+            after.prediction.probabilities,
+        )
+        for before, after in zip(raw, calibrated, strict=True)
+    ]

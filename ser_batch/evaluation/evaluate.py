@@ -1,0 +1,116 @@
+"""A bundle's predictions on a split of a record folder, scored: the evaluation folder."""
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ser_batch.audio.frontends import build_options
+from ser_batch.errors import FrontEndError, OutputError, RecordsError
+from ser_batch.evaluation.figures import plot_confusion
+from ser_batch.evaluation.metrics import Scores, score
+from ser_batch.formatting import clock, counted
+from ser_batch.inference.predictions import Evaluated, predict_examples
+from ser_batch.inference.predictor import Predictor
+from ser_batch.models.bundles import Bundle
+from ser_batch.records.folder import RecordFolder, refuse_repeated
+from ser_batch.records.reader import manifest_rows, split_selection
+from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
+from ser_batch.storage.writing import disk_errors_named, open_atomically, write_json, write_rows
+
+SCORES = "scores.json"
+PREDICTIONS = "predictions.csv"
+_FILES = {PREDICTIONS, "report.csv", SCORES, "confusion_matrix.csv", "confusion_matrix.png"}
+
+
+def evaluate(
+    bundle: Bundle, records: RecordFolder, split: str, folder: Path, restart: bool = False
+) -> tuple[Scores, bool]:
+    """Score a bundle and write the evaluation folder.
+
+    Args:
+        bundle: whose network is scored.
+        records: with the bundle's front end.
+        split: which examples.
+        folder: what to write; made if absent.
+        restart: throw away an earlier evaluation in the folder.
+
+    Returns:
+        The scores, and whether the folder held them already.
+
+    Raises:
+        FrontEndError: the records were made with another front end.
+        RecordsError: they have labels the model does not know, or no such split.
+        OutputError: the folder is in use, not writable, or holds something else.
+    """
+    if records.front_end != bundle.front_end:
+        raise FrontEndError(
+            f"{records.path}: made with another front end ({build_options(records.front_end)}) than the "
+            f"model {bundle.path}; build the records again with the model's ({build_options(bundle.front_end)})"
+        )
+    if unknown := [label for label in records.labels if label not in bundle.labels]:
+        raise RecordsError(
+            f"{records.path}: has labels that the model does not know: {', '.join(unknown)}; it knows "
+            f"{', '.join(bundle.labels)}"
+        )
+    selection = split_selection(records, split)
+    refuse_repeated(records, partial(manifest_rows, records, selection))
+    identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
+    output = OutputFolder(folder, "an evaluation", SCORES, _FILES.__contains__)
+    with output.held(), disk_errors_named(folder):
+        if restart:
+            output.clear()
+        if _is_finished(folder, identity):
+            return _read_scores(folder, bundle.labels), True
+        output.clear()
+        evaluated = list(predict_examples(bundle, Predictor(bundle), records, selection))
+        scores = score(
+            [one.label for one in evaluated],
+            [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
+            bundle.labels,
+        )
+        title = f"{split}: {scores.uar_text}, WA {scores.wa:.3f}, {counted(len(evaluated), 'recording')}"
+        plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
+        _write_tables(folder, evaluated, scores, bundle.labels)
+        write_json(folder / SCORES, identity | scores.to_json())
+        return scores, False
+
+
+def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labels: tuple[str, ...]) -> None:
+    with open_atomically(folder / PREDICTIONS) as file:
+        shown = [f"p_{label}" for label in labels]
+        write_rows(file, [["file", "start", "end", "speaker", "label", "emotion", "confidence", *shown]])
+        for one in evaluated:
+            probabilities = one.prediction.probabilities
+            best = int(np.argmax(probabilities))
+            row = [one.prediction.file, clock(one.prediction.start_secs), clock(one.prediction.end_secs), one.speaker]
+            row += [labels[one.label], labels[best], f"{probabilities[best]:.6f}"]
+            write_rows(file, [row + [f"{probability:.6f}" for probability in probabilities]])
+    with open_atomically(folder / "report.csv") as file:
+        write_rows(file, [["label", "precision", "recall", "f1", "support"]])
+        for one_class in scores.classes:
+            figures = (one_class.precision, one_class.recall, one_class.f1)
+            write_rows(file, [[one_class.label, *(f"{figure:.6f}" for figure in figures), str(one_class.support)]])
+    with open_atomically(folder / "confusion_matrix.csv") as file:
+        write_rows(file, [["true", *labels]])
+        write_rows(file, [[label, *map(str, row)] for label, row in zip(labels, scores.confusion, strict=True)])
+
+
+def _is_finished(folder: Path, identity: dict[str, str]) -> bool:
+    if not (folder / SCORES).exists():
+        return False
+    if changed := differences(read_own_json(folder / SCORES), identity, identity):
+        raise OutputError(
+            f"{folder}: holds another evaluation; what differs: {'; '.join(changed)}. "
+            "Give --restart to evaluate anew, or name another --out"
+        )
+    return all((folder / name).exists() for name in _FILES)
+
+
+def _read_scores(folder: Path, labels: tuple[str, ...]) -> Scores:
+    """The scores of a finished evaluation, from its predictions."""
+    with open(folder / PREDICTIONS, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    truth = [labels.index(row["label"]) for row in rows]
+    return score(truth, [labels.index(row["emotion"]) for row in rows], labels)

@@ -1,0 +1,101 @@
+"""Scores to pictures."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.evaluation.metrics import Reliability
+from ser_batch.storage.writing import open_atomically
+
+_LABELS_WITH_COUNTS = 20
+
+
+def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
+    """Draw a confusion matrix as a PNG: shaded by the share of each true label, with counts if labels are few.
+
+    Args:
+        confusion: ``(labels, labels)``; row: the truth, column: the prediction.
+        labels: names of rows and columns.
+        title: above the picture.
+        path: the PNG to write.
+    """
+    _set_up()
+    import seaborn
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    few = len(labels) <= _LABELS_WITH_COUNTS  # more do not fit into the cells of any page
+    texts = [
+        [f"{share:.0%}\n{count}" if count else "" for share, count in zip(*row, strict=True)]
+        for row in zip(shares, confusion, strict=True)
+    ]
+    side = max(4.5, 1.4 + 0.75 * min(len(labels), _LABELS_WITH_COUNTS))
+    figure = Figure(figsize=(side * 1.15, side), layout="constrained")
+    axes = figure.add_subplot()
+    seaborn.heatmap(
+        DataFrame(shares, list(labels), list(labels)),
+        annot=np.array(texts) if few else False,
+        fmt="",
+        cmap="Blues",
+        vmin=0.0,
+        vmax=1.0,
+        square=True,
+        linewidths=0.5 if few else 0,
+        xticklabels=few or "auto",
+        yticklabels=few or "auto",
+        annot_kws={"size": 9},
+        cbar_kws={"label": "share of the true emotion", "shrink": 0.8},
+        ax=axes,
+    )
+    axes.set(xlabel="predicted emotion", ylabel="true emotion", title=_wrapped(title))
+    axes.tick_params(axis="x", rotation=45)
+    axes.tick_params(axis="y", rotation=0)
+    with open_atomically(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+
+
+def plot_reliability(before: Reliability, after: Reliability, title: str, path: Path) -> None:
+    """Draw a reliability diagram as a PNG: accuracy over confidence, and below how many predictions there are.
+
+    Args:
+        before, after: calibration.
+        title: above the picture.
+        path: the PNG to write.
+    """
+    _set_up()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 7.2), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="right as often as sure")
+    edges = np.linspace(0, 1, before.n_bins + 1)
+    for one, name, colour in ((before, "before", "#d08020"), (after, "after", "#1f5fa8")):
+        held = one.counts > 0
+        shares = one.counts[held] / one.counts.sum()
+        points = one.confidence[held], one.accuracy[held]
+        axes.scatter(*points, s=8 + 400 * shares, color=colour, alpha=0.8, linewidths=0)
+        # A few predictions by chance right or wrong would draw the eye.
+        steady = shares >= 0.01
+        named = f"{name} calibration, ECE {one.error:.3f}"
+        axes.plot(points[0][steady], points[1][steady], color=colour, linewidth=1.5, label=named)
+        counts.stairs(one.counts, edges, color=colour, linewidth=1.4)
+    axes.set(ylabel="share of correct predictions", title=_wrapped(title), ylim=(-0.03, 1.03))
+    figure.legend(loc="outside lower center", frameon=False)
+    counts.set(xlabel="confidence (probability of the predicted emotion)", ylabel="predictions", xlim=(-0.02, 1.02))
+    with open_atomically(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+
+
+def _set_up() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a label may hold dollar signs
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(textwrap.fill(line, 56) for line in title.splitlines())

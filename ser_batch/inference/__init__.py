@@ -1,0 +1,1 @@
+"""From a listing and a bundle to a prediction table."""

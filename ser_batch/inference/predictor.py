@@ -1,0 +1,70 @@
+"""A bundle's network at work on one log-mel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.audio.decoders import Float32s
+from ser_batch.errors import BundleError
+from ser_batch.models.bundles import Bundle, open_bundle
+from ser_batch.models.calibration import apply_temperature
+
+Float64s = NDArray[np.float64]
+
+# From a log-mel ``(n_mels, n_frames)`` and its speaker's scale to what a `Result` has in its rows after the times.
+Network = Callable[[Float32s, Float32s | None], Float64s]
+
+
+class Predictor:
+    """A bundle's network at work.
+
+    Args:
+        bundle: whose network.
+
+    Raises:
+        BundleError: the bundle is damaged.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._network = bundle.load_runtime()
+        self._novelty = bundle.load_novelty()
+        self._temperature = bundle.content.temperature
+
+    def at(self, temperature: float) -> Predictor:
+        """The same, calibrated with another temperature than the bundle's; 1 leaves what the network says."""
+        other = copy.copy(self)
+        other._temperature = temperature
+        return other
+
+    def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Float64s:
+        """Probabilities of the labels, then the novelty: float64 ``(labels + 1,)``.
+
+        Args:
+            log_mel: float32 ``(n_mels, n_frames)``.
+            speaker_scale: for bundles that normalise by speaker; None: somebody unknown.
+        """
+        said = self._network(log_mel, speaker_scale)
+        calibrated = apply_temperature(said.probabilities, self._temperature)
+        return np.append(calibrated, self._novelty.of(said.features[None]))
+
+    def functionals(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Float64s:
+        """What a speaker is known by, of bundles that normalise by speaker: float64 ``(features,)``."""
+        return self._network(log_mel, speaker_scale).functionals.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _predictor(path: Path, fingerprint: str) -> Predictor:
+    bundle = open_bundle(path)
+    if bundle.fingerprint != fingerprint:
+        raise BundleError(f"{path}: was replaced while it was in use; run the same command again")
+    return Predictor(bundle)
+
+
+def _listener(path: Path, fingerprint: str) -> Network:
+    return _predictor(path, fingerprint).functionals

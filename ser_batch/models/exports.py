@@ -1,0 +1,38 @@
+"""A network converted to LiteRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ser_batch.runtime.process import native_code_silenced, temporary_files_removed
+
+if TYPE_CHECKING:
+    import keras
+
+
+def convert(network: keras.Model, path: Path) -> None:
+    """Write a network for `RuntimeNetwork`.
+
+    Args:
+        network: from log-mels, and speakers' scales if it normalises by speaker, to probabilities.
+        path: what to write, ending in ``.tflite``.
+    """
+    import keras
+    import tensorflow as tf
+
+    outputs = {"probabilities": network.outputs[0], "features": network.get_layer("emotion").input}
+    if len(network.inputs) > 1:
+        outputs["functionals"] = network.get_layer("functionals").output
+    whole = keras.Model(network.inputs, outputs)
+    # With one example, recurrent layers need none of the operations that only TensorFlow has.
+    signature = [tf.TensorSpec((1, *one.shape[1:]), tf.float32, name=one.name) for one in network.inputs]
+    graph = tf.function(lambda *inputs: whole(list(inputs), training=False), signature, autograph=False)
+    weights = tf.Module()  # Keras' own model would be traced anew, several times
+    weights.of_network = [weight.value for weight in network.weights]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()], weights)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    # It warns of options that it does not know, and leaves files behind in processes that end without ceremony.
+    with native_code_silenced(), temporary_files_removed():
+        content = converter.convert()
+    path.write_bytes(content)

@@ -1,0 +1,146 @@
+"""Frames to curves: pitch, level and spectrum over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.audio.frontends import FrontEnd
+from ser_batch.audio.mel import mel_scale
+
+# Candidates for the pitch: 24 to the octave, over three octaves.
+_PITCHES_HZ = 70.0 * 2.0 ** (np.arange(73) / 24.0)
+# A harmonic's ridge in the spectrum is about so wide, and harmonics above this are too close to tell.
+_RIDGE_HZ = 14.0
+_HARMONICS_TO_HZ = 2000.0
+
+_N_COARSE = 64
+
+_SMALL = 1e-6
+# Of power.
+_NEPERS_PER_DB = float(np.log(10.0) / 10.0)
+
+
+class _Spectrum:
+    """Curves over time that describe the spectrum's shape; Keras tensors ``(batch, frames)``."""
+
+    def __init__(self, fine: Any, front_end: FrontEnd) -> None:
+        from keras import ops
+
+        scale = mel_scale(front_end)
+        # Mel filters have unit area; times their width, a band's power is what lies in it.
+        widths_hz = np.gradient(scale.centres_hz)
+        n_joined = front_end.n_mels // _N_COARSE
+        groups = np.kron(np.eye(_N_COARSE), np.ones((n_joined, 1)))
+        joined = (groups * (widths_hz / widths_hz[0])[:, None]).astype(np.float32)
+        self._power = ops.matmul(ops.exp(fine * _NEPERS_PER_DB), joined)  # (batch, frames, coarse bands)
+        self._centres_hz = scale.centres_hz.reshape(_N_COARSE, n_joined).mean(axis=1)
+        self.coarse = _decibels(self._power, front_end.db_floor)
+        total = ops.sum(self._power, -1)
+        self.level = _decibels(total, front_end.db_floor)
+        self._shares = self._power / ops.expand_dims(total, -1)
+        octaves = np.log2(self._centres_hz / 1000.0)
+        self.centroid = ops.sum(self._shares * _constant(octaves), -1)
+        self._octaves = octaves
+        # Zwicker's loudness grows with about the .3rd power of a band's power.
+        self.loudness = ops.sqrt(ops.sum(ops.exp(self.coarse * (0.3 * _NEPERS_PER_DB)), -1))
+
+    def _band_db(self, low_hz: float, high_hz: float) -> Any:
+        from keras import ops
+
+        inside = (self._centres_hz >= low_hz) & (self._centres_hz < high_hz)
+        return _decibels(ops.sum(self._power * _constant(inside), -1), _SMALL)
+
+    def _slope(self, low_hz: float, high_hz: float) -> Any:
+        """The straight line of least squares, in dB per kHz."""
+        from keras import ops
+
+        inside = (self._centres_hz >= low_hz) & (self._centres_hz < high_hz)
+        khz = np.where(inside, (self._centres_hz - self._centres_hz[inside].mean()) / 1000.0, 0.0)
+        return ops.sum(self.coarse * _constant(khz / (khz @ khz)), -1)
+
+    def _peak(self, low_hz: float, high_hz: float) -> Any:
+        """Where a formant may be: the softened place of the highest band, in octaves over 500 Hz."""
+        from keras import ops
+
+        inside = np.flatnonzero((self._centres_hz >= low_hz) & (self._centres_hz < high_hz))
+        bands = slice(int(inside[0]), int(inside[-1]) + 1)
+        weights = ops.softmax(self.coarse[..., bands] / 4.0, -1)
+        return ops.sum(weights * _constant(np.log2(self._centres_hz[bands] / 500.0)), -1)
+
+    def curves(self) -> list[Any]:
+        """Loudness, centroid, spread, alpha ratio, Hammarberg index, share of high frequencies, three slopes,
+        flux, entropy, four cepstra, three peaks.
+        """
+        from keras import ops
+
+        distance = ops.expand_dims(self.centroid, -1) - _constant(self._octaves)
+        spread = ops.sqrt(ops.sum(self._shares * ops.square(distance), -1) + _SMALL)
+        alpha = self._band_db(1000, 5000) - self._band_db(50, 1000)
+        n_low, n_high = (int((self._centres_hz < hz).sum()) for hz in (2000, 5000))
+        hammarberg = ops.max(self.coarse[..., :n_low], -1) - ops.max(self.coarse[..., n_low:n_high], -1)
+        high = self._band_db(4000, 8000) - self.level
+        shape = self.coarse - ops.mean(self.coarse, -1, keepdims=True)
+        flux = ops.sqrt(ops.mean(ops.square(shape[:, 1:] - shape[:, :-1]), -1) + _SMALL)
+        flux = ops.pad(flux, [[0, 0], [1, 0]])
+        entropy = -ops.sum(self._shares * ops.log(self._shares + 1e-9), -1)
+        cepstra = ops.matmul(self.coarse, _cosines(_N_COARSE, 5)[:, 1:])
+        slopes = [self._slope(*range_hz) for range_hz in ((50, 500), (500, 1500), (1500, 5000))]
+        peaks = [self._peak(*range_hz) for range_hz in ((200, 1000), (800, 2600), (2000, 3800))]
+        return [
+            self.loudness, self.centroid, spread, alpha, hammarberg, high, *slopes, flux, entropy,
+            *(cepstra[..., number] for number in range(4)), *peaks,
+        ]  # fmt: skip
+
+
+def _saliences(fine: Any, front_end: FrontEnd) -> Any:
+    """How far each candidate for the pitch stands out, ``(batch, frames, pitches)``.
+
+    As far as its harmonics lie above the valleys between them, in decibels: a comb of ridges, weighted down with
+    their number (after the harmonic summation of Hermes, "Measurement of pitch by subharmonic summation", 1988).
+    """
+    from keras import ops
+
+    heard = ops.maximum(fine, ops.max(fine, axis=(1, 2), keepdims=True) - 70.0)
+    return ops.matmul(heard, _combs(mel_scale(front_end).centres_hz)) / 10.0
+
+
+def _pitch(saliences: Any) -> Any:
+    """The pitch in octaves over the lowest candidate, ``(batch, frames)``: their mean, weighted by salience."""
+    from keras import ops
+
+    octaves = np.log2(_PITCHES_HZ / _PITCHES_HZ[0])
+    return ops.sum(ops.softmax(1.5 * saliences, -1) * _constant(octaves), -1)
+
+
+def _combs(centres_hz: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Float32 ``(n_mels, pitches)``: what each band adds to each candidate."""
+    combs = np.zeros((len(centres_hz), len(_PITCHES_HZ)))
+    for comb, pitch_hz in zip(combs.T, _PITCHES_HZ, strict=True):
+        for harmonic in range(1, int(_HARMONICS_TO_HZ // pitch_hz) + 1):
+            ridge, before, after = (
+                np.exp(-0.5 * np.square((centres_hz - place * pitch_hz) / _RIDGE_HZ))
+                for place in (harmonic, harmonic - 0.5, harmonic + 0.5)
+            )
+            comb += 0.9**harmonic / np.sqrt(harmonic) * (ridge - 0.5 * before - 0.5 * after)
+        comb /= np.sqrt(np.square(comb).sum())
+    return combs.astype(np.float32)
+
+
+def _decibels(power: Any, floor: float) -> Any:
+    from keras import ops
+
+    return ops.log(power + floor) / _NEPERS_PER_DB
+
+
+def _cosines(n_bands: int, n_cepstra: int) -> NDArray[np.float32]:
+    """The orthonormal DCT-II, ``(n_bands, n_cepstra)``."""
+    orders = np.arange(n_cepstra)
+    cosines = np.cos(np.pi * np.outer(np.arange(n_bands) + 0.5, orders) / n_bands)
+    return _constant(cosines * np.sqrt(np.where(orders == 0, 1.0, 2.0) / n_bands))
+
+
+def _constant(values: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,226 @@
+"""Functionals: a recording as a whole in a few hundred numbers, computed from its log-mel spectrogram.
+
+First every frame is described by a few curves over time (pitch, level, the shape of the spectrum: most of those of
+eGeMAPS, Eyben et al., "The Geneva Minimalistic Acoustic Parameter Set (GeMAPS) for Voice Research and Affective
+Computing", 2016). Then each curve is summed up by its mean, deviation, percentiles and speed of change, over the
+loud frames and over the voiced ones; how the spectrum's cepstra vary together, and how fast its bands are modulated,
+is added. All of it in pure Keras operations on any backend; frames of padding weigh nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ser_batch.audio.frontends import FrontEnd
+from ser_batch.audio.logmels import PADDING_DB
+from ser_batch.errors import TrainingError
+from ser_batch.models.networks.descriptors import _N_COARSE, _SMALL, _constant, _cosines, _pitch, _saliences, _Spectrum
+from ser_batch.models.networks.statistics import (
+    _change,
+    _column,
+    _correlation,
+    _correlations,
+    _curve_statistics,
+    _mean,
+    _modulations,
+    _moments,
+    _quantiles,
+    _rates,
+    _steps,
+)
+from ser_batch.models.normalisation import Scale
+
+if TYPE_CHECKING:
+    import keras
+
+# Frames within this of the loud ones (the 95th percentile of level) count as speech.
+_LOUD_DB = 30.0
+
+_N_CEPSTRA = 24
+_N_SHAPES = 13
+_N_CORRELATED = 16
+
+# Standardised functionals are cut there: one odd value must not decide.
+_FARTHEST = 5.0
+
+
+@dataclass(frozen=True)
+class FunctionalOptions:
+    """What recipes vary in the network.
+
+    Attributes:
+        dropout: share of the functionals dropped in training.
+        l2: penalty on the softmax layer's squared weights.
+    """
+
+    dropout: float
+    l2: float
+
+
+def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
+    """The functionals of a batch, in groups.
+
+    Args:
+        log_mel: a Keras tensor, float32 ``(batch, n_mels, n_frames)``, padded with `PADDING_DB`.
+        front_end: what it was made with: a multiple of 64 bands, as narrow as harmonics need to show.
+
+    Returns:
+        Keras tensors, float32 ``(batch, functionals of the group)``.
+
+    Raises:
+        TrainingError: the front end's bands do not fit.
+    """
+    from keras import ops
+
+    if front_end.n_mels % _N_COARSE:
+        raise TrainingError(
+            f"functionals need a multiple of {_N_COARSE} mel bands, and this front end has {front_end.n_mels}; "
+            "build the records with --front-end speech"
+        )
+    real = ops.cast(ops.greater(log_mel[:, 0], PADDING_DB / 2), "float32")  # (batch, frames)
+    fine = ops.transpose(log_mel, (0, 2, 1))
+    fine = ops.where(ops.expand_dims(real, -1) > 0, fine, float(10.0 * np.log10(front_end.db_floor)))
+    spectrum = _Spectrum(fine, front_end)
+    level = spectrum.level
+    (loudest,) = _quantiles(_column(level), real, (0.95,))
+    loud = real * ops.cast(ops.greater(level, loudest - _LOUD_DB), "float32")
+    saliences = _saliences(fine, front_end)
+    salience = ops.max(saliences, -1)
+    mean, deviation = _moments(_column(salience), loud)
+    voiced = loud * ops.cast(ops.greater(salience, mean - 0.5 * deviation), "float32")
+    pitch = _pitch(saliences)
+    curves = ops.stack([pitch, salience, level, *spectrum.curves()], -1)
+    cepstra = ops.matmul(spectrum.coarse, _cosines(_N_COARSE, _N_CEPSTRA))
+    correlated = cepstra[..., :_N_CORRELATED]
+    ties = ((pitch, level, loud), (pitch, level, voiced), (spectrum.centroid, level, loud))
+    frames_per_sec = front_end.rate_hz / front_end.hop_length
+    return {
+        "voiced": _curve_statistics(curves, voiced),
+        "loud": _curve_statistics(curves, loud),
+        "rates": _rates(spectrum.loudness, voiced, loud, real, frames_per_sec),
+        "ties": ops.stack([_correlation(*tie) for tie in ties], -1),
+        "cepstra": ops.concatenate(
+            [
+                _moments(cepstra, real)[1],
+                _moments(cepstra, loud)[1],
+                _change(cepstra, real, 1),
+                _change(cepstra, real, 4),
+            ],
+            -1,
+        ),
+        "voiced cepstra": _curve_statistics(cepstra[..., :_N_SHAPES], voiced),
+        "correlations": _correlations(correlated, loud),
+        "voiced correlations": _correlations(correlated, voiced),
+        "change correlations": _correlations(*_steps(correlated, real, 4)),
+        "modulations": _modulations(spectrum.coarse, real, frames_per_sec),
+        "saliences": _mean(saliences, voiced),
+    }
+
+
+def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> keras.Model:
+    """From log-mels to functionals: a model without weights.
+
+    Log-mels of any length; frames of `PADDING_DB` at the end change nothing.
+
+    Args:
+        front_end: what its input is made with.
+        centre_files: take each recording's own mean from every mel band first.
+
+    Returns:
+        A model from float32 ``(batch, n_mels, n_frames)`` to ``(batch, features)``.
+    """
+    from keras import Input, Model
+
+    log_mel = Input(front_end.shape, name="log_mel")
+    return Model(log_mel, _features(log_mel, front_end, centre_files)[0], name="functionals")
+
+
+def functional_head(
+    front_end: FrontEnd, n_labels: int, options: FunctionalOptions, scale: Scale, by_speaker: bool = False
+) -> keras.Model:
+    """From functionals to labels: standardised, then one softmax layer: multinomial logistic regression.
+
+    Args:
+        front_end: what the functionals are made from.
+        n_labels: width of the softmax.
+        options: what a recipe chooses.
+        scale: of the training examples' functionals.
+        by_speaker: there is a second input, ``(batch, 2, features)``: features are multiplied by the first and
+            added to the second, which brings each speaker's to those of all.
+
+    Returns:
+        A model from ``(batch, features)`` to probabilities ``(batch, n_labels)``.
+    """
+    from keras import Input, Model
+
+    _, sizes = _features(Input(front_end.shape), front_end, False)
+    features = Input((sum(sizes),), name="features")
+    inputs, outputs = _classified(features, sizes, n_labels, options, scale, by_speaker)
+    return Model([features, *inputs], outputs, name="head")
+
+
+def functional_network(
+    front_end: FrontEnd,
+    n_labels: int,
+    options: FunctionalOptions,
+    scale: Scale,
+    centre_files: bool = False,
+    by_speaker: bool = False,
+) -> keras.Model:
+    """`functional_extractor` and `functional_head` in one: from log-mels to probabilities ``(batch, n_labels)``.
+
+    Its weights are the head's.
+    """
+    from keras import Input, Model
+
+    log_mel = Input(front_end.shape, name="log_mel")
+    features, sizes = _features(log_mel, front_end, centre_files)
+    inputs, outputs = _classified(features, sizes, n_labels, options, scale, by_speaker)
+    return Model([log_mel, *inputs], outputs, name="functional_network")
+
+
+def _features(log_mel: Any, front_end: FrontEnd, centre_files: bool) -> tuple[Any, list[int]]:
+    """All functionals ``(batch, features)``, and how many there are in each group."""
+    from keras import layers
+
+    groups = functionals(_centred(log_mel) if centre_files else log_mel, front_end)
+    return layers.Concatenate(name="functionals")(list(groups.values())), [group.shape[-1] for group in groups.values()]
+
+
+def _classified(
+    features: Any, sizes: Sequence[int], n_labels: int, options: FunctionalOptions, scale: Scale, by_speaker: bool
+) -> tuple[list[Any], Any]:
+    """Further inputs, and the output."""
+    from keras import Input, layers, ops, regularizers
+
+    inputs = []
+    if by_speaker:
+        speaker = Input((2, sum(sizes)), name="speaker_scale")
+        inputs.append(speaker)
+        features = features * speaker[:, 0] + speaker[:, 1]
+    x = ops.clip((features - scale.mean) / np.sqrt(scale.variance + _SMALL), -_FARTHEST, _FARTHEST)
+    # Every group's variance in all is the same, whatever its size.
+    shares = np.concatenate([np.full(size, size**-0.5) for size in sizes])
+    x = x * _constant(shares / np.sqrt(np.square(shares).mean()))
+    x = layers.Dropout(options.dropout, name="drop")(x)
+    emotion = layers.Dense(
+        n_labels,
+        activation="softmax",
+        kernel_initializer="zeros",
+        kernel_regularizer=regularizers.L2(options.l2),
+        dtype="float32",
+        name="emotion",
+    )
+    return inputs, emotion(x)
+
+
+def _centred(log_mel: Any) -> Any:
+    from keras import ops
+
+    real = ops.cast(ops.greater(log_mel[:, :1], PADDING_DB / 2), "float32")
+    mean = ops.sum(log_mel * real, -1, keepdims=True) / ops.maximum(ops.sum(real, -1, keepdims=True), 1.0)
+    return ops.where(real > 0, log_mel - mean, log_mel)

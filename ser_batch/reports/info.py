@@ -1,0 +1,158 @@
+"""What a planned build, a record folder, a bundle, a table or a cross-validation is, in a few lines."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ser_batch.audio.frontends import FrontEnd, preset_name
+from ser_batch.corpus.splits import SPLITS
+from ser_batch.errors import SourceError
+from ser_batch.evaluation.fold_predictions import FOLDS, SCORES
+from ser_batch.evaluation.metrics import uar_text
+from ser_batch.formatting import counted
+from ser_batch.inference.results import journal_path
+from ser_batch.inference.table import read_summary
+from ser_batch.models.bundles import DESCRIPTION, open_bundle
+from ser_batch.records.estimates import Estimate
+from ser_batch.records.folder import PROVENANCE, RecordFolder, open_records
+from ser_batch.records.manifest import BUILDING
+from ser_batch.records.plan import BuildPlan
+from ser_batch.reports.text import cross_validation_lines
+from ser_batch.storage.outputs import read_own_json
+
+_SHOWN_SPEAKERS = 12
+
+
+def describe(path: Path) -> list[str]:
+    """Lines for a person.
+
+    Raises:
+        SourceError: it is none of these.
+    """
+    if (path / PROVENANCE).exists() or (path / BUILDING).exists():
+        return _describe_records(open_records(path))
+    if (path / DESCRIPTION).exists() or (path / "checkpoints").exists():
+        return _describe_bundle(path)
+    if path.is_file():
+        return _describe_table(path)
+    if (path / SCORES).exists():
+        scores = read_own_json(path / SCORES)
+        return _describe_evaluation(path, scores) if "split" in scores else cross_validation_lines(path)
+    if (path / FOLDS).is_dir():
+        raise SourceError(f"{path}: an unfinished cross-validation; run its command again")
+    if not path.exists():
+        if journal_path(path).exists():
+            raise SourceError(f"{path}: an unfinished prediction table; run its infer command again")
+        raise SourceError(f"{path}: no such file or folder")
+    raise SourceError(f"{path}: no record folder, bundle, prediction table, evaluation or cross-validation")
+
+
+def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str]:
+    """A build that is only planned: counts, splits, shards, expected size and time."""
+    rows = [Row(one.label or "", one.speaker or "", one.split or "") for one in plan.recordings]
+    shards = Counter(task.split for task in plan.shards)
+    named = ", ".join(f"{split} {shards[split]}" for split in SPLITS if shards[split])
+    unusable = f", {estimate.unusable} of them unusable" if estimate.unusable else ""
+    return [
+        f"{counted(len(plan.recordings), 'recording')}; cannot be used: {counted(len(plan.rejections), 'input')}",
+        f"front end: {_shown(plan.shards[0].front_end)}",
+        f"shards: {named}",
+        f"expected, from {counted(estimate.measured, 'recording')}{unusable}: "
+        f"{counted(estimate.examples, 'example')}, "
+        f"{estimate.size_bytes / 1e6:,.1f} MB, "
+        f"{estimate.secs / workers:,.1f} s of work for {counted(workers, 'worker')}",
+        "",
+        *_census(rows, plan.labels),
+    ]
+
+
+class Row(NamedTuple):
+    """What is counted of an example or a recording; empty text where unknown."""
+
+    label: str
+    speaker: str
+    split: str
+
+
+def _census(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+    """Counts as a table: a line for each split and, within it, each speaker; a column for each label."""
+    splits = [split for split in SPLITS if any(row.split == split for row in rows)]
+    cells = Counter((row.split, row.speaker, row.label) for row in rows)
+    by_split = Counter((row.split, row.label) for row in rows)
+    width = max(12, *(len(row.speaker) + 2 for row in rows))
+    columns = [max(len(label), 6) + 2 for label in labels]
+
+    def line(name: str, counts: Sequence[int]) -> str:
+        shown = "".join(f"{count or '-':>{column}}" for count, column in zip(counts, columns, strict=True))
+        return f"{name:{width}}{shown}{sum(counts):9d}"
+
+    header = "".join(f"{label:>{column}}" for label, column in zip(labels, columns, strict=True))
+    lines = [f"{'':{width}}{header}{'all':>9}"]
+    for split in splits:
+        lines.append(line(split, [by_split[split, label] for label in labels]))
+        speakers = sorted({row.speaker for row in rows if row.split == split} - {""})
+        lines += [
+            line(f"  {speaker}", [cells[split, speaker, label] for label in labels])
+            for speaker in speakers[:_SHOWN_SPEAKERS]
+        ]
+        if len(speakers) > _SHOWN_SPEAKERS:
+            lines.append(f"  and {counted(len(speakers) - _SHOWN_SPEAKERS, 'more speaker')}")
+    return lines
+
+
+def _describe_records(records: RecordFolder) -> list[str]:
+    plan = records.provenance["plan"]
+    rows = [Row(row["label"], row["speaker"], row["split"]) for row in records.manifest()]
+    return [
+        f"record folder {records.path}: {records.summary()}",
+        f"front end: {_shown(records.front_end)}",
+        f"labels from {plan['label_rule']}; split by {plan['split']['rule']}, seed {plan['split']['seed']}",
+        f"fingerprint {records.fingerprint[:12]}, written by ser-batch {records.provenance['version']}",
+        "",
+        *_census(rows, records.labels),
+    ]
+
+
+def _describe_bundle(path: Path) -> list[str]:
+    bundle = open_bundle(path)
+    training = bundle.training
+    return [
+        f"bundle {path}: {bundle.summary()}",
+        f"labels: {', '.join(bundle.labels)}",
+        f"front end: {_shown(bundle.front_end)}",
+        f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}, "
+        + (bundle.uncalibrated or f"fitted on {counted(bundle.content.fitted_on or 0, 'example')}"),
+        f"trained on {training['records_path']} ({training['records'][:12]}), "
+        f"{counted(training['n_examples']['train'], 'example')}, seed {training['seed']}",
+        "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(training["versions"].items())),
+        f"fingerprint {bundle.short_fingerprint}",
+    ]
+
+
+def _describe_table(path: Path) -> list[str]:
+    table = read_summary(path)
+    return [
+        f"prediction table {path} ({table.format}): {counted(table.n_rows, 'row')}, {table.n_errors:,} of them errors",
+        f"model: {', '.join(sorted(table.models))}",
+        f"labels: {', '.join(table.labels)}",
+    ]
+
+
+def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
+    classes = scores.get("classes", {})
+    n_scored = sum(one["support"] > 0 for one in classes.values())
+    return [
+        f"evaluation {path}: split {scores['split']}, {counted(scores['recordings'], 'recording')}, "
+        f"{uar_text(scores['uar'], n_scored, len(classes))}, WA {scores['wa']:.3f}",
+        f"model {scores['model'][:12]}, records {scores['records'][:12]}",
+    ]
+
+
+def _shown(front_end: FrontEnd) -> str:
+    return (
+        f"{preset_name(front_end)} ({front_end.rate_hz} Hz, {front_end.n_mels} mel bands, "
+        f"{'up to ' if front_end.shorter == 'keep' else ''}{front_end.n_frames} frames, {front_end.length_secs:g} s, "
+        f"longer audio: {front_end.longer}, "
+        f"channel {front_end.channel})"
+    )

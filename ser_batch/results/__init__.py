@@ -1,1 +1,0 @@
-"""Fourth wing: predictions, their tables, scores and pictures."""

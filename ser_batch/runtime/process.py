@@ -1,0 +1,112 @@
+"""What native libraries do beside their work: what they print, and what they do with memory and files."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from ser_batch.runtime.signals import tidied
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+# glibc's mallopt parameters (malloc.h).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory it frees, where the C library is glibc.
+
+    By default every array of more than a few hundred KB is mapped anew and given back, and each time the
+    system clears its pages. Training and feature extraction make the same arrays over and over. And every thread
+    keeps what it frees to itself, so that memory shuffled among threads would grow for hours: two pools serve all.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(_M_TOP_PAD, 16 << 20)
+    mallopt(_M_ARENA_MAX, 2)
+
+
+def silence_native_code() -> None:
+    """Let nothing of what this process prints be seen, for good: rows and reasons are its parent's to print."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
+@contextmanager
+def native_code_silenced() -> Iterator[None]:
+    """Let nothing be seen of what is printed to standard error in the body of the ``with`` block."""
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with tidied(lambda: os.dup2(stderr, 2)):
+            yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(nowhere)
+        os.close(stderr)
+
+
+@contextmanager
+def temporary_files_removed() -> Iterator[None]:
+    """Remove the temporary files of the body of the ``with`` block at its end, whoever made them through `tempfile`."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            with tidied(lambda: shutil.rmtree(folder)):
+                yield
+        finally:
+            tempfile.tempdir = before
+
+
+def _prepare_tensorflow(verbose: bool) -> None:
+    """What has to be set before TensorFlow is imported."""
+    keep_freed_memory()
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    if not verbose:
+        import logging
+        import warnings
+
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="keras")
+
+
+def one_thread() -> None:
+    """A worker's TensorFlow, set before its first use: one thread, as folds are what runs in parallel.
+
+    Sums that are divided among more threads are rounded otherwise; the number of workers must change nothing.
+    """
+    import keras
+    import tensorflow as tf
+
+    if tf.config.threading.get_intra_op_parallelism_threads() != 1:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    keras.backend.clear_session()
+
+
+# A decoder that made no progress for so long never will.
+STALL_SECS = 60.0
+
+
+def expect_progress(secs: float = STALL_SECS) -> None:
+    """Let the system end this process if it is not called again, or with 0, within ``secs``.
+
+    Native code that hangs cannot be interrupted from Python. The alarm's default action is to end the
+    process; the engine then knows which task it was on. Only for worker processes.
+    """
+    signal.setitimer(signal.ITIMER_REAL, secs)

@@ -1,0 +1,1 @@
+"""From a record folder to a bundle."""

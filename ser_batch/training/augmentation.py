@@ -1,0 +1,183 @@
+"""Spectrogram augmentation, in TensorFlow's graph: an utterance as it might also have been spoken or heard.
+
+Every random choice is a function of a seed that is passed in, so that a training that continues sees the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ser_batch.audio.frontends import FrontEnd
+from ser_batch.audio.logmels import PADDING_DB
+from ser_batch.audio.mel import mel_scale
+from ser_batch.training.recipes import Augmentation
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# Up to here a vocal tract's length scales frequencies; above, what is left is squeezed or stretched to fit
+# (Jaitly & Hinton, "Vocal Tract Length Perturbation improves speech recognition", 2013).
+_WARPED_TO_HZ = 4800.0
+
+
+def varied(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+    """The augmentation of single examples: from ``(n_mels, n_frames)`` and a seed to as many mels; None if nothing is.
+
+    Where the front end pads, its frames are not cropped and its tempo is not varied: the length has to stay.
+    """
+    import tensorflow as tf
+
+    steps: list[Callable[[tf.Tensor, _Draws], tf.Tensor]] = []
+    if options.warp:
+        sources = _WarpSources(front_end)
+        steps.append(lambda log_mel, draws: _warped(log_mel, sources, options, draws))
+    if options.tempo and front_end.shorter == "keep":
+        steps.append(lambda log_mel, draws: at_tempo(log_mel, tf.exp(draws.uniform(-options.tempo, options.tempo))))
+    if options.crop_max_frames and front_end.shorter == "keep":
+        steps.append(lambda log_mel, draws: _cropped(log_mel, options, draws))
+    if options.time_mask:
+        steps.append(lambda log_mel, draws: _masked(log_mel, 1, options.time_mask, draws))
+    if options.mel_mask_bands:
+        share = options.mel_mask_bands / front_end.n_mels
+        steps.append(lambda log_mel, draws: _masked(log_mel, 0, share, draws))
+    if options.gain_db:
+        steps.append(lambda log_mel, draws: log_mel + draws.uniform(-options.gain_db, options.gain_db))
+    if not steps:
+        return None
+
+    def vary(log_mel: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        draws = _Draws(seed)
+        for step in steps:
+            log_mel = step(log_mel, draws)
+        return tf.ensure_shape(log_mel, front_end.shape)
+
+    traced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(vary, autograph=False)
+    return traced
+
+
+class _Draws:
+    """Random numbers, each from a stream of its own under one seed."""
+
+    def __init__(self, seed: tf.Tensor) -> None:
+        self._seed = seed
+        self._n_drawn = 0
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
+        """One float32 from ``low`` to ``high``."""
+        import tensorflow as tf
+
+        self._n_drawn += 1
+        stream = tf.random.experimental.stateless_fold_in(self._seed, self._n_drawn)
+        return tf.random.stateless_uniform((), stream, low, high)
+
+
+class _WarpSources:
+    """Where a warped spectrogram's mel bands come from."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self.scale = mel_scale(front_end)
+        self._top_hz = front_end.fmax_hz
+
+    def places(self, factor: tf.Tensor) -> tf.Tensor:
+        """For every band the place, counted in bands, that it is taken from; float32 ``(n_mels,)``.
+
+        Jaitly & Hinton, 2013, eq. 1: frequencies below a bend are multiplied by the factor; the rest runs
+        straight from there to the top, which stays.
+        """
+        import tensorflow as tf
+
+        centres = tf.constant(self.scale.centres_hz, tf.float32)
+        bend = _WARPED_TO_HZ * tf.minimum(factor, 1.0) / factor
+        slope = (self._top_hz - bend * factor) / (self._top_hz - bend)
+        warped = tf.where(centres <= bend, centres * factor, self._top_hz - slope * (self._top_hz - centres))
+        # Bands are evenly spaced on the mel scale, not in Hz: look up where each frequency lies.
+        grid = np.linspace(0.0, self._top_hz, 1024)
+        table = tf.constant(self.scale.places(grid), tf.float32)
+        return _interpolated(table, warped * (1023.0 / self._top_hz))
+
+
+def warped(log_mel: tf.Tensor, factor: float | tf.Tensor, front_end: FrontEnd) -> tf.Tensor:
+    """The log-mel ``(n_mels, n_frames)`` with its spectral envelope taken from ``factor`` times each frequency."""
+    import tensorflow as tf
+
+    return _interpolated(log_mel, _WarpSources(front_end).places(tf.convert_to_tensor(factor, tf.float32)))
+
+
+def _warped(log_mel: tf.Tensor, sources: _WarpSources, options: Augmentation, draws: _Draws) -> tf.Tensor:
+    import tensorflow as tf
+
+    factor = draws.uniform(1.0 - options.warp, 1.0 + options.warp)
+    factor = tf.where(draws.uniform() < options.warp_share, factor, 1.0)
+    return _interpolated(log_mel, sources.places(factor))
+
+
+def _interpolated(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """The rows of ``values`` at fractional places, between the first and the last."""
+    import tensorflow as tf
+
+    last = tf.shape(values)[0] - 1
+    places = tf.clip_by_value(places, 0.0, tf.cast(last, tf.float32))
+    below = tf.cast(places, tf.int32)
+    share = places - tf.cast(below, tf.float32)
+    if values.shape.rank == 2:
+        share = share[:, tf.newaxis]
+    return tf.gather(values, below) * (1.0 - share) + tf.gather(values, tf.minimum(below + 1, last)) * share
+
+
+def at_tempo(log_mel: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """The log-mel ``(n_mels, n_frames)`` spoken ``factor`` times as fast: ``n_frames / factor`` frames."""
+    import tensorflow as tf
+
+    n_frames = tf.shape(log_mel)[1]
+    n_new = tf.maximum(tf.cast(tf.round(tf.cast(n_frames, tf.float32) / factor), tf.int32), 1)
+    places = tf.linspace(0.0, tf.cast(n_frames - 1, tf.float32), n_new)
+    return tf.transpose(_interpolated(tf.transpose(log_mel), places))
+
+
+def _cropped(log_mel: tf.Tensor, options: Augmentation, draws: _Draws) -> tf.Tensor:
+    import tensorflow as tf
+
+    n_frames = tf.shape(log_mel)[1]
+    longest = options.crop_max_frames + 1
+    length = tf.cast(draws.uniform(float(options.crop_min_frames), float(longest)), tf.int32)
+    length = tf.minimum(length, n_frames)
+    first = tf.cast(draws.uniform() * tf.cast(n_frames - length + 1, tf.float32), tf.int32)
+    first = tf.minimum(first, n_frames - length)
+    return log_mel[:, first : first + length]
+
+
+def _masked(log_mel: tf.Tensor, axis: int, largest_share: float, draws: _Draws) -> tf.Tensor:
+    """One random stretch along an axis replaced by the log-mel's mean (Park et al., "SpecAugment", 2019)."""
+    import tensorflow as tf
+
+    size = tf.cast(tf.shape(log_mel)[axis], tf.float32)
+    width = draws.uniform(0.0, largest_share) * size
+    first = draws.uniform() * (size - width)
+    places = tf.range(size)
+    hidden = (places >= first) & (places < first + width)
+    hidden = hidden[tf.newaxis, :] if axis == 1 else hidden[:, tf.newaxis]
+    return tf.where(hidden, tf.reduce_mean(log_mel), log_mel)
+
+
+def mixed(options: Augmentation) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
+    """The augmentation of batches: each example mixed with the one opposite; None if the options say so."""
+    import tensorflow as tf
+
+    if not options.mixup:
+        return None
+
+    def mix(log_mels: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # A beta variate is a share of two gamma variates.
+        gammas = tf.random.stateless_gamma((2,), seed, options.mixup)
+        share = tf.reduce_max(gammas) / tf.reduce_sum(gammas)
+        others = tf.reverse(log_mels, [0])
+        both = share * log_mels + (1.0 - share) * others
+        # After the end of one of them the other goes on alone.
+        both = tf.where(others == PADDING_DB, log_mels, tf.where(log_mels == PADDING_DB, others, both))
+        return both, share * labels + (1.0 - share) * tf.reverse(labels, [0])
+
+    traced: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = tf.function(mix, autograph=False)
+    return traced

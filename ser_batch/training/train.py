@@ -1,0 +1,149 @@
+"""From record folder to bundle, with a checkpoint after every epoch.
+
+Every random choice is a function of the seed and the epoch (initial weights, order of examples,
+augmentation, dropout), and TensorFlow's operations are deterministic. So a training that was killed and
+started again ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ser_batch.audio.frontends import preset_name
+from ser_batch.errors import BundleError, OutputError, TrainingError
+from ser_batch.formatting import counted
+from ser_batch.models.bundles import BUNDLE_FILES, DESCRIPTION, Bundle, open_bundle
+from ser_batch.models.networks.families import refuse_unfit
+from ser_batch.records.folder import RecordFolder
+from ser_batch.records.reader import Sides, manifest_rows, split_sides
+from ser_batch.runtime.signals import resumable
+from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
+from ser_batch.storage.writing import disk_errors_named, write_json
+from ser_batch.training.recipes import Recipe
+from ser_batch.training.trainer import CHECKPOINTS, HISTORY, LOGS, Epoch, Precision, _Run
+
+_RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What became of a training.
+
+    Attributes:
+        bundle: the trained model.
+        was_finished: it had been finished before.
+        continued_from: the epoch after which this run went on; 0 for a fresh start.
+        notes: what a user should know, a line each.
+    """
+
+    bundle: Bundle
+    was_finished: bool
+    continued_from: int
+    notes: tuple[str, ...] = ()
+
+
+def train(
+    records: RecordFolder,
+    folder: Path,
+    recipe: Recipe,
+    seed: int = 0,
+    restart: bool = False,
+    sides: Sides | None = None,
+    precision: Precision = "float32",
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> TrainingResult:
+    """Train the recipe's network, or continue where a killed run stopped.
+
+    Args:
+        records: a finished record folder.
+        folder: the bundle; made if absent.
+        recipe: how.
+        seed: of everything random.
+        restart: throw away what an earlier training left in the folder.
+        sides: what to train and validate on; None: the splits of these names.
+        precision: what steps are computed in; weights and what is saved are float32 always.
+        on_epoch: called after each epoch.
+
+    Raises:
+        TrainingError: there is nothing to learn from, or the recipe does not fit the records.
+        OutputError: the folder is in use, not writable, or holds something else.
+    """
+    if len(records.labels) < 2:
+        raise TrainingError(f"{records.path}: only one label, {records.labels[0]}; a classifier needs two or more")
+    _refuse_other_front_end(records, recipe)
+    refuse_unfit(recipe)
+    sides = sides or split_sides(records)
+    identity = {
+        "records": records.fingerprint,
+        "recipe": recipe.to_json(),
+        "seed": seed,
+        "precision": precision,
+        "examples": sides.description,
+    }
+    output = OutputFolder(folder, "a model bundle", DESCRIPTION, _is_ours)
+    with output.held(), disk_errors_named(folder), resumable():
+        if restart:
+            output.clear()
+        if (folder / DESCRIPTION).exists():
+            bundle = open_bundle(folder)
+            _refuse_other_run(folder, bundle.training, identity)
+            with _restart_advised():
+                bundle.check()
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            return TrainingResult(bundle, True, recipe.epochs)
+        _begin(output, identity)
+        run = _Run(records, sides, folder, recipe, seed, precision)
+        notes = run.resume()
+        if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
+            notes.append("normalised by speaker, and none is known in these records: everybody is taken to be average")
+        if sides.n_copies:
+            examples = counted(sides.n_copies, "training example")
+            notes.append(f"{examples} left out: the same audio is in the split validation or test, too")
+        continued_from = len(run.history)
+        run.train_on(on_epoch)
+        bundle = run.finish(identity)
+        return TrainingResult(bundle, False, continued_from, tuple(notes))
+
+
+def _refuse_other_front_end(records: RecordFolder, recipe: Recipe) -> None:
+    found = preset_name(records.front_end)
+    if found != recipe.front_end:
+        raise TrainingError(
+            f"{records.path}: made with the front end {found}, and the recipe {recipe.name} is for {recipe.front_end}; "
+            f"build the records with --front-end {recipe.front_end}, or choose another --recipe"
+        )
+
+
+@contextmanager
+def _restart_advised() -> Iterator[None]:
+    try:
+        yield
+    except BundleError as error:
+        raise OutputError(f"{error}, or give --restart to train anew") from error
+
+
+def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
+    run = output.path / CHECKPOINTS / _RUN
+    if run.exists() and any(run.parent.glob("epoch-*.npz")):  # else nothing would be lost
+        _refuse_other_run(output.path, read_own_json(run), identity)
+        output.drop_partials()
+        return
+    output.begin(CHECKPOINTS)
+    write_json(run, identity)
+
+
+def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if changed := differences(old, new, ("records", "recipe", "seed", "precision", "examples")):
+        raise OutputError(
+            f"{folder}: was trained otherwise; what differs: {'; '.join(changed)}. "
+            "Give --restart to train anew, or name another --out"
+        )
+
+
+def _is_ours(name: str) -> bool:
+    return name in BUNDLE_FILES | {HISTORY, CHECKPOINTS, LOGS}

@@ -1,0 +1,436 @@
+"""Cross-validation of 14 recordings of 10 speakers."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ser_batch.cli.app import main
+from ser_batch.errors import OutputError, RecordsError, TrainingError, UsageError
+from ser_batch.evaluation import cross_validate as validation
+from ser_batch.evaluation.cross_validate import Protocol, cross_validate, parallel_folds
+from ser_batch.evaluation.fold_predictions import read_predictions
+from ser_batch.inference.predictions import Evaluated, Prediction
+from ser_batch.models.calibration import apply_temperature
+from ser_batch.records.folder import RecordFolder, open_records
+from ser_batch.records.reader import Selection, Sides, manifest_rows
+from ser_batch.training.recipes import Recipe
+from tests.conftest import made_once
+from tests.inline import Dying, Inline
+from tests.recipes import PLAIN, write_recipe
+
+QUICK = replace(PLAIN, name="quick", epochs=1)
+FILES = {
+    *("predictions.csv", "scores.json", "scores.csv", "confusion_matrix.csv", "confusion_matrix.png"),
+    "reliability.png",
+}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- for real
+
+
+def arguments(records: RecordFolder, out: Path, workers: int, *options: str) -> list[str]:
+    recipe = write_recipe(QUICK, out.parent)
+    command = ["cross-validate", str(records.path), "-o", str(out), "--recipe", str(recipe), "-j", str(workers)]
+    return [*command, "--folds", "2", "--seed", "5", *options]
+
+
+@dataclass(frozen=True)
+class Whole:
+    out: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) -> Whole:
+    """Two folds, undisturbed, with two workers."""
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "ser_batch", *arguments(kept_records, folder / "cv", 2)]
+        (folder / "scratch").mkdir()
+        environment = os.environ | {"TMPDIR": str(folder / "scratch")}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert not list((folder / "scratch").iterdir())  # workers tidy up
+        (folder / "said").write_text(done.stdout + done.stderr)
+
+    folder = made_once(tmp_path_factory, "whole-validation", make)
+    return Whole(folder / "cv", (folder / "said").read_text())
+
+
+def test_every_example_is_predicted_once(whole: Whole, kept_records: RecordFolder) -> None:
+    assert {path.name for path in whole.out.iterdir()} == FILES
+    rows = read(whole.out / "predictions.csv")
+    files = sorted(row["file"] for row in kept_records.manifest())
+    assert sorted(row["file"] for row in rows) == files
+    assert {row["seed"] for row in rows} == {"5"}
+    fold_of = {row["speaker"]: row["fold"] for row in rows}
+    assert all(fold_of[row["speaker"]] == row["fold"] for row in rows)
+    truth = {row["file"]: row["label"] for row in kept_records.manifest()}
+    for row in rows:
+        assert row["label"] == truth[row["file"]]
+        probabilities = [float(row[f"p_{label}"]) for label in kept_records.labels]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert max(probabilities) == float(row["confidence"]) == float(row[f"p_{row['emotion']}"])
+
+
+def test_its_scores_are_those_of_its_predictions(whole: Whole) -> None:
+    scores = json.loads((whole.out / "scores.json").read_text())
+    rows = read(whole.out / "predictions.csv")
+    correct = sum(row["label"] == row["emotion"] for row in rows)
+    assert scores["wa"]["per_seed"]["5"] == pytest.approx(correct / 14, abs=1e-6)
+    assert f"UAR  {scores['uar']['mean']:6.3f}" in whole.said
+    assert len([line for line in whole.said.splitlines() if line.startswith("fold ")]) == 2
+    assert "(2 of 2)" in whole.said
+    protocol = read_predictions(whole.out).protocol
+    assert (protocol["by"], protocol["folds"], protocol["seeds"], protocol["first_seed"]) == ("speaker", 2, 1, 5)
+    assert (protocol["normalise"], protocol["recipe"]["name"]) == ("train", "quick")
+
+
+def test_the_same_command_again_is_content(whole: Whole, kept_records: RecordFolder, capfd) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.out.iterdir()}
+    assert main(arguments(kept_records, whole.out, 1)) == 0
+    assert "already finished, nothing to do" in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in whole.out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--folds", "3"], "folds was 2, now 3"),
+        (["--seeds", "2"], "seeds was 1, now 2"),
+        (["--seed", "0"], "first seed was 5, now 0"),
+        (["--by", "random"], 'by was "speaker", now "random"'),
+        (["--epochs", "2"], "recipe epochs was 1, now 2"),
+        (["--normalise", "file"], 'normalise was "train", now "file"'),
+    ],
+)
+def test_another_cross_validation_in_the_folder_is_refused(
+    whole: Whole, kept_records: RecordFolder, capfd, options: list[str], says: str
+) -> None:
+    assert main(arguments(kept_records, whole.out, 1, *options)) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert f"{whole.out}: holds another cross-validation; what differs: {says}" in line
+    assert "--restart" in line
+
+
+def test_a_part_that_is_missing_or_damaged_is_named(
+    whole: Whole, kept_records: RecordFolder, tmp_path: Path, capfd
+) -> None:
+    out = Path(shutil.copytree(whole.out, tmp_path / "out"))
+    (out / "predictions.csv").unlink()
+    assert main(arguments(kept_records, out, 1)) == 1
+    assert f"error: {out / 'predictions.csv'}: is missing; give --restart" in capfd.readouterr().err
+    (out / "scores.json").write_text("{")
+    assert main(arguments(kept_records, out, 1)) == 1
+    assert f"error: {out / 'scores.json'}: is damaged (" in capfd.readouterr().err
+
+
+def test_a_recipe_that_does_not_fit_leaves_nothing_behind(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:
+    assert main(arguments(kept_records, tmp_path / "out", 1, "--normalise", "none")) == 1
+    assert "cannot be without normalisation; give --normalise train" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_with_one_worker_and_started_again_it_ends_as_with_two(
+    whole: Whole, kept_records: RecordFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "ser_batch", *arguments(kept_records, out, 1)]
+    chance = random.Random()
+    delays = [chance.uniform(0, 1), chance.uniform(0, 1)]
+    for delay, begun in zip(delays, ("seed-5-fold-01", "seed-5-fold-02"), strict=True):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (out / "folds" / begun).exists():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "scores.json").exists(), delays
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, (delays, done.stderr)
+    assert {path.name for path in out.iterdir()} == FILES
+    for name in ("predictions.csv", "scores.csv", "confusion_matrix.csv", "scores.json"):
+        assert (out / name).read_bytes() == (whole.out / name).read_bytes(), (name, delays)
+
+
+# --- with trainings that only say what they were given
+
+
+Rows = list[dict[str, str]]
+
+TEMPERATURES = {"calibration": 0.5, "final": 3.0}
+
+
+@dataclass(frozen=True)
+class SpiedPredictor:
+    """Says the first label always; calibrated, as sure as its temperature is cold."""
+
+    bundle: Any
+    temperature: float = 1.0
+
+    def at(self, temperature: float) -> "SpiedPredictor":
+        return SpiedPredictor(self.bundle, temperature)
+
+
+@dataclass
+class Trainings:
+    """What each training of each fold was given."""
+
+    records: RecordFolder
+    seen: list[tuple[int, Sides, Path]]
+    held_out: list[Selection]
+
+    def train(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: Sides) -> Any:
+        folder.mkdir(parents=True)
+        self.seen.append((seed, sides, folder))
+        return SimpleNamespace(bundle=SimpleNamespace(temperature=TEMPERATURES[folder.name], name=folder.name))
+
+    def predict(
+        self, bundle: Any, predictor: SpiedPredictor, records: RecordFolder, selection: Selection
+    ) -> Iterator[Evaluated]:
+        assert bundle is predictor.bundle
+        assert bundle.name == "final"
+        if predictor.temperature != 1.0:
+            self.held_out.append(selection)
+        for row in manifest_rows(records, selection):
+            probabilities = apply_temperature([[0.4, *(0.1,) * 6]], predictor.temperature)[0]
+            prediction = Prediction(row["file"], float(row["start"]), float(row["end"]), tuple(probabilities))
+            yield Evaluated(row["speaker"], records.labels.index(row["label"]), prediction)
+
+    def rows(self, selection: Selection | None) -> Rows:
+        return list(manifest_rows(self.records, selection)) if selection else []
+
+    def folds(self) -> list[tuple[Rows, Rows, Rows, Rows]]:
+        """Rows of each fold: calibration's training and validation, the final training, what it is scored on."""
+        calibrations = [sides for _, sides, folder in self.seen if folder.name == "calibration"]
+        finals = [sides for _, sides, folder in self.seen if folder.name == "final"]
+        assert all(sides.validation is None for sides in finals)
+        return [
+            (self.rows(inner.train), self.rows(inner.validation), self.rows(final.train), self.rows(held_out))
+            for inner, final, held_out in zip(calibrations, finals, self.held_out, strict=True)
+        ]
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch, kept_records: RecordFolder) -> Trainings:
+    trainings = Trainings(kept_records, [], [])
+    monkeypatch.setattr(validation, "train", trainings.train)
+    monkeypatch.setattr(validation, "predict_examples", trainings.predict)
+    monkeypatch.setattr(validation, "Predictor", SpiedPredictor)
+    monkeypatch.setattr(validation, "one_thread", lambda *_: None)
+    return trainings
+
+
+def values(rows: Sequence[dict[str, str]], column: str) -> set[str]:
+    return {row[column] for row in rows}
+
+
+def test_who_is_held_out_is_in_no_training(trainings: Trainings, tmp_path: Path) -> None:
+    reports: list[Any] = []
+    protocol = Protocol("speaker", None, 2, 3)
+    assert not cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline(), on_fold=reports.append)
+    speakers = sorted(values(list(trainings.records.manifest()), "speaker"))
+    assert [seed for seed, *_ in trainings.seen] == [3] * 20 + [4] * 20
+    assert [report.name for report in reports] == 2 * speakers
+    assert (reports[-1].done, reports[-1].of) == (20, 20)
+    for (inner, calibrating, train, held_out), speaker in zip(trainings.folds(), 2 * speakers, strict=True):
+        assert values(held_out, "speaker") == {speaker}
+        assert values(train, "speaker") == set(speakers) - {speaker}
+        assert not values(held_out, "sha256") & values(train, "sha256")
+        assert len(values(calibrating, "speaker")) == 1
+        assert values(inner, "speaker") == values(train, "speaker") - values(calibrating, "speaker")
+        assert len(inner) + len(calibrating) == len(train) == 14 - len(held_out)
+    assert len({str(sides.description) for _, sides, _ in trainings.seen}) == 20
+    rows = read(tmp_path / "cv" / "predictions.csv")
+    assert all(row["fold"] == row["speaker"] for row in rows)
+    assert all((row["emotion"], row["confidence"]) == ("anger", f"{16 / 22:.6f}") for row in rows)
+    title = json.loads((tmp_path / "cv" / "scores.json").read_text())["title"]
+    assert title == "recipe quick, leave one speaker out"
+
+
+def test_copies_of_held_out_and_calibrating_recordings_are_in_no_training_of_them(
+    trainings: Trainings, tmp_path: Path, emodb_sample: Path
+) -> None:
+    rows = [f"{path},{path.name[5]},{path.name[:2]}" for path in sorted(emodb_sample.iterdir())]
+    for copied in sorted(emodb_sample.iterdir())[:5]:
+        shutil.copy(copied, tmp_path / f"copy of {copied.name}")
+        rows.append(f"copy of {copied.name},{copied.name[5]},other")
+    (tmp_path / "list.csv").write_text("file,label,speaker\n" + "\n".join(rows))
+    assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
+    trainings.records = open_records(tmp_path / "r")
+    cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("speaker", None, 2, 0), Inline())
+    folds = trainings.folds()
+    assert len(folds) == 22
+    n_left_out = 0
+    for inner, calibrating, train, held_out in folds:
+        assert not values(inner, "sha256") & values(calibrating, "sha256")
+        assert not values(train, "sha256") & values(held_out, "sha256")
+        assert values(inner, "sha256") | values(calibrating, "sha256") == values(train, "sha256")
+        n_left_out += len(train) > len(inner) + len(calibrating)
+    assert n_left_out
+
+
+@pytest.mark.parametrize("n_folds", [None, 4])
+def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_path: Path, n_folds: int | None) -> None:
+    cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("random", n_folds, 1, 0), Inline())
+    folds = trainings.folds()
+    assert len(folds) == (n_folds or 10)
+    held_out = [row["file"] for *_, rows in folds for row in rows]
+    assert sorted(held_out) == sorted(row["file"] for row in trainings.records.manifest())
+    for inner, calibrating, train, rows in folds:
+        assert values(rows, "file") == values(list(trainings.records.manifest()), "file") - values(train, "file")
+        assert values(inner, "file") == values(train, "file") - values(calibrating, "file")
+        assert calibrating
+    title = json.loads((tmp_path / "cv" / "scores.json").read_text())["title"]
+    assert title == f"recipe quick, {n_folds or 10} random folds"
+
+
+def test_normalising_by_speaker_is_told_wherever_a_score_is(trainings: Trainings, tmp_path: Path) -> None:
+    recipe = replace(QUICK, normalise="speaker")
+    cross_validate(trainings.records, tmp_path / "cv", recipe, Protocol("speaker", 3, 1, 0), Inline())
+    scores = json.loads((tmp_path / "cv" / "scores.json").read_text())
+    assert scores["title"].endswith(
+        "3 speaker-grouped folds, statistics of each speaker's held-out, unlabelled audio used"
+    )
+    assert scores["protocol"]["normalise"] == "speaker"
+
+
+def test_finished_folds_are_not_trained_again(trainings: Trainings, tmp_path: Path) -> None:
+    def stop(report: Any) -> None:
+        if report.done == 3:
+            raise KeyboardInterrupt
+
+    protocol = Protocol("speaker", 5, 1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline(), on_fold=stop)
+    cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline())
+    folders = [folder.parent.name for *_, folder in trainings.seen if folder.name == "final"]
+    assert folders == [f"seed-0-fold-{number:02d}" for number in range(1, 6)]
+    assert not (tmp_path / "cv" / "folds").exists()
+
+
+def test_an_unfinished_cross_validation_of_another_kind_is_refused(trainings: Trainings, tmp_path: Path) -> None:
+    def stop(report: Any) -> None:
+        raise KeyboardInterrupt
+
+    out, protocol = tmp_path / "cv", Protocol("speaker", 5, 1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(trainings.records, out, QUICK, protocol, Inline(), on_fold=stop)
+    with pytest.raises(OutputError, match=r"holds another cross-validation.*folds was 5, now 4"):
+        cross_validate(trainings.records, out, QUICK, replace(protocol, n_folds=4), Inline())
+    cross_validate(trainings.records, out, QUICK, replace(protocol, n_folds=4), Inline(), restart=True)
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_records_that_changed_are_refused(trainings: Trainings, tmp_path: Path) -> None:
+    out, protocol = tmp_path / "cv", Protocol("speaker", 2, 1, 0)
+    cross_validate(trainings.records, out, QUICK, protocol, Inline())
+    changed = RecordFolder(trainings.records.path, trainings.records.provenance | {"fingerprint": "0" * 64})
+    with pytest.raises(OutputError, match="what differs: records was"):
+        cross_validate(changed, out, QUICK, protocol, Inline())
+
+
+def test_other_files_in_the_folder_are_left_alone(trainings: Trainings, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    for restart in (False, True):
+        with pytest.raises(OutputError, match=r"thesis\.tex"):
+            cross_validate(trainings.records, tmp_path, QUICK, Protocol("speaker", 2, 1, 0), Inline(), restart=restart)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_worker_that_dies_is_one_line(kept_records: RecordFolder, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"fold 1 of seed 0: got its worker killed; run the same command again"):
+        cross_validate(kept_records, tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Dying())
+
+
+# --- what cannot be divided
+
+
+@pytest.mark.parametrize(
+    ("protocol", "error", "says"),
+    [
+        (Protocol("speaker", 11, 1, 0), UsageError, "--folds 11: there are 10 speakers"),
+        (Protocol("random", 15, 1, 0), UsageError, "--folds 15: different recordings: 14"),
+    ],
+)
+def test_too_many_folds_are_refused_and_leave_nothing(
+    trainings: Trainings, tmp_path: Path, protocol: Protocol, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline())
+    assert not (tmp_path / "cv").exists()
+
+
+def test_one_speaker_is_refused_with_the_way_out(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    lines = [f"{emodb_sample / name},{label},x" for name, label in (("03a01Fa.wav", "a"), ("03a01Wa.wav", "b"))]
+    (tmp_path / "list.csv").write_text("file,label,speaker\n" + "\n".join(lines))
+    options = ["--split", "none", "-q"]
+    assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "records"), *options]) == 0
+    assert main(["cross-validate", str(tmp_path / "records"), "-o", str(tmp_path / "cv"), "-j", "1"]) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert "known speakers: 1, and a fold by speaker needs two or more" in line
+    assert "--by random" in line
+
+
+def test_parts_that_begin_together_are_each_predicted(
+    trainings: Trainings, tmp_path: Path, emodb_sample: Path, capfd
+) -> None:
+    rows = [
+        f"{path},{path.name[5]},{path.name[:2]},0,{end}" for path in sorted(emodb_sample.iterdir()) for end in (1, "")
+    ]
+    (tmp_path / "list.csv").write_text("file,label,speaker,start,end\n" + "\n".join(rows))
+    assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
+    cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+    assert len(read(tmp_path / "cv" / "predictions.csv")) == 28
+
+
+def test_a_recording_that_is_in_the_records_twice_is_refused_before_any_training(
+    trainings: Trainings, tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser_batch.records.build._refuse_repeats", lambda *_: None)  # as folders were built before
+    rows = [
+        f"{path},{path.name[5]},{path.name[:2]},0,{end}" for path in sorted(emodb_sample.iterdir()) for end in (60, "")
+    ]
+    (tmp_path / "list.csv").write_text("file,label,speaker,start,end\n" + "\n".join(rows))
+    assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
+    with pytest.raises(RecordsError, match=r"holds 14 recordings twice, the first of them .*; build it again"):
+        cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+    assert not trainings.seen
+    assert not (tmp_path / "cv").exists()
+
+
+@pytest.mark.parametrize("error", [ImportError("no matplotlib"), ValueError("no\nfont")])
+def test_pictures_that_cannot_be_drawn_stop_it_before_any_training(
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(validation, "plot_confusion", fail)
+    with pytest.raises(OutputError, match=r"cv: pictures cannot be drawn \(no \w+\); install matplotlib again"):
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+    assert not trainings.seen
+
+
+def test_a_worker_gets_memory_enough(kept_records: RecordFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory, workers, fitting in [(64 << 30, 4, 4), (5 << 30, 4, 2), (1 << 30, 4, 1), (64 << 30, 1, 1)]:
+        monkeypatch.setattr(validation, "usable_memory", lambda memory=memory: memory)
+        assert parallel_folds(kept_records, workers) == fitting

@@ -1,0 +1,224 @@
+"""From recordings to predictions: windows, long files, and files that end their worker."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser_batch.audio.windows import LogMelWindows
+from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.table import Recording
+from ser_batch.errors import BundleError
+from ser_batch.inference.predictions import Asked, Prediction, _results, _Task, predict, predict_in_order
+from ser_batch.models.bundles import shipped_bundle
+from ser_batch.runtime.local import LocalEngine
+from tests.conftest import write_tone
+from tests.counting import CountingNetwork
+from tests.deadly import DeadlyEngine, HangingEngine
+from tests.frontends import WINDOWED
+from tests.records.test_long_files import write_long
+
+NETWORK = partial(CountingNetwork, Path(os.devnull))
+WINDOWS = Asked(NETWORK, WINDOWED, windows=True)
+WHOLE = Asked(NETWORK, WINDOWED)
+MINUTE = 60
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with LocalEngine(2) as engine:
+        yield engine
+
+
+def write_speech(path: Path, secs: float) -> Path:
+    """Noise whose level changes, so that no two windows are alike."""
+    rng = np.random.default_rng(0)
+    levels = np.repeat(rng.random(round(secs) + 1), 16_000)[: round(16_000 * secs)]
+    soundfile.write(path, levels * rng.normal(0, 0.1, len(levels)), 16_000)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
+    """Long and short recordings in turn: 5 minutes are several parts, 6 seconds are 3 windows."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for number, secs in enumerate([6, 250, 1, 6, 200, 6.5, 200, 3, 3.01, 1, 400]):
+        write_speech(folder / f"{number:02d}.wav", secs)
+    (folder / "03broken.wav").write_bytes(b"x")
+    return list_source(str(folder)).recordings
+
+
+def rows_of(recordings, engine, asked=WHOLE) -> list[Prediction]:
+    results = predict_in_order(recordings, asked, engine)
+    return [row for result in results for row in result.predictions(recordings[result.number].file)]
+
+
+def directly(recording: Recording) -> tuple[list[tuple[float, float]], np.ndarray]:
+    windows = list(LogMelWindows(recording, WINDOWED))
+    return (
+        [(window.start_secs, window.end_secs) for window in windows],
+        np.array([NETWORK()(window.log_mel)[:-1] for window in windows]),
+    )
+
+
+def test_every_window_has_a_row(mixed, engine) -> None:
+    rows = rows_of(mixed, engine, WINDOWS)
+    assert [*dict.fromkeys(row.file for row in rows)] == [recording.file for recording in mixed]
+    for recording in mixed:
+        of_file = [row for row in rows if row.file == recording.file]
+        if recording.file == "03broken.wav":
+            assert [bool(row.error) for row in of_file] == [True]
+            continue
+        spans, probabilities = directly(recording)
+        assert [(row.start_secs, row.end_secs) for row in of_file] == spans
+        np.testing.assert_allclose([row.probabilities for row in of_file], probabilities, atol=1e-7)
+        assert {row.duration_secs for row in of_file} == {spans[-1][1]}
+
+
+def test_a_recording_has_the_mean_of_its_windows(mixed, engine) -> None:
+    rows = rows_of(mixed, engine)
+    assert [row.file for row in rows] == [recording.file for recording in mixed]
+    for recording, row in zip(mixed, rows, strict=True):
+        if not row.error:
+            spans, probabilities = directly(recording)
+            assert (row.start_secs, row.end_secs) == (0.0, spans[-1][1])
+            np.testing.assert_allclose(row.probabilities, probabilities.mean(axis=0), atol=1e-7)
+
+
+@pytest.mark.parametrize("asked", [WHOLE, WINDOWS], ids=["whole", "windows"])
+def test_workers_change_nothing(mixed, asked) -> None:
+    said = []
+    for workers in (1, 3):
+        with LocalEngine(workers) as engine:
+            said.append(rows_of(mixed, engine, asked))
+    assert said[0] == said[1]
+
+
+def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Path, engine) -> None:
+    long, _ = soundfile.read(write_speech(tmp_path / "1.wav", 300), dtype="float32")
+    long[-10] = np.nan
+    soundfile.write(tmp_path / "1.wav", long, 16_000, subtype="FLOAT")
+    for name in ("0.wav", "2.wav"):
+        write_tone(tmp_path / name)
+    rows = rows_of(list_source(str(tmp_path)).recordings, engine, WINDOWS)
+    assert [row.file for row in rows] == ["0.wav", "1.wav", "2.wav"]
+    assert rows[1].error == "has a sample that is not finite, at 299.999 s"
+    assert not rows[0].error
+    assert not rows[2].error
+
+
+def test_a_worker_that_waits_for_work_is_not_taken_for_one_that_hangs(mixed) -> None:
+    (result,) = _results(_Task(((0, mixed[1]),)), WINDOWS)
+    assert len(result.rows) == 166
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+# --- workers that end
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("asked", [WHOLE, WINDOWS], ids=["whole", "windows"])
+def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, asked) -> None:
+    undisturbed = rows_of(mixed, engine, asked)
+    rows = rows_of(mixed, DeadlyEngine(engine, "04.wav", signum), asked)
+    assert [row for row in rows if row.file != "04.wav"] == [row for row in undisturbed if row.file != "04.wav"]
+    (error,) = [row.error for row in rows if row.file == "04.wav"]
+    assert signal.Signals(signum).name in error
+
+
+@dataclass(frozen=True)
+class DyingNetwork:
+    """Ends its process at the hundredth window of a recording."""
+
+    n_windows: list[int] = field(default_factory=list)
+
+    def __call__(self, log_mel: np.ndarray, speaker_scale: object = None) -> np.ndarray:
+        self.n_windows.append(1)
+        if len(self.n_windows) == 100:
+            os.abort()
+        return NETWORK()(log_mel)
+
+
+def test_a_worker_that_dies_within_a_long_recording(mixed, engine) -> None:
+    """The recordings of 250, 200, 200 and 400 seconds have a hundred windows or more; so has a task of short ones."""
+    undisturbed = rows_of(mixed, engine, WINDOWS)
+    results = [one for part in predict(enumerate(mixed), Asked(DyingNetwork, WINDOWED, True), engine) for one in part]
+    assert sorted(result.number for result in results) == list(range(len(mixed)))
+    results.sort(key=lambda result: result.number)
+    dead = [mixed[result.number].file for result in results if "SIGABRT" in result.error]
+    assert dead == ["01.wav", "04.wav", "06.wav", "10.wav"]
+    rows = [row for result in results for row in result.predictions(mixed[result.number].file)]
+    assert [row for row in rows if row.file not in dead] == [row for row in undisturbed if row.file not in dead]
+
+
+def test_a_file_that_hangs_its_decoder_is_a_row(mixed, engine) -> None:
+    rows = rows_of(mixed, HangingEngine(engine, "04.wav"))
+    assert [row.file for row in rows if row.error] == ["03broken.wav", "04.wav"]
+    assert "made its worker hang" in rows[5].error
+
+
+def test_many_deadly_files_among_many(tmp_path: Path) -> None:
+    for number in range(40):
+        write_tone(tmp_path / f"{number:02d}.wav", secs=0.2)
+    recordings = list_source(str(tmp_path)).recordings
+    with LocalEngine(2) as engine:
+        twice = DeadlyEngine(DeadlyEngine(engine, "07.wav", 9), "31.wav", 11)  # type: ignore[arg-type]
+        rows = rows_of(recordings, twice)
+    assert [row.file for row in rows] == [recording.file for recording in recordings]
+    assert [row.file for row in rows if row.error] == ["07.wav", "31.wav"]
+
+
+def test_a_bundle_that_was_replaced_meanwhile_is_refused(mixed, engine) -> None:
+    other = replace(shipped_bundle(), fingerprint="0" * 64)
+    with pytest.raises(BundleError, match=r"was replaced while it was in use; run the same command again"):
+        list(predict_in_order(mixed[:1], Asked.predictions(other), engine))
+
+
+# --- memory
+
+MEMORY_OF_INFER = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+from ser_batch.inference.infer import InferOptions, infer
+from ser_batch.corpus.sources import list_source
+from ser_batch.runtime.local import LocalEngine
+from ser_batch.models.bundles import Bundle, shipped_bundle
+from ser_batch.runtime.process import keep_freed_memory
+from ser_batch.inference.predictions import Asked
+from tests.frontends import WINDOWED
+from tests.counting import CountingNetwork
+
+def main():
+    keep_freed_memory()
+    Asked.predictions = CountingNetwork(Path("/dev/null")).asked
+    bundle = Bundle(Path("none"), replace(shipped_bundle().content, front_end=WINDOWED), "f" * 64)
+    with LocalEngine(1) as engine:
+        result = infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, InferOptions(windows=True))
+    print(result.tally.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_an_hour_takes_the_memory_of_ten_minutes(tmp_path: Path) -> None:
+    (tmp_path / "measure.py").write_text(MEMORY_OF_INFER)
+    peaks = {}
+    for minutes in (10, 60):
+        audio = write_long(tmp_path / f"{minutes}.wav", minutes * MINUTE)
+        command = [sys.executable, tmp_path / "measure.py", audio, tmp_path / f"{minutes}.csv"]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        assert ended.returncode == 0, ended.stderr
+        n_rows, *peaks[minutes] = map(int, ended.stdout.split())
+        assert n_rows == 40 * minutes - 1
+        audio.unlink()
+    assert peaks[60][0] - peaks[10][0] < 20  # the caller
+    assert peaks[60][1] - peaks[10][1] < 20  # the worker

@@ -1,0 +1,124 @@
+"""Inferences that are killed, stopped, or run out of disk: what was finished is kept, and the bytes are the same."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ser_batch.cli.app import main
+from ser_batch.formatting import counted
+from ser_batch.inference.results import journal_path
+from tests.conftest import fill
+from tests.records.test_crash import end_within, remount_read_only
+from tools.kill_infer import n_done
+
+REPOSITORY = Path(__file__).parents[2]
+OPTIONS = ("-j", "2")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> Path:
+    place = tmp_path_factory.mktemp("stops") / "source"
+    for number in range(4):
+        shutil.copytree(emodb_sample, place / f"{number}")
+    (place / "1" / "broken.wav").write_text("not audio")
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path) -> bytes:
+    out = source.parent / "whole.csv"
+    assert main(["infer", str(source), "-o", str(out), "-q", *OPTIONS]) == 3
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_inference_finishes_to_the_same_bytes(source: Path, tmp_path: Path, seed: int) -> None:
+    command = [sys.executable, "-m", "tools.kill_infer", source, tmp_path, "--kills", "9", "--seed", str(seed)]
+    ended = subprocess.run([*command, "--options=-j 2"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "9 kills of " in ended.stdout
+    assert "\n0 mismatches" in ended.stdout
+
+
+def wait_for(is_there: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    ends = time.monotonic() + 120
+    while not is_there():
+        assert process.poll() is None, "it ended before it could be met"
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "parent")])
+def test_a_stopped_inference_says_so_and_continues(
+    source: Path, whole: bytes, tmp_path: Path, number: signal.Signals, whom: str, capfd
+) -> None:
+    out = tmp_path / "preds.csv"
+    command = [sys.executable, "-m", "ser_batch", "infer", str(source), "-o", str(out), "-q", *OPTIONS]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    log = journal_path(out).with_name(journal_path(out).name + "-wal")
+    wait_for(lambda: log.exists() and log.stat().st_size > 40_000, process)
+    if whom == "group":
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    said = end_within(10, process)
+    assert process.returncode == 128 + number
+    assert re.fullmatch(r"(interrupted|terminated); to go on, run the same command again, without --restart\n", said)
+    assert not out.exists()
+    known = n_done(out)
+    assert known
+    assert main(["infer", str(source), "-o", str(out), *OPTIONS]) == 3
+    assert out.read_bytes() == whole
+    assert f"{counted(known, 'recording')} known, {57 - known} new" in capfd.readouterr().err
+
+
+def test_a_second_inference_into_one_table_is_refused(source: Path, whole: bytes, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "preds.csv"
+    command = [sys.executable, "-m", "ser_batch", "infer", str(source), "-o", str(out), "-q", *OPTIONS]
+    first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(journal_path(out).exists, first)
+    os.killpg(first.pid, signal.SIGSTOP)
+    try:
+        assert main(["infer", str(source), "-o", str(out), "-q"]) == 1
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
+    assert f"error: {out}: another run is writing here" in capfd.readouterr().err
+    first.communicate(timeout=120)
+    assert first.returncode == 3
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("free_kib", [0, 8, 40, 56, 64, 76])
+def test_a_full_disk_is_one_line_and_room_lets_it_finish(
+    source: Path,
+    whole: bytes,
+    disk: Path,
+    free_kib: int,
+    capfd,
+) -> None:
+    out, ballast = disk / "preds.csv", fill(disk, free_kib)
+    command = ["infer", str(source), "-o", str(out), "-q", *OPTIONS]
+    assert main(command) == 1
+    said = capfd.readouterr().err
+    assert said.startswith(f"error: {out}: cannot write (No space left on device)")
+    assert said.count("\n") == 1
+    assert not out.exists()
+    ballast.unlink()
+    assert main(command) == 3
+    assert out.read_bytes() == whole
+
+
+def test_a_place_that_cannot_be_written_is_one_line(source: Path, disk: Path, capfd) -> None:
+    remount_read_only(disk)
+    assert main(["infer", str(source), "-o", str(disk / "preds.csv"), "-q"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith(f"error: {disk}/preds.csv: cannot write (Read-only file system)")
+    assert said.count("\n") == 1

@@ -1,0 +1,136 @@
+"""Speaker normalisation: what is known of a speaker, and what it does to their features."""
+
+import numpy as np
+import pytest
+
+from ser_batch.models.normalisation import (
+    Heard,
+    Scale,
+    measure_scale,
+    random_speaker_scales,
+    scales_of,
+    speaker_scale,
+    speaker_scales,
+    unchanged,
+    within_speakers,
+)
+
+REFERENCE = Scale(np.array([0.0, -20.0, 5.0], np.float32), np.array([1.0, 25.0, 0.04], np.float32))
+
+
+def features_of(n: int, mean: float, deviation: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(mean, deviation, (n, 3)).astype(np.float32)
+
+
+def applied(features: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return features * scales[..., 0, :] + scales[..., 1, :]
+
+
+def test_a_scale_is_of_all_batches_together() -> None:
+    features = features_of(103, -40.0, 7.0)
+    scale = measure_scale([features[:50], features[50:51], features[51:]])
+    np.testing.assert_allclose(scale.mean, features.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(scale.variance, features.var(axis=0), rtol=1e-4)
+    assert scale.mean.dtype == scale.variance.dtype == np.float32
+
+
+def test_a_constant_feature_has_no_variance_and_none_below_zero() -> None:
+    scale = measure_scale([np.full((1000, 3), 1e4 / 3, np.float32)])
+    assert (scale.variance >= 0).all()
+    assert (scale.variance < 1).all()
+
+
+def test_within_speakers_is_what_is_left_without_their_differences() -> None:
+    loud, soft, once = features_of(400, 30.0, 2.0, 1), features_of(100, -30.0, 4.0, 2), features_of(1, 500.0, 0.0)
+    features = np.concatenate([loud, soft, once])
+    scale = within_speakers(features, ["a"] * 400 + ["b"] * 100 + ["c"])
+    np.testing.assert_allclose(scale.mean, features.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(scale.variance, (loud.var(axis=0) + soft.var(axis=0)) / 2, rtol=1e-4)
+    of_all = within_speakers(features, [""] * 501)
+    np.testing.assert_allclose(of_all.variance, features.var(axis=0), rtol=1e-4)
+
+
+def test_of_whom_much_is_heard_becomes_as_all_are() -> None:
+    loud, soft = features_of(5000, 70.0, 9.0, 1), features_of(5000, -70.0, 0.5, 2)
+    features = np.concatenate([loud, soft])
+    scales = speaker_scales(features, ["loud"] * 5000 + ["soft"] * 5000, REFERENCE)
+    assert scales.shape == (10_000, 2, 3)
+    assert scales.dtype == np.float32
+    for part in (slice(0, 5000), slice(5000, None)):
+        changed = applied(features[part], scales[part]).astype(np.float64)
+        deviation = np.sqrt(REFERENCE.variance)
+        np.testing.assert_allclose((changed.mean(axis=0) - REFERENCE.mean) / deviation, 0, atol=0.5)
+        np.testing.assert_allclose(changed.std(axis=0) / deviation, 1, atol=0.15)
+
+
+def test_one_recording_is_pulled_only_a_part_of_the_way() -> None:
+    features = features_of(1, 70.0, 0.0)
+    (scale,) = speaker_scales(features, ["a"], REFERENCE)
+    assert (scale[0] >= 1).all()
+    assert (scale[0] < 1.2).all()
+    distances = np.abs(applied(features[0], scale) - REFERENCE.mean) / np.abs(features[0] - REFERENCE.mean)
+    assert (distances > 0.5).all()
+    assert (distances < 1).all()
+
+
+def test_the_more_is_heard_the_farther_it_is_pulled() -> None:
+    left = []
+    for n in (1, 5, 20, 100, 1000):
+        features = features_of(n, 70.0, 1.0, n)
+        scale = speaker_scale(Heard.of(features), REFERENCE)
+        left.append(np.abs(applied(features, scale).mean(axis=0) - REFERENCE.mean)[1])
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < left[0] / 10
+
+
+def test_heard_bit_by_bit_is_heard_at_once() -> None:
+    features = features_of(60, 12.0, 3.0)
+    heard = Heard.of(features[:1])
+    for part in np.array_split(features[1:], 7):
+        heard.add(Heard.of(part))
+    np.testing.assert_allclose(speaker_scale(heard, REFERENCE), speaker_scale(Heard.of(features), REFERENCE), rtol=1e-6)
+
+
+def test_who_is_unknown_stays() -> None:
+    features = features_of(4, 70.0, 9.0)
+    for make in (speaker_scales, lambda *known: random_speaker_scales(*known, np.random.default_rng(0))):
+        scales = make(features, ["", "a", "", "a"], REFERENCE)
+        for number in (0, 2):
+            np.testing.assert_array_equal(scales[number], unchanged(REFERENCE))
+            np.testing.assert_array_equal(applied(features[number], scales[number]), features[number])
+        assert (scales[1] != unchanged(REFERENCE)).all()
+    nobody = scales_of(["stranger", ""], {"a": scales[1]}, REFERENCE)
+    np.testing.assert_array_equal(nobody, np.stack([unchanged(REFERENCE)] * 2))
+
+
+def test_a_random_subset_has_the_example_itself() -> None:
+    features = np.zeros((50, 3), np.float32)
+    features[np.arange(50), 0] = 2.0 ** np.arange(50)  # what was summed up says who was in it
+    speakers = ["a"] * 30 + ["b"] * 20
+    reference = Scale(np.zeros(3, np.float32), np.ones(3, np.float32))
+    own, sizes = [], []
+    original = Heard.of
+
+    def spied(heard: np.ndarray) -> Heard:
+        sizes.append(len(heard))
+        own.append(set(np.log2(heard[:, 0]).astype(int).tolist()))
+        return original(heard)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Heard, "of", spied)
+        random_speaker_scales(features, speakers, reference, np.random.default_rng(0))
+    for index, heard in enumerate(own):
+        assert index in heard
+        assert len({speakers[one] for one in heard}) == 1
+    assert min(sizes) == 1
+    assert max(sizes) > 10
+    assert sorted(sizes)[25] < 12  # evenly on a logarithmic scale
+
+
+def test_random_subsets_are_a_function_of_their_seed() -> None:
+    features, speakers = features_of(40, 3.0, 2.0), ["a"] * 25 + ["b"] * 15
+    one, again, other = (
+        random_speaker_scales(features, speakers, REFERENCE, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 0.01

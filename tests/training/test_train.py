@@ -1,0 +1,579 @@
+"""Trainings that are killed, stopped, or given odd records; what they leave is whole, and always the same."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ser_batch.cli.app import main
+from ser_batch.errors import OutputError, RecordsError, TrainingError
+from ser_batch.inference.predictions import predict_examples
+from ser_batch.inference.predictor import Predictor
+from ser_batch.models.bundles import Bundle, open_bundle
+from ser_batch.models.calibration import fit_temperature
+from ser_batch.records.folder import RecordFolder, open_records
+from ser_batch.records.reader import manifest_rows, split_selection
+from ser_batch.training import train as training
+from ser_batch.training.input_pipeline import EpochOptions, TrainingData, read_batches
+from ser_batch.training.recipes import RECIPES, Augmentation, Recipe
+from ser_batch.training.train import train
+from tests.conftest import fill, made_once, write_tone
+from tests.recipes import FULL, PLAIN, write_recipe
+
+EPOCHS = 20
+LONG = replace(FULL, name="long", epochs=EPOCHS)
+
+# Every step of its network learns, so that everything is read and varied anew in every epoch.
+CRNN = replace(
+    FULL,
+    name="crnn",
+    network="seed_crnn",
+    normalise="train",
+    epochs=2,
+    batch_size=5,
+    augmentation=Augmentation(warp=0.1, time_mask=0.2, mel_mask_bands=4, gain_db=3.0, mixup=0.4),
+)
+
+
+def command(records: Path, out: Path, recipe: Path) -> list[str]:
+    arguments = ["train", str(records), "-o", str(out), "--recipe", str(recipe)]
+    return [sys.executable, "-m", "ser_batch", *arguments, "--mixed-precision", "off"]
+
+
+def stopped(records: RecordFolder, out: Path, recipe: Recipe, after: int) -> None:
+    """Train so many epochs, and no more."""
+
+    def stop(epoch: training.Epoch) -> None:
+        if epoch.number == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(records, out, recipe, on_epoch=stop)
+
+
+def one_line(capfd: pytest.CaptureFixture[str]) -> str:
+    """What went wrong; what TensorFlow's native code has to say, where another test loaded it, left out."""
+    said = capfd.readouterr().err.splitlines()
+    (line,) = [line for line in said if line and not line.startswith(("20", "\t [["))]
+    return line
+
+
+# --- in processes of their own
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) -> Path:
+    """A training that nothing disturbed: folders ``bundle`` and ``recipe``."""
+
+    def make(folder: Path) -> None:
+        (folder / "recipe").mkdir()
+        recipe = write_recipe(LONG, folder / "recipe")
+        done = subprocess.run(command(kept_records.path, folder / "bundle", recipe), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (folder / "said").write_text(done.stdout + done.stderr)
+
+    return made_once(tmp_path_factory, "whole-training", make)
+
+
+def interrupted(out: Path, process: subprocess.Popen[str], after: int, delay: float, signum: int) -> int:
+    """Wait for an epoch's checkpoint and a moment more; then the exit code."""
+    while not any(int(path.stem[6:]) >= after for path in (out / "checkpoints").glob("epoch-*.npz")):
+        assert process.poll() is None, "training ended before it could be stopped"
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(signum)
+    return process.wait(timeout=60)
+
+
+def assert_the_same(out: Path, whole: Path) -> None:
+    assert open_bundle(out).fingerprint == open_bundle(whole).fingerprint
+    assert open_bundle(out).load_network()  # its weights are those of the fingerprint
+    assert (out / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_a_training_that_is_stopped_again_and_again_ends_with_the_same_bundle(
+    whole: Path, kept_records: RecordFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    start = command(kept_records.path, out, whole / "recipe" / "long.toml")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    chance = random.Random()
+    delays = [chance.uniform(0, 0.1) for _ in range(3)]
+    stops = zip((2, 8, 14), delays, (signal.SIGKILL, signal.SIGINT, signal.SIGKILL), strict=True)
+    for after, delay, signum in stops:
+        with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            code = interrupted(out, process, after, delay, signum)
+            said = process.stderr.read() if process.stderr else ""
+        assert not (out / "bundle.json").exists(), delays
+        assert list((out / "checkpoints").glob("epoch-*.npz"))
+        if signum == signal.SIGKILL:
+            assert code == -signal.SIGKILL, (delays, said)
+        else:
+            assert (code, said) == (130, "interrupted; to go on, run the same command again, without --restart\n")
+    done = subprocess.run(start, capture_output=True, text=True)
+    assert done.returncode == 0, (delays, done.stderr)
+    assert "continued after epoch" in done.stderr
+    assert_the_same(out, whole / "bundle")
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_nothing(whole: Path, kept_records: RecordFolder, tmp_path: Path) -> None:
+    start = command(kept_records.path, tmp_path / "out", whole / "recipe" / "long.toml")
+    chance = random.Random()
+    delays = []
+    for _ in range(12):
+        process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        delays.append(chance.uniform(0, 12))
+        try:
+            process.wait(timeout=delays[-1])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert subprocess.run(start, capture_output=True).returncode == 0, delays
+    assert_the_same(tmp_path / "out", whole / "bundle")
+
+
+def test_the_bundle_is_whole_and_small(whole: Path) -> None:
+    out = whole / "bundle"
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["bundle.json", "history.csv", "logs", "model.keras", "model.tflite", "novelty.npz"]
+    bundle = open_bundle(out)
+    assert bundle.load_network().count_params() == bundle.training["parameters"]
+    assert bundle.training["recipe"]["name"] == "long"
+    assert bundle.training["seed"] == 0
+    assert bundle.content.speaker_reference is not None
+    with open(out / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(number) for number in range(1, EPOCHS + 1)]
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= rows[0].keys()
+    assert bundle.training["last_epoch"]["loss"] == float(rows[-1]["loss"])
+
+
+def test_the_command_says_one_line(whole: Path) -> None:
+    (line,) = (whole / "said").read_text().splitlines()
+    assert line.startswith(f"{whole / 'bundle'}: 7 labels, recipe long, 20 epochs, ")
+
+
+def test_the_logs_hold_every_epoch_once(whole: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
+
+    with open(whole / "bundle" / "history.csv", newline="") as file:
+        history = {int(row["epoch"]): row for row in csv.DictReader(file)}
+    seen: list[int] = []
+    logs = list((whole / "bundle" / "logs").iterdir())
+    assert len(logs) == 1
+    for log in logs:
+        events = EventAccumulator(str(log), {TENSORS: 0}).Reload()  # 0: none left out
+        for name in ("loss", "val_accuracy"):
+            for event in events.Tensors(name):
+                logged = float(np.frombuffer(event.tensor_proto.tensor_content or b"", "f4").sum()) or float(
+                    sum(event.tensor_proto.float_val)
+                )
+                assert logged == pytest.approx(float(history[event.step][name]), rel=1e-6)
+                seen.append(event.step)
+    assert sorted(seen) == sorted([*history] * 2)
+
+
+# --- in this process
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) -> Bundle:
+    """Three epochs without anything random but the order."""
+    folder = made_once(tmp_path_factory, "plain-training", lambda folder: train(kept_records, folder / "bundle", PLAIN))
+    return open_bundle(folder / "bundle")
+
+
+@pytest.fixture
+def unfinished(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder, tmp_path: Path) -> Path:
+    """The same, stopped after two."""
+    folder = made_once(
+        tmp_path_factory, "stopped-training", lambda folder: stopped(kept_records, folder / "bundle", PLAIN, 2)
+    )
+    return Path(shutil.copytree(folder / "bundle", tmp_path / "bundle"))
+
+
+def test_the_same_command_again_is_content(plain: Bundle, kept_records: RecordFolder) -> None:
+    before = {path: path.stat().st_mtime_ns for path in plain.path.iterdir()}
+    assert train(kept_records, plain.path, PLAIN).was_finished
+    assert {path: path.stat().st_mtime_ns for path in plain.path.iterdir()} == before
+
+
+def test_a_finished_training_can_be_begun_anew(kept_records: RecordFolder, tmp_path: Path) -> None:
+    train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1))
+    again = train(kept_records, tmp_path / "out", replace(PLAIN, epochs=2), restart=True)
+    assert (again.was_finished, again.continued_from) == (False, 0)
+    assert again.bundle.training["recipe"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.tflite", "novelty.npz"])
+def test_a_finished_bundle_without_a_part_is_not_called_finished(
+    plain: Bundle, kept_records: RecordFolder, tmp_path: Path, name: str
+) -> None:
+    out = Path(shutil.copytree(plain.path, tmp_path / "out"))
+    (out / name).unlink()
+    with pytest.raises(OutputError, match=f"{out / name}: .*give --restart"):
+        train(kept_records, out, PLAIN)
+
+
+def test_what_cannot_be_read_of_an_unfinished_training_is_named(unfinished: Path, kept_records: RecordFolder) -> None:
+    (unfinished / "checkpoints" / "run.json").write_text("")
+    with pytest.raises(OutputError, match=r"run\.json: is damaged .*give --restart"):
+        train(kept_records, unfinished, PLAIN)
+
+
+def test_by_speaker_without_speakers_is_said(tmp_path: Path, kept_records: RecordFolder) -> None:
+    nobody = Path(shutil.copytree(kept_records.path, tmp_path / "nobody"))
+    lines = (nobody / "manifest.csv").read_text().splitlines()
+    speaker = lines[0].split(",").index("speaker")
+    rows = [line.split(",") for line in lines[1:]]
+    rows = [[*row[:speaker], "", *row[speaker + 1 :]] for row in rows]
+    (nobody / "manifest.csv").write_text("\n".join([lines[0], *map(",".join, rows), ""]))
+    result = train(open_records(nobody), tmp_path / "out", replace(PLAIN, epochs=1, normalise="speaker"))
+    assert ["none is known in these records" in note for note in result.notes] == [True]
+
+
+def cut_newest(checkpoints: Path) -> int:
+    os.truncate(checkpoints / "epoch-0002.npz", 1000)
+    return 1
+
+
+def empty_both(checkpoints: Path) -> int:
+    for path in checkpoints.glob("epoch-*.npz"):
+        os.truncate(path, 0)
+    return 0
+
+
+def swap_network(checkpoints: Path) -> int:
+    np.savez(checkpoints / "epoch-0002.npz", v0=np.zeros(3), history=np.array(json.dumps([{"loss": 1.0}])))
+    return 1
+
+
+@pytest.mark.parametrize("damage", [cut_newest, empty_both, swap_network])
+def test_a_checkpoint_that_cannot_be_used_is_skipped_and_said(
+    plain: Bundle, unfinished: Path, kept_records: RecordFolder, damage: Callable[[Path], int]
+) -> None:
+    taken_up = damage(unfinished / "checkpoints")
+    result = train(kept_records, unfinished, PLAIN)
+    assert result.continued_from == taken_up
+    assert len(result.notes) == 2 - taken_up
+    for note in result.notes:
+        assert note.startswith(f"checkpoint skipped: {unfinished / 'checkpoints'}")
+        assert "\n" not in note
+    assert_the_same(unfinished, plain.path)
+
+
+def test_checkpoints_of_an_unknown_recipe_are_not_taken_up(unfinished: Path, kept_records: RecordFolder) -> None:
+    (unfinished / "checkpoints" / "run.json").unlink()
+    shutil.rmtree(unfinished / "logs")
+    assert train(kept_records, unfinished, replace(PLAIN, epochs=1)).continued_from == 0
+
+
+def test_a_network_that_learns_from_log_mels_continues_too(small_records: RecordFolder, tmp_path: Path) -> None:
+    undisturbed = train(small_records, tmp_path / "whole", CRNN)
+    assert undisturbed.continued_from == 0
+    stopped(small_records, tmp_path / "out", CRNN, 1)
+    assert train(small_records, tmp_path / "out", CRNN).continued_from == 1
+    assert_the_same(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "seed", "says"),
+    [
+        (replace(PLAIN, epochs=5), 0, "recipe epochs was 3, now 5"),
+        (replace(PLAIN, augmentation=Augmentation(warp=0.1)), 0, "recipe augmentation warp was 0.0, now 0.1"),
+        (PLAIN, 1, "seed was 0, now 1"),
+    ],
+)
+def test_another_training_in_the_folder_is_refused(
+    plain: Bundle, unfinished: Path, kept_records: RecordFolder, recipe: Recipe, seed: int, says: str
+) -> None:
+    for folder in (plain.path, unfinished):
+        with pytest.raises(OutputError, match=rf"was trained otherwise; what differs: {says}.*--restart"):
+            train(kept_records, folder, recipe, seed)
+
+
+def test_records_that_changed_are_refused(plain: Bundle, unfinished: Path, kept_records: RecordFolder) -> None:
+    changed = RecordFolder(kept_records.path, kept_records.provenance | {"fingerprint": "0" * 64})
+    for folder in (plain.path, unfinished):
+        with pytest.raises(OutputError, match="what differs: records was"):
+            train(changed, folder, PLAIN)
+
+
+@pytest.mark.parametrize("free_kib", [60, 900])
+def test_a_full_disk_is_one_line_and_room_lets_it_finish(
+    plain: Bundle, kept_records: RecordFolder, disk: Path, tmp_path: Path, capfd, free_kib: int
+) -> None:
+    ballast = fill(disk, free_kib)
+    arguments = ["train", str(kept_records.path), "-o", str(disk / "out"), "--mixed-precision", "off", "-q"]
+    arguments += ["--recipe", str(write_recipe(PLAIN, tmp_path))]
+    assert main(arguments) == 1
+    line = one_line(capfd)
+    assert line.startswith(f"error: {disk / 'out'}")
+    assert "No space left on device" in line
+    assert not (disk / "out" / "bundle.json").exists()
+    ballast.unlink()
+    assert main(arguments) == 0
+    assert_the_same(disk / "out", plain.path)
+
+
+def test_logs_that_cannot_be_written_are_one_line(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "out"
+    stopped(kept_records, out, PLAIN, after=1)
+    shutil.rmtree(out / "logs")
+    (out / "logs").write_text("no folder")
+    arguments = ["train", str(kept_records.path), "-o", str(out), "--mixed-precision", "off", "-q"]
+    assert main([*arguments, "--recipe", str(write_recipe(PLAIN, tmp_path))]) == 1
+    assert one_line(capfd).startswith(f"error: {out}: cannot write ({out / 'logs'}: ")
+
+
+def test_records_that_hold_less_than_they_say_are_refused(small_records: RecordFolder, tmp_path: Path) -> None:
+    """A network that learns from a stream would see the first epochs again, in other batches."""
+    provenance = dict(small_records.provenance)
+    provenance["shards"] = [shard | {"examples": shard["examples"] + 9} for shard in provenance["shards"]]
+    less = replace(small_records, provenance=provenance)
+    with pytest.raises(RecordsError, match="holds fewer examples than it says; ser-batch verify says where"):
+        train(less, tmp_path / "out", replace(PLAIN, network="seed_crnn", epochs=2))
+
+
+# --- what is learnt from
+
+
+def test_the_temperature_is_that_of_the_validation_side(plain: Bundle, kept_records: RecordFolder) -> None:
+    side = split_selection(kept_records, "validation")
+    raw = list(predict_examples(plain, Predictor(plain).at(1.0), kept_records, side))
+    expected = fit_temperature([one.prediction.probabilities for one in raw], [one.label for one in raw])
+    assert plain.temperature == pytest.approx(expected, rel=1e-3)
+    assert plain.temperature != 1.0
+    assert plain.content.fitted_on == len(raw)
+    assert not plain.uncalibrated
+
+
+class Seen(Exception):  # noqa: N818
+    pass
+
+
+def seen_options(monkeypatch: pytest.MonkeyPatch, records: RecordFolder, out: Path, recipe: Recipe) -> EpochOptions:
+    """How the first epoch's batches would be made."""
+
+    epochs = TrainingData.epochs
+
+    def spy(data: TrainingData, options: EpochOptions, numbers: Sequence[int]) -> Any:
+        if numbers[0] == 1:  # the validation's is 0
+            raise Seen(options)
+        return epochs(data, options, numbers)
+
+    monkeypatch.setattr(TrainingData, "epochs", spy)
+    with pytest.raises(Seen) as caught:
+        train(records, out, recipe)
+    options: EpochOptions = caught.value.args[0]
+    return options
+
+
+def test_balanced_weights_make_labels_count_alike(
+    kept_records: RecordFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = seen_options(monkeypatch, kept_records, tmp_path / "out", replace(PLAIN, class_weight="balanced"))
+    labels = [row["label"] for row in manifest_rows(kept_records, split_selection(kept_records, "train"))]
+    counts = np.array([labels.count(label) for label in kept_records.labels])
+    assert options.label_weights is not None
+    products = counts * options.label_weights
+    np.testing.assert_allclose(products[counts > 0], len(labels) / np.count_nonzero(counts), rtol=1e-6)
+    assert products.sum() == pytest.approx(len(labels))
+    assert len(set(products[counts > 0] / counts[counts > 0])) > 1
+    plain = seen_options(monkeypatch, kept_records, tmp_path / "plain", PLAIN)
+    assert plain.label_weights is None
+
+
+def test_the_loss_is_weighed_by_label(small_records: RecordFolder, tmp_path: Path) -> None:
+    still = replace(PLAIN, network="seed_crnn", epochs=1, batch_size=64, learning_rate=0.0, class_weight="balanced")
+    result = train(small_records, tmp_path / "out", still)
+    (batch,) = read_batches(small_records, split_selection(small_records, "train"), 64)
+    probabilities = np.asarray(result.bundle.load_network()(batch.log_mels, training=True))
+    counts = np.bincount(batch.labels, minlength=7)
+    weights = (len(batch.labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[batch.labels]
+    losses = -np.log(probabilities[np.arange(len(batch.labels)), batch.labels])
+    assert result.bundle.training["last_epoch"]["loss"] == pytest.approx((weights * losses).mean(), rel=1e-3)
+    assert abs((weights * losses).mean() - losses.mean()) > 1e-2
+
+
+def test_speakers_are_told_from_the_training_side_alone(whole: Path, kept_records: RecordFolder) -> None:
+    from ser_batch.models.networks.families import functionals_of
+    from ser_batch.models.normalisation import within_speakers
+    from ser_batch.training.features import graph_of
+
+    bundle = open_bundle(whole / "bundle")
+    side = split_selection(kept_records, "train")
+    extract = graph_of(functionals_of(bundle.load_network()))
+    features = np.concatenate([extract(batch.log_mels).numpy() for batch in read_batches(kept_records, side, 32)])
+    expected = within_speakers(features, [row["speaker"] for row in manifest_rows(kept_records, side)])
+    found = bundle.content.speaker_reference
+    assert found is not None
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-2, atol=1e-3)
+
+
+def test_bfloat16_learns_nearly_the_same_and_is_saved_as_float32(
+    plain: Bundle, kept_records: RecordFolder, tmp_path: Path
+) -> None:
+    half = train(kept_records, tmp_path / "half", PLAIN, precision="mixed_bfloat16").bundle
+    weights, exact = half.load_network().get_weights(), plain.load_network().get_weights()
+    assert all(one.dtype == np.float32 for one in weights)
+    differences = [np.abs(one - other).max() for one, other in zip(weights, exact, strict=True)]
+    assert 0 < max(differences) < 0.1
+    with pytest.raises(OutputError, match='precision was "mixed_bfloat16", now "float32"'):
+        train(kept_records, tmp_path / "half", PLAIN)
+
+
+# --- odd records
+
+
+def build(source: Path, out: Path, *options: str) -> RecordFolder:
+    assert main(["build-records", str(source), "-o", str(out), "-q", "-j", "2", *options]) == 0
+    return open_records(out)
+
+
+def tones(folder: Path, rows: list[str]) -> Path:
+    """A list of short tones, each row ``label,speaker,split``."""
+    lines = ["file,label,speaker,split"]
+    for number, row in enumerate(rows):
+        write_tone(folder / f"{number}.wav", secs=0.2 + 0.01 * (number % 7), level=0.1 + 0.01 * (number % 80))
+        lines.append(f"{number}.wav,{row}")
+    (folder / "list.csv").write_text("\n".join(lines))
+    return folder / "list.csv"
+
+
+def test_a_temperature_that_cannot_be_fitted_is_said(
+    kept_records: RecordFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser_batch.training.trainer.fit_temperature", lambda *_: None)  # all are right
+    bundle = train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1)).bundle
+    n_examples = kept_records.n_examples("validation")
+    assert (bundle.temperature, bundle.content.fitted_on) == (1.0, None)
+    assert bundle.uncalibrated == f"not calibrated: all {n_examples} validation examples are predicted right"
+
+
+@pytest.mark.parametrize(("temperature", "fitted_on"), [(0.5, 2), (1.0, None)])
+def test_a_bundle_of_an_earlier_version_tells_by_its_temperature(
+    plain: Bundle, tmp_path: Path, temperature: float, fitted_on: int | None
+) -> None:
+    content = json.loads((plain.path / "bundle.json").read_text())
+    assert content["training"]["n_examples"]["validation"] == 2
+    content["calibration"] = {"temperature": temperature}
+    (tmp_path / "bundle.json").write_text(json.dumps(content))
+    assert open_bundle(tmp_path).content.fitted_on == fitted_on
+
+
+def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, capfd) -> None:
+    rows = [*["calm,ann,train", "angry,ann,train"] * 4, "glad,ann,test", "calm,ann,test", "calm,ann,test", "calm,,test"]
+    records = build(tones(tmp_path / "in", rows), tmp_path / "records", "--front-end", "speech")
+    assert records.n_examples("train") == 8
+    recipe = replace(FULL, front_end="speech", epochs=1)
+    arguments = [str(records.path), "-o", str(tmp_path / "out"), "--recipe", str(write_recipe(recipe, tmp_path))]
+    assert main(["train", *arguments]) == 0
+    bundle = open_bundle(tmp_path / "out")
+    assert bundle.labels == ("angry", "calm", "glad")
+    assert (bundle.temperature, bundle.content.fitted_on) == (1.0, None)
+    said = capfd.readouterr().err
+    assert main(["train", *arguments]) == 0  # finished before
+    for lines in (said, capfd.readouterr().err):
+        assert "warning: not calibrated: no validation recordings; its probabilities may be" in lines
+    assert main(["info", str(tmp_path / "out")]) == 0
+    assert "temperature 1.000, not calibrated: no validation recordings" in capfd.readouterr().out
+    assert bundle.training["n_examples"] == {"train": 8, "validation": 0}
+    with open(tmp_path / "out" / "history.csv", newline="") as file:
+        assert next(csv.reader(file)) == ["epoch", "accuracy", "loss"]
+    evaluated = list(predict_examples(bundle, Predictor(bundle), records, split_selection(records, "test")))
+    assert len(evaluated) == 4
+    assert all(sum(one.prediction.probabilities) == pytest.approx(1, abs=1e-5) for one in evaluated)
+    assert main(["evaluate", str(tmp_path / "out"), str(records.path), "-o", str(tmp_path / "eval")]) == 0
+
+
+def test_two_hundred_classes_train(tmp_path: Path) -> None:
+    source = tones(tmp_path / "in", [f"class {number:03d},," for number in range(200)] * 2)
+    records = build(source, tmp_path / "records", "--split", "none", "--front-end", "speech")
+    recipe = replace(PLAIN, front_end="speech", epochs=1, batch_size=64, class_weight="balanced")
+    bundle = train(records, tmp_path / "out", recipe).bundle
+    assert len(bundle.labels) == 200
+    assert bundle.load_network().output_shape == (None, 200)
+    assert np.isfinite(list(bundle.training["last_epoch"].values())).all()
+
+
+def test_records_for_another_recipe_are_refused_with_the_way_out(
+    kept_records: RecordFolder, tmp_path: Path, capfd
+) -> None:
+    for name in ("default", "seed"):
+        front_end = RECIPES[name].front_end
+        assert main(["train", str(kept_records.path), "-o", str(tmp_path / "out"), "--recipe", name]) == 1
+        assert one_line(capfd) == (
+            f"error: {kept_records.path}: made with the front end custom, and the recipe {name} is for {front_end}; "
+            f"build the records with --front-end {front_end}, or choose another --recipe"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (replace(PLAIN, network="seed_crnn"), "takes log-mels of one length"),
+        (replace(PLAIN, normalise="none"), "cannot be without normalisation"),
+        (replace(PLAIN, network="seed_crnn", normalise="speaker"), "cannot be normalised by speaker"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_its_network_is_refused(
+    kept_records: RecordFolder, tmp_path: Path, recipe: Recipe, says: str
+) -> None:
+    with pytest.raises(TrainingError, match=says):
+        train(kept_records, tmp_path / "out", recipe)
+    train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1))  # nothing is in its way
+
+
+def test_an_unknown_precision_is_wrong_usage(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:
+    arguments = ["train", str(kept_records.path), "-o", str(tmp_path / "out"), "--mixed-precision", "half"]
+    assert main(arguments) == 2
+    assert one_line(capfd) == "error: --mixed-precision half: choose one of auto, off"
+
+
+def test_damaged_records_are_one_line(kept_records: RecordFolder, tmp_path: Path) -> None:
+    for damage in ("cut", "flip"):
+        copy = shutil.copytree(kept_records.path, tmp_path / damage)
+        shard = next(iter(sorted(copy.glob("recordings-train*"))))
+        data = bytearray(shard.read_bytes())
+        data[100] ^= 1
+        shard.write_bytes(data[:-5] if damage == "cut" else data)
+        with pytest.raises(RecordsError, match="verify"):
+            train(open_records(copy), tmp_path / f"{damage}-out", PLAIN)
+
+
+def test_one_label_cannot_be_learnt(kept_records: RecordFolder, tmp_path: Path) -> None:
+    alone = RecordFolder(kept_records.path, kept_records.provenance | {"labels": ["anger"]})
+    with pytest.raises(TrainingError, match="only one label, anger"):
+        train(alone, tmp_path / "out", PLAIN)
+
+
+def test_nothing_to_train_on_is_one_line(tmp_path: Path) -> None:
+    source = tones(tmp_path / "in", ["calm,a,test", "angry,b,test"])
+    records = build(source, tmp_path / "records", "--front-end", "speech")
+    with pytest.raises(RecordsError, match="no examples in the split 'train'; it has test"):
+        train(records, tmp_path / "out", replace(PLAIN, front_end="speech"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_records_are_one_line(tmp_path: Path, capfd) -> None:
+    assert main(["train", str(tmp_path / "absent"), "-o", str(tmp_path / "out")]) == 1
+    assert "no such folder; make one with build-records" in capfd.readouterr().err
