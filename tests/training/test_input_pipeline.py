@@ -20,7 +20,6 @@ from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.records.reader import manifest_rows, row_selection, split_selection
 from ser_batch.records.tfrecords import read_records
 from ser_batch.runtime.local import LocalEngine
-from ser_batch.runtime.resources import usable_memory
 from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, n_batches, read_batches
 from tests.batches import stack
 from tests.frontends import KEPT
@@ -329,12 +328,3 @@ def test_a_damaged_shard_is_named(records: RecordFolder, tmp_path: Path) -> None
     shard.unlink()
     with pytest.raises(RecordsError, match=f"{shard}: is missing"):
         next(read_batches(damaged, split_selection(damaged, "train"), 4))
-
-
-def test_memory_is_that_of_the_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = usable_memory()
-    assert machine > 1 << 28
-    monkeypatch.setattr(Path, "read_text", lambda path: "1048576\n")
-    assert usable_memory() == 1 << 20
-    monkeypatch.setattr(Path, "read_text", lambda path: "max\n")
-    assert usable_memory() >= machine
