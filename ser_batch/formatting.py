@@ -1,4 +1,4 @@
-"""How messages put things."""
+"""Text formatting helpers."""
 
 import re
 

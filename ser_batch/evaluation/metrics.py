@@ -104,7 +104,7 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_labels: int) -> N
 
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """0 where there is nothing to have a share in."""
+    """0 where the denominator is 0."""
     shares: NDArray[np.float64] = part / np.maximum(whole, 1)
     return shares
 

@@ -1,7 +1,7 @@
 """From recordings and a bundle to predictions, one per recording or one per window.
 
 Every worker decodes, transforms and predicts: a network is small beside the audio, and what crosses between
-processes is a few numbers. A window is predicted alone, so nothing but itself decides what is said of it.
+processes is a few numbers. A window is predicted alone, so that predictions do not depend on batch size or order.
 """
 
 from __future__ import annotations

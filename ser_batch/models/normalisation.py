@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.decoders import Float32s
 
-# A speaker of whom little is heard is taken to be average: as if so many average recordings had been heard, too.
+# Shrinkage: so many recordings with the training mean are added to every speaker's statistics.
 _PRIOR_RECORDINGS = 10.0
 
 
@@ -55,7 +55,7 @@ class Heard:
         return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
 
     def add(self, other: "Heard") -> None:
-        """Hear more of the same speaker."""
+        """Merge statistics of the same speaker."""
         self.n_recordings += other.n_recordings
         self.total = self.total + other.total
         self.squares = self.squares + other.squares

@@ -94,7 +94,7 @@ def fit_novelty(batches: Batches) -> Novelty:
     centres = np.array([sums[label] / counts[label] for label in sorted(sums)])
     weights = np.array([counts[label] for label in sorted(sums)], dtype=np.float64)
     variances = (squares - weights @ np.square(centres)) / weights.sum()
-    # A feature that never moved in training must not make everything new.
+    # Lower bound on variance: features that are constant in training would dominate the distance.
     deviations = np.sqrt(np.maximum(variances, 1e-4 * variances.mean() + 1e-12))
     unscaled = Novelty(centres.astype(np.float32), deviations.astype(np.float32), scale=1.0, shape=1.0)
     distances = np.concatenate([unscaled.distances(features) for features, _ in batches()])

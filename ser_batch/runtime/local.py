@@ -1,4 +1,4 @@
-"""How many tasks are mapped over workers: local processes."""
+"""The local engine: tasks mapped over worker processes of this machine."""
 
 import contextlib
 import importlib
@@ -24,7 +24,7 @@ from ser_batch.runtime.signals import not_stopped, tidied
 # One task runs and one waits, so that a worker does not idle while the caller looks at a result.
 _TASKS_PER_WORKER = 2
 
-# Many one-threaded workers beat few many-threaded ones, and do not fight over the cores.
+# Many workers with one thread are faster than few with many threads.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -137,7 +137,7 @@ class LocalEngine:
         # Ctrl-C reaches the whole group: a worker must not see it before it ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            with not_stopped():  # a worker that was left half started would print what it misses
+            with not_stopped():  # signals are deferred: an interrupted start would print a traceback
                 process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -175,7 +175,7 @@ def _how_it_died(exit_code: int) -> str:
 
 
 def _work(pipe: Connection, worker_bytes: int | None, imports: str | None) -> None:
-    """A worker's life: one task after another, as long as its parent lives."""
+    """Worker main loop; it exits when the parent process exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if worker_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (worker_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))

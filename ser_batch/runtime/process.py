@@ -1,4 +1,4 @@
-"""What native libraries do beside their work: what they print, and what they do with memory and files."""
+"""Process set-up: allocator, stderr and temporary files of native libraries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def keep_freed_memory() -> None:
 
 
 def silence_native_code() -> None:
-    """Let nothing of what this process prints be seen, for good: rows and reasons are its parent's to print."""
+    """Redirect stdout and stderr of this worker to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -46,7 +46,7 @@ def silence_native_code() -> None:
 
 @contextmanager
 def native_code_silenced() -> Iterator[None]:
-    """Let nothing be seen of what is printed to standard error in the body of the ``with`` block."""
+    """Redirect stderr to /dev/null in the body of the ``with`` block."""
     stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -67,7 +67,7 @@ def tidied(tidy: Callable[[], object]) -> Iterator[None]:
     """See to it that a stop in the body of the ``with`` block calls this before the program ends.
 
     Args:
-        tidy: quick, and for what would otherwise be left to be seen. What it raises is lost.
+        tidy: must be fast; exceptions are ignored.
     """
     _STOPS.tidying.append(tidy)
     try:

@@ -1,4 +1,4 @@
-"""How a file gets on disk: whole or not at all, and by one run at a time."""
+"""Output folders of one command, and what differs between two runs."""
 
 import json
 import os
@@ -35,7 +35,7 @@ _PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder that one command makes, and nobody else's files are in.
+    """An output folder of one command; foreign files are refused.
 
     Attributes:
         path: where it is.

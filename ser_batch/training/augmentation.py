@@ -1,4 +1,4 @@
-"""Spectrogram augmentation, in TensorFlow's graph: an utterance as it might also have been spoken or heard.
+"""Spectrogram augmentation as TensorFlow operations: vocal tract length, tempo, masking, gain and mixup.
 
 Every random choice is a function of a seed that is passed in, so that a training that continues sees the same.
 """

@@ -2,7 +2,7 @@
 
 A shard is one task: it is read once, from beginning to end, for its checksum, its records and their
 agreement with the manifest. What spans shards (the metadata, the order of the manifest, speakers) is
-checked by the caller's process. Damage is what this stage is for: it is returned, never raised.
+checked by the caller's process. Problems are returned as a list; damaged files do not raise.
 """
 
 import os
