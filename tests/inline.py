@@ -17,4 +17,4 @@ class Dying(Inline):
     """Whose workers end on every task."""
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
-        return (Outcome(task, None, "got its worker killed") for task in tasks)
+        return (Outcome(task, None, "the worker was killed") for task in tasks)

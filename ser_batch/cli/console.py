@@ -71,7 +71,7 @@ def _print(lines: Iterable[str]) -> None:
 def _say_notes(listing: "Listing", sources: list[str], quiet: bool) -> None:
     if listing.other_files:
         where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
-        _say(f"left alone: {counted(listing.other_files, 'file')} in {where}, not audio by the extension", quiet)
+        _say(f"skipped: {counted(listing.other_files, 'file')} in {where} without an audio extension", quiet)
     for note in listing.notes:
         _say(f"warning: {note}", quiet)
 

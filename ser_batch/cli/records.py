@@ -140,6 +140,6 @@ def verify(
         _say(f"error: and {len(problems) - _LISTED_ERRORS} more")
     secs = time.perf_counter() - began
     if problems:
-        _say(f"{records}: not sound: {counted(len(problems), 'problem')}, found in {secs:.1f} s", quiet)
+        _say(f"{records}: {counted(len(problems), 'problem')} found, in {secs:.1f} s", quiet)
         raise typer.Exit(1)
-    _say(f"{records}: sound: {folder.summary()}, checked in {secs:.1f} s", quiet)
+    _say(f"{records}: no problem found: {folder.summary()}, in {secs:.1f} s", quiet)

@@ -231,7 +231,9 @@ def _list_paths(content: bytes, base: Path, name: str) -> Listing:
 def _list_csv(path: Path) -> Listing:
     table = read_csv(path, COLUMNS, ALIASES)
     if "file" not in table.columns:
-        header = ", ".join(table.header) or "none"
+        if not table.header:
+            raise SourceError(f"{path}: is empty; it needs a header with the column file, and a row for each recording")
+        header = ", ".join(table.header)
         raise SourceError(f"{path}: no column 'file'; its columns are: {header}; rename the one that holds paths")
     listing = _list_rows(table.rows, path.parent, str(path))
     return dataclasses.replace(

@@ -355,8 +355,8 @@ def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: Spli
         if plan.rule == "speakers":
             random = "the splits that are not given" if has_given else "the splits"
             lines.append(
-                f"no speakers are known, so {random} are random: the same voice may stand in several, "
-                "and scores will be too good; give a speaker column to divide by speaker"
+                f"no speakers are known, so {random} are random: a speaker may be in several, "
+                "so scores will be optimistic; give a speaker column to divide by speaker"
             )
         return lines
     if unknown and plan.rule == "speakers":

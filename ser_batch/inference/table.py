@@ -222,7 +222,9 @@ def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:
             begin = file.read(4)
         kind = "parquet" if begin == b"PAR1" else "jsonl" if begin.startswith(b"{") else "csv"
         header = list(next(_READERS[kind](path), {}))
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: of JSON, of UTF-8, and of pyarrow
+    except UnicodeError as error:
+        raise OutputError(f"{path}: is no prediction table (not a text)") from error
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: of JSON and of pyarrow
         raise OutputError(f"{path}: is no prediction table ({error})") from error
     by_channel = header[len(_PART) : len(_PART) + 1] == ["channel"]
     labels = tuple(column[2:] for column in header[len(_PART) + by_channel + len(_BEST) : -len(_AFTER)])

@@ -123,7 +123,7 @@ def _write_shards(pending: Sequence[ShardTask], engine: Engine) -> Iterator[Shar
         spared = dataclasses.replace(task, refused=task.refused + refused)
         for outcome in engine.map(write_shard, [spared]):
             if outcome.death is not None:
-                raise OutputError(f"{task.name}: its worker {outcome.death}, on no single recording; try fewer workers")
+                raise OutputError(f"{task.name}: {outcome.death}, on no single recording; try fewer workers")
             yield task
 
 

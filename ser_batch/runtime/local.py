@@ -166,12 +166,12 @@ def _kill_all() -> None:
 
 def _how_it_died(exit_code: int) -> str:
     if exit_code == -signal.SIGALRM:
-        return f"made its worker hang: no progress in {STALL_SECS:g} s"
+        return f"the worker made no progress in {STALL_SECS:g} s"
     if exit_code == -signal.SIGKILL:
-        return "got its worker killed (SIGKILL; out of memory?)"
+        return "the worker was killed (SIGKILL, possibly out of memory)"
     if exit_code < 0:
-        return f"made its worker crash ({signal.Signals(-exit_code).name})"
-    return f"made its worker end (exit code {exit_code})"
+        return f"the worker crashed ({signal.Signals(-exit_code).name})"
+    return f"the worker ended (exit code {exit_code})"
 
 
 def _work(pipe: Connection, worker_bytes: int | None, imports: str | None) -> None:

@@ -100,7 +100,9 @@ def train(
         run = _Run(records, sides, folder, recipe, seed, precision)
         notes = run.resume()
         if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
-            notes.append("normalised by speaker, and none is known in these records: everybody is taken to be average")
+            notes.append(
+                "the recipe normalises by speaker, but the records name no speakers; the training statistics are used"
+            )
         if sides.n_copies:
             examples = counted(sides.n_copies, "training example")
             notes.append(f"{examples} left out: the same audio is in the split validation or test, too")

@@ -63,8 +63,8 @@ def test_a_mutant_that_ends_its_worker_is_told_and_kept(intact: Intact, tmp_path
     tally = Tally()
     with LocalEngine(2) as engine:
         fuzz(range(8), 0, intact, DeadlyEngine(engine, deadly, signal.SIGSEGV), tally, tmp_path)
-    assert tally.deaths == [f"{deadly}: made its worker crash (SIGSEGV)"]
-    assert tally.outcomes["worker: made its worker crash"] == 1
+    assert tally.deaths == [f"{deadly}: the worker crashed (SIGSEGV)"]
+    assert tally.outcomes["worker: the worker crashed"] == 1
     assert (tmp_path / deadly).read_bytes() == make_mutant(3, 0, intact)[1]
     assert not tally.wrong
 

@@ -427,11 +427,14 @@ class TestCsv:
         text = 'file\tnote\na.wav\t"Hm" he said\nb.wav\t5" tape\nc.wav\t"what\n'
         assert files(list_source(csv_source(tmp_path, text, "table.tsv"))) == ["a.wav", "b.wav", "c.wav"]
 
-    @pytest.mark.parametrize(
-        ("text", "has"), [("paths,label\na,b\n", "paths, label"), ("", "none"), ("datei;x\na;b\n", "datei, x")]
-    )
+    @pytest.mark.parametrize(("text", "has"), [("paths,label\na,b\n", "paths, label"), ("datei;x\na;b\n", "datei, x")])
     def test_no_file_column(self, tmp_path, text, has):
         with pytest.raises(SourceError, match=f"no column 'file'.*{has}"):
+            list_source(csv_source(tmp_path, text))
+
+    @pytest.mark.parametrize("text", ["", "\n\n"])
+    def test_an_empty_file(self, tmp_path, text):
+        with pytest.raises(SourceError, match="is empty; it needs a header with the column file"):
             list_source(csv_source(tmp_path, text))
 
     def test_no_rows(self, tmp_path):

@@ -357,7 +357,7 @@ def test_other_files_in_the_folder_are_left_alone(trainings: Trainings, tmp_path
 
 
 def test_a_worker_that_dies_is_one_line(kept_records: RecordFolder, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"fold 1 of seed 0: got its worker killed; run the same command again"):
+    with pytest.raises(TrainingError, match=r"fold 1 of seed 0: the worker was killed; run the same command again"):
         cross_validate(kept_records, tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Dying())
 
 

@@ -83,7 +83,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "silence.wav": (lambda path: wav(path, tone(level=0)), "!is digital silence: every sample is zero"),
     "opposite channels.wav": (
         lambda path: wav(path, np.stack([tone(), -tone()], axis=1), "FLOAT"),
-        "!is digital silence: every sample is zero",
+        "!is digital silence: the mean of its channels is zero throughout; try --channel 0",
     ),
     "not a number.wav": (
         lambda path: wav(path, with_sample(np.nan), "FLOAT"),
@@ -245,7 +245,7 @@ def test_the_folder_is_as_it_was(made: tuple[int, Path], folder: Path) -> None:
 def test_the_summary_names_the_reasons(made: tuple[int, Path], folder: Path, capfd) -> None:
     assert main(["infer", str(folder), "-o", str(made[1]), "-j", "3"]) == 3
     said = capfd.readouterr().err.splitlines()
-    assert said[0] == f"left alone: 2 files in {folder}, not audio by the extension"
+    assert said[0] == f"skipped: 2 files in {folder} without an audio extension"
     assert "warning: 4 names with =, +, - or @ at the start; import into a spreadsheet as text" in said
     assert any(
         re.fullmatch(r"  errors    \d+ x is not audio that libsndfile or FFmpeg can read.*", line) for line in said

@@ -238,7 +238,8 @@ def test_an_unfinished_build_of_something_else_is_not_continued(source: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("signum", "says"), [(signal.SIGSEGV, "crash (SIGSEGV)"), (signal.SIGKILL, "SIGKILL"), (signal.SIGALRM, "hang")]
+    ("signum", "says"),
+    [(signal.SIGSEGV, "crashed (SIGSEGV)"), (signal.SIGKILL, "SIGKILL"), (signal.SIGALRM, "no progress")],
 )
 def test_a_recording_that_ends_its_worker_is_found(source: Path, tmp_path: Path, signum: int, says: str) -> None:
     plan = plan_build(label_recordings(list_source(str(source))), OPTIONS)

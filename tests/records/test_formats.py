@@ -114,7 +114,7 @@ def test_a_text_file_named_wav_is_an_error_and_the_rest_is_built(source: Path, t
     (tmp_path / "in" / "lossy" / "notes.txt").write_text("not audio by its extension")
     assert build(tmp_path / "in", tmp_path / "out") == 3
     said = capfd.readouterr().err.splitlines()
-    assert said[0] == f"left alone: 1 file in {tmp_path}/in, not audio by the extension"
+    assert said[0] == f"skipped: 1 file in {tmp_path}/in without an audio extension"
     assert said[-2].startswith("error: lossy/notes.wav: is not audio that libsndfile or FFmpeg can read")
     assert re.search(r"out: 25 examples \(train 25\) in 1 shard, 3\.3 MB, 1 error, in", said[-1])
     (error,) = open_records(tmp_path / "out").errors()

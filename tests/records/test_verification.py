@@ -573,7 +573,7 @@ def test_problems_do_not_depend_on_workers(folder: Path, engine: LocalEngine) ->
 
 def test_a_worker_that_dies_is_a_problem(folder: Path) -> None:
     problems = verify_records(open_records(folder), Dying())
-    assert problems[0] == Problem(SHARD, None, "", "could not be checked: it got its worker killed")
+    assert problems[0] == Problem(SHARD, None, "", "could not be checked: the worker was killed")
 
 
 def test_a_problem_is_one_line() -> None:
@@ -588,7 +588,7 @@ def test_verify_exits_0_on_a_sound_folder(folder: Path, emodb_sample: Path, capf
     assert main(["verify", str(folder), "--source", str(emodb_sample), "-j", "1"]) == 0
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.startswith(f"{folder}: sound: 14 examples")
+    assert err.startswith(f"{folder}: no problem found: 14 examples")
     assert main(["verify", str(folder), "-j", "1", "-q"]) == 0
     assert capfd.readouterr() == ("", "")
 
@@ -600,7 +600,7 @@ def test_verify_exits_1_on_damage_and_says_where(folder: Path, capfd: pytest.Cap
     lines = capfd.readouterr().err.splitlines()
     victim = files_of(folder, SHARD)[1]
     assert f"error: {SHARD}, record 1, {victim}: the shard has a record whose CRC is wrong" in lines
-    assert lines[-1].startswith(f"{folder}: not sound: 2 problems")
+    assert lines[-1].startswith(f"{folder}: 2 problems found")
 
 
 def test_verify_lists_the_first_20_and_counts_the_rest(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ def test_an_evaluation(tmp_path: Path, kept_records: RecordFolder, capfd) -> Non
         ("journal", "an unfinished prediction table; run its infer command again"),
         ("manifest", "is damaged (its columns are not those of such a table)"),
         ("text", "is no prediction table"),
+        ("bytes", "is no prediction table (not a text)"),
     ],
 )
 def test_what_is_unfinished_or_damaged_is_said(
@@ -64,6 +65,8 @@ def test_what_is_unfinished_or_damaged_is_said(
         (path / "manifest.csv").write_text("a,b\n1,2,3\n")
     elif made == "text":
         path.write_text("text")
+    elif made == "bytes":
+        path.write_bytes(b"RIFF\xff\xfe")
     assert main(["info", str(path)]) == 1
     said = capfd.readouterr().err
     assert says in said

@@ -97,7 +97,7 @@ def test_a_worker_that_dies_while_it_sends_costs_one_task(numbers: Sequence[int]
         outcomes = list(engine.map(die_while_sending, numbers))
     assert sorted(outcome.task for outcome in outcomes) == list(numbers)
     (dead,) = (outcome for outcome in outcomes if outcome.result is None)
-    assert (dead.task, dead.death) == (7, "got its worker killed (SIGKILL; out of memory?)")
+    assert (dead.task, dead.death) == (7, "the worker was killed (SIGKILL, possibly out of memory)")
 
 
 def test_the_deadly_items_are_found() -> None:

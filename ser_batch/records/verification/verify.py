@@ -115,7 +115,7 @@ def _shard_problems(outcome: Outcome[_ShardCheck, _ShardReport], records: Record
     name = outcome.task.shard["name"]
     report = outcome.result
     if report is None:
-        return [Problem(name, None, "", f"could not be checked: it {outcome.death}")]
+        return [Problem(name, None, "", f"could not be checked: {outcome.death}")]
     if report.sha256 != outcome.task.shard["sha256"]:
         for other in records.shards():
             if other["sha256"] == report.sha256 and other["bytes"]:
@@ -146,5 +146,5 @@ def _audio_problems(outcome: Outcome[Sequence[tuple[_Row, str]], list[Problem]])
     if outcome.result is not None:
         return outcome.result
     row, _ = outcome.task[0]
-    what = f"its audio and that of {len(outcome.task) - 1} more could not be checked: it {outcome.death}"
+    what = f"its audio and that of {len(outcome.task) - 1} more could not be checked: {outcome.death}"
     return [Problem(row.shard, row.index, row.file, what)]
