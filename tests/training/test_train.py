@@ -245,7 +245,7 @@ def test_by_speaker_without_speakers_is_said(tmp_path: Path, kept_records: Recor
     rows = [[*row[:speaker], "", *row[speaker + 1 :]] for row in rows]
     (nobody / "manifest.csv").write_text("\n".join([lines[0], *map(",".join, rows), ""]))
     result = train(open_records(nobody), tmp_path / "out", replace(PLAIN, epochs=1, normalise="speaker"))
-    assert ["none is known in these records" in note for note in result.notes] == [True]
+    assert ["the records name no speakers" in note for note in result.notes] == [True]
 
 
 def cut_newest(checkpoints: Path) -> int:
