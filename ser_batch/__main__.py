@@ -2,12 +2,12 @@
 
 import sys
 
-from ser_batch.runtime.signals import stoppable
+from ser_batch.runtime.signals import signals_handled
 
 
 def main() -> int:
     """Run the command line. Workers import the module that was started, this one; they need no commands."""
-    with stoppable():
+    with signals_handled():
         from ser_batch.cli.app import main as run
 
         return run()

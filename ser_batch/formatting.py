@@ -3,7 +3,7 @@
 import re
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """A number of things that take an s if they are several: ``1 row``, ``3,000 rows``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
@@ -41,7 +41,7 @@ def parse_secs(text: str) -> float:
     return float(text)
 
 
-def clock(secs: float) -> str:
+def format_timestamp(secs: float) -> str:
     """Seconds as ``HH:MM:SS.ffffff``, which `pandas.to_timedelta` and audformat read."""
     whole, micros = divmod(round(round(secs, 6) * 1_000_000), 1_000_000)
     minutes, second = divmod(whole, 60)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.inference.predictions import Asked
+from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.inference.predictor import Float64s
 from ser_batch.models.bundles import Bundle, shipped_bundle
 
@@ -33,11 +33,11 @@ class CountingNetwork:
         shares = np.exp(heard - heard.max())
         return np.append(shares / shares.sum(), 0.5)
 
-    def asked(self, bundle: Bundle, windows: bool = False) -> Asked:
-        """What it takes the place of: `Asked.predictions`."""
-        return Asked(partial(CountingNetwork, self.log), bundle.front_end, windows)
+    def asked(self, bundle: Bundle, windows: bool = False) -> PredictionOptions:
+        """What it takes the place of: `PredictionOptions.predictions`."""
+        return PredictionOptions(partial(CountingNetwork, self.log), bundle.front_end, windows)
 
-    def counted(self) -> int:
+    def pluralize(self) -> int:
         """The windows since it was last asked."""
         windows = self.log.stat().st_size
         os.truncate(self.log, 0)
@@ -49,5 +49,5 @@ def network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     """Stands in for every bundle's network."""
     counting = CountingNetwork(tmp_path_factory.mktemp("network") / "log")
     counting.log.touch()
-    monkeypatch.setattr("ser_batch.inference.predictions.Asked.predictions", counting.asked)
+    monkeypatch.setattr("ser_batch.inference.predictions.PredictionOptions.predictions", counting.asked)
     return counting

@@ -20,9 +20,9 @@ from ser_batch.corpus.folds import make_folds
 from ser_batch.evaluation.cross_validate import parallel_folds
 from ser_batch.evaluation.metrics import score
 from ser_batch.inference.predictor import Predictor
-from ser_batch.models.normalisation import Heard, speaker_scale
+from ser_batch.models.normalisation import SpeakerStatistics, speaker_scale
 from ser_batch.records.folder import open_records
-from ser_batch.records.reader import Sides, read_examples, row_selection
+from ser_batch.records.reader import TrainValidation, read_examples, row_selection
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.process import one_thread
 from ser_batch.runtime.resources import usable_cpus
@@ -52,7 +52,7 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
     fold = make_folds(list(records.manifest()), "speaker", None, held.seed)[held.number]
     recipe = find_recipe("default", RecipeChanges(None, "speaker", None))
     folder = work / f"{fold.name}-{held.seed}"
-    sides = Sides(row_selection(records, "all others", fold.rest), None, fold.name)
+    sides = TrainValidation(row_selection(records, "all others", fold.rest), None, fold.name)
     bundle = train(records, folder, recipe, held.seed, restart=True, sides=sides).bundle
     reference = bundle.content.speaker_reference
     assert reference is not None
@@ -66,7 +66,7 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
             for place, example in enumerate(examples):
                 others = np.delete(np.arange(len(examples)), place)
                 drawn = others if count is None else random.choice(others, count - 1, replace=False)
-                scale = speaker_scale(Heard.of(features[np.append(drawn, place)]), reference)
+                scale = speaker_scale(SpeakerStatistics.of(features[np.append(drawn, place)]), reference)
                 best = int(np.argmax(predictor(example.log_mel, scale)[:-1]))
                 outcomes.setdefault(count, []).append((example.label, best))
     shutil.rmtree(folder)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ser_batch.formatting import counted
-from ser_batch.runtime.signals import tidied
+from ser_batch.formatting import pluralize
+from ser_batch.runtime.signals import cleanup_on_signal
 
 if TYPE_CHECKING:
     from ser_batch.corpus.table import Listing
@@ -44,7 +44,7 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
 
     try:
-        with tidied(bar.stop):
+        with cleanup_on_signal(bar.stop):
             yield show
     finally:
         bar.stop()
@@ -71,7 +71,7 @@ def _print(lines: Iterable[str]) -> None:
 def _say_notes(listing: "Listing", sources: list[str], quiet: bool) -> None:
     if listing.other_files:
         where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
-        _say(f"skipped: {counted(listing.other_files, 'file')} in {where} without an audio extension", quiet)
+        _say(f"skipped: {pluralize(listing.other_files, 'file')} in {where} without an audio extension", quiet)
     for note in listing.notes:
         _say(f"warning: {note}", quiet)
 

@@ -11,7 +11,7 @@ from ser_batch import __version__
 from ser_batch.cli.console import SOME_FAILED, _list_errors, _say, _say_notes, progress_bar
 from ser_batch.cli.options import Quiet, Restart, Sources, Workers
 from ser_batch.errors import UsageError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.resources import usable_cpus
 
@@ -102,7 +102,7 @@ def _report_table(result: "InferResult", out: str, bases: dict[str, str], secs: 
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
-        _say(f"{out}: {counted(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
+        _say(f"{out}: {pluralize(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
     _list_errors(tally.first_errors, tally.errors, out, bases)
     for line in table_lines(tally, out, result.audio_secs, secs):
         _say(line, quiet)

@@ -9,7 +9,7 @@ import typer
 
 from ser_batch.cli.console import _LISTED_ERRORS, SOME_FAILED, _list_errors, _print, _say, _say_notes, progress_bar
 from ser_batch.cli.options import Quiet, Restart, Seed, Sources, Workers
-from ser_batch.formatting import counted, part_named
+from ser_batch.formatting import part_named, pluralize
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.resources import usable_cpus
 
@@ -82,7 +82,7 @@ def build_records(
         _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
         if labelled.left_out:
             counts = ", ".join(f"{label} {count:,}" for label, count in sorted(labelled.left_out.items()))
-            _say(f"left out by the label map: {counted(labelled.left_out.total(), 'recording')} ({counts})", quiet)
+            _say(f"left out by the label map: {pluralize(labelled.left_out.total(), 'recording')} ({counts})", quiet)
         for line in [*labelled.notes, *plan.warnings]:
             _say(f"warning: {line}", quiet)
         if dry_run:
@@ -96,7 +96,7 @@ def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs:
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     for code, count in sorted(result.warnings.items()):
-        _say(f"warning: {code}: {counted(count, 'recording')}", quiet)
+        _say(f"warning: {code}: {pluralize(count, 'recording')}", quiet)
     if result.n_errors:
         rows = islice(result.records.errors(), _LISTED_ERRORS)
         errors = [(part_named(row["file"], row["start"], row["end"]), row["reason"]) for row in rows]
@@ -140,6 +140,6 @@ def verify(
         _say(f"error: and {len(problems) - _LISTED_ERRORS} more")
     secs = time.perf_counter() - began
     if problems:
-        _say(f"{records}: {counted(len(problems), 'problem')} found, in {secs:.1f} s", quiet)
+        _say(f"{records}: {pluralize(len(problems), 'problem')} found, in {secs:.1f} s", quiet)
         raise typer.Exit(1)
     _say(f"{records}: no problem found: {folder.summary()}, in {secs:.1f} s", quiet)

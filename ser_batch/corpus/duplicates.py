@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ser_batch.corpus.table import Recordings, Rows, first_equal, ordered
 from ser_batch.errors import AudioError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.runtime.engine import Engine
 from ser_batch.storage.fingerprints import audio_sha256
 
@@ -74,7 +74,7 @@ def duplicate_warnings(recordings: Recordings, same: SameAudio) -> list[str]:
     if not len(copies):
         return []
     copy, first = recordings[copies[0]], recordings[same.twins[copies[0]]]
-    lines = [f"same bytes as another: {counted(len(copies), 'file')} ({copy.file} as {first.file})"]
+    lines = [f"same bytes as another: {pluralize(len(copies), 'file')} ({copy.file} as {first.file})"]
     _, splits = recordings.column("split")
     apart = copies[splits[copies] != splits[same.twins[copies]]]
     if len(apart):

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.corpus.splits import stable_order
+from ser_batch.corpus.splits import shuffle_key
 from ser_batch.errors import TrainingError, UsageError
 
 FoldRule = Literal["speaker", "random"]
@@ -130,7 +130,7 @@ def _balanced_groups(sizes: Counter[str], names: Sequence[str], n_folds: int, se
     """The speakers in groups of about equal size: the largest first, each into the smallest group."""
     groups: list[list[str]] = [[] for _ in range(n_folds)]
     totals = [0] * n_folds
-    for name in sorted(names, key=lambda name: (-sizes[name], stable_order(seed, name))):
+    for name in sorted(names, key=lambda name: (-sizes[name], shuffle_key(seed, name))):
         smallest = min(range(n_folds), key=lambda group: totals[group])
         groups[smallest].append(name)
         totals[smallest] += sizes[name]
@@ -140,6 +140,6 @@ def _balanced_groups(sizes: Counter[str], names: Sequence[str], n_folds: int, se
 def _stratified(rows: Sequence[dict[str, str]], units: Sequence[str], n_folds: int, seed: int) -> list[int]:
     """Each row's fold: the units of each label are dealt out in turn, each label going on where the last stopped."""
     label_of = {unit: row["label"] for unit, row in zip(reversed(units), reversed(rows), strict=True)}
-    dealt = sorted(label_of, key=lambda unit: (label_of[unit], stable_order(seed, unit)))
+    dealt = sorted(label_of, key=lambda unit: (label_of[unit], shuffle_key(seed, unit)))
     fold_of = {unit: place % n_folds for place, unit in enumerate(dealt)}
     return [fold_of[unit] for unit in units]

@@ -13,7 +13,7 @@ from ser_batch.corpus.naming_schemes import _SAME_SPEAKER, CORPORA
 from ser_batch.corpus.sources import composed, printable
 from ser_batch.corpus.table import Listing, Recording, Recordings, Rejection, is_undecoded, posix_stem
 from ser_batch.errors import LabelError, UsageError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 
 _FOLDERS = "folders"
 
@@ -109,7 +109,7 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
 
 def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
     if left_out:
-        number = counted(left_out.total(), "recording")
+        number = pluralize(left_out.total(), "recording")
         return LabelError(f"--label-map leaves out all {number} that have labels; keep two labels or more")
     return LabelError(
         f"no labels found ({title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
@@ -285,7 +285,7 @@ def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
             return _Way(f"{name} names", rule)
     if any("/" in recording.file for recording in _unlabelled(listing)):
         return _folder_way(folders)
-    raise LabelError(f"no labels found among {counted(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
+    raise LabelError(f"no labels found among {pluralize(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
 
 
 def _unlabelled(listing: Listing) -> Iterator[Recording]:

@@ -16,7 +16,7 @@ from ser_batch.corpus.columns import ALIASES, SUFFIXES, SURPLUS, decoded, read_c
 from ser_batch.corpus.folders import SPLIT_NAMES
 from ser_batch.corpus.table import Listing, Part, Recording, Recordings, Rejection, _key, first_equal
 from ser_batch.errors import SourceError, UsageError
-from ser_batch.formatting import counted, parse_secs
+from ser_batch.formatting import parse_secs, pluralize
 from ser_batch.storage.filesystems import url_problem
 
 EXTENSIONS = frozenset(
@@ -147,7 +147,7 @@ def _list_directory(root: Path, whole_keys: bool) -> Listing:
     before = prefix.removeprefix("./") if whole_keys else ""
     recordings = Recordings(Recording(printable(before + relative), prefix + relative) for relative in walk)
     if not recordings and not walk.rejections:
-        holds = counted(walk.other_files, "other file") if walk.other_files else "nothing"
+        holds = pluralize(walk.other_files, "other file") if walk.other_files else "nothing"
         raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
     rejections = [dataclasses.replace(one, file=printable(before) + one.file) for one in walk.rejections]
     return Listing(recordings, sorted(rejections, key=lambda one: one.file), walk.other_files)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ser_batch.corpus.table import Recordings, Rows
 from ser_batch.errors import LabelError, UsageError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 
 SPLITS = ("train", "validation", "test")
 SplitRule = Literal["speakers", "random", "none"]
@@ -74,14 +74,14 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     return train, validation, test
 
 
-def stable_order(seed: int, key: str) -> bytes:
+def shuffle_key(seed: int, key: str) -> bytes:
     """Sorting by this shuffles: the same way for the same seed, on every machine and in every process."""
     return hashlib.sha256(f"{seed}\0{key}".encode()).digest()
 
 
 def stable_keys(seed: int, keys: Iterable[str]) -> NDArray[np.uint64]:
-    """The beginnings of `stable_order`, big enough to sort millions by ``(n,)``."""
-    beginnings = array("Q", (int.from_bytes(stable_order(seed, key)[:8], "big") for key in keys))
+    """The beginnings of `shuffle_key`, big enough to sort millions by ``(n,)``."""
+    beginnings = array("Q", (int.from_bytes(shuffle_key(seed, key)[:8], "big") for key in keys))
     return np.frombuffer(beginnings, np.uint64)
 
 
@@ -219,7 +219,7 @@ def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Placing
     largest_small = 2 * min((count for count in placing.owed() if count > 0), default=0)
     prefix = f"{number}\0" if number else ""
     free = [group for group in groups if group.split < 0]
-    free.sort(key=lambda group: (group.size <= largest_small, stable_order(plan.seed, prefix + group.name)))
+    free.sort(key=lambda group: (group.size <= largest_small, shuffle_key(plan.seed, prefix + group.name)))
     for group in free:
         placing.place(group)
     return placing
@@ -360,11 +360,11 @@ def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: Spli
             )
         return lines
     if unknown and plan.rule == "speakers":
-        lines.append(f"without a speaker, and so in train: {counted(unknown, 'recording')}")
+        lines.append(f"without a speaker, and so in train: {pluralize(unknown, 'recording')}")
     n_splits = Counter(speaker for of_split in speakers.values() for speaker in of_split)
     shared = sorted(speaker for speaker, count in n_splits.items() if count > 1)
     if shared:
-        lines.append(f"in more than one split: {counted(len(shared), 'speaker')} ({', '.join(shared[:5])})")
+        lines.append(f"in more than one split: {pluralize(len(shared), 'speaker')} ({', '.join(shared[:5])})")
     if plan.rule == "speakers" and 0 < len(speakers.get("test", ())) < 4:
         lines.append(
             f"the test split has {len(speakers['test'])} of {len(n_splits)} speakers, so a score on it is noisy: "

@@ -27,7 +27,7 @@ from ser_batch.inference.predictions import predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.networks.families import refuse_unfit
 from ser_batch.records.folder import RecordFolder, open_records, refuse_repeated
-from ser_batch.records.reader import Sides, row_selection
+from ser_batch.records.reader import TrainValidation, row_selection
 from ser_batch.runtime.engine import Engine
 from ser_batch.runtime.process import one_thread
 from ser_batch.runtime.resources import usable_memory
@@ -263,9 +263,9 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
     if fold.validation.any() and fold.train.any():
         training = select(f"the training side of fold {fold.name}", fold.train)
         validation = select(f"the validation side of fold {fold.name}", fold.validation)
-        inner = Sides(training, validation, sides | {"held out": "validation"})
+        inner = TrainValidation(training, validation, sides | {"held out": "validation"})
         temperature = train(records, folder / "calibration", task.recipe, task.seed, sides=inner).bundle.temperature
-    everyone = Sides(select(f"fold {fold.name}", fold.rest), None, sides)
+    everyone = TrainValidation(select(f"fold {fold.name}", fold.rest), None, sides)
     bundle = train(records, folder / "final", task.recipe, task.seed, sides=everyone).bundle
     held_out = select(f"what fold {fold.name} holds out", fold.test)
     predictor = Predictor(bundle)

@@ -10,7 +10,7 @@ from ser_batch.audio.frontends import build_options
 from ser_batch.errors import FrontEndError, OutputError, RecordsError
 from ser_batch.evaluation.figures import plot_confusion
 from ser_batch.evaluation.metrics import Scores, score
-from ser_batch.formatting import clock, counted
+from ser_batch.formatting import format_timestamp, pluralize
 from ser_batch.inference.predictions import Evaluated, predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle
@@ -70,7 +70,7 @@ def evaluate(
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
             bundle.labels,
         )
-        title = f"{split}: {scores.uar_text}, WA {scores.wa:.3f}, {counted(len(evaluated), 'recording')}"
+        title = f"{split}: {scores.uar_text}, WA {scores.wa:.3f}, {pluralize(len(evaluated), 'recording')}"
         plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
         _write_tables(folder, evaluated, scores, bundle.labels)
         write_json(folder / SCORES, identity | scores.to_json())
@@ -84,7 +84,12 @@ def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labe
         for one in evaluated:
             probabilities = one.prediction.probabilities
             best = int(np.argmax(probabilities))
-            row = [one.prediction.file, clock(one.prediction.start_secs), clock(one.prediction.end_secs), one.speaker]
+            row = [
+                one.prediction.file,
+                format_timestamp(one.prediction.start_secs),
+                format_timestamp(one.prediction.end_secs),
+                one.speaker,
+            ]
             row += [labels[one.label], labels[best], f"{probabilities[best]:.6f}"]
             write_rows(file, [row + [f"{probability:.6f}" for probability in probabilities]])
     with open_atomically(folder / "report.csv") as file:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ser_batch.errors import SourceError
 from ser_batch.evaluation.metrics import Scores, expected_calibration_error, score
-from ser_batch.formatting import clock
+from ser_batch.formatting import format_timestamp
 from ser_batch.storage.writing import open_atomically, write_rows
 
 PREDICTIONS = "predictions.csv"
@@ -81,7 +81,9 @@ class _Rows:
 
     def __init__(self, predictions: Sequence[FoldPrediction], labels: Sequence[str]) -> None:
         self.labels = tuple(labels)
-        self.recordings = [(one.file, clock(one.start_secs), clock(one.end_secs)) for one in predictions]
+        self.recordings = [
+            (one.file, format_timestamp(one.start_secs), format_timestamp(one.end_secs)) for one in predictions
+        ]
         self.speakers = np.array([one.speaker for one in predictions])
         self.folds = np.array([one.fold for one in predictions])
         self.seeds = np.array([one.seed for one in predictions], dtype=np.int64)
@@ -117,7 +119,13 @@ def _write_predictions(path: Path, predictions: Sequence[FoldPrediction], rows: 
     with open_atomically(path) as file:
         write_rows(file, [[*_KEYS, *(f"p_{label}" for label in rows.labels)]])
         for one, best in zip(predictions, rows.predicted, strict=True):
-            row = [one.file, clock(one.start_secs), clock(one.end_secs), one.speaker, rows.labels[one.label]]
+            row = [
+                one.file,
+                format_timestamp(one.start_secs),
+                format_timestamp(one.end_secs),
+                one.speaker,
+                rows.labels[one.label],
+            ]
             row += [one.fold, str(one.seed), rows.labels[best], f"{one.calibrated[best]:.6f}"]
             write_rows(file, [row + [f"{probability:.6f}" for probability in one.calibrated]])
 

@@ -16,10 +16,10 @@ from ser_batch.audio.channels import Channels, with_channels
 from ser_batch.audio.decoders import Float32s
 from ser_batch.corpus.table import Listing
 from ser_batch.errors import OutputError, UsageError
-from ser_batch.formatting import counted
-from ser_batch.inference.predictions import Asked, Prediction, predict, predict_in_order
+from ser_batch.formatting import pluralize
+from ser_batch.inference.predictions import Prediction, PredictionOptions, predict, predict_in_order
 from ser_batch.inference.results import Comparison, Journal, journal_path, open_journal
-from ser_batch.inference.speakers import hear_speakers
+from ser_batch.inference.speakers import collect_speaker_scales
 from ser_batch.inference.summaries import Tally
 from ser_batch.inference.table import FORMATS, Append, TableForm, read_kind, table_format
 from ser_batch.models.bundles import Bundle
@@ -104,12 +104,14 @@ def infer(
     ]
     if options.channel is not None:
         listing = dataclasses.replace(listing, recordings=with_channels(listing.recordings, options.channel, engine))
-    making = _Making(dataclasses.replace(listing, rejections=rejections), bundle, kind, engine, options, on_progress)
+    making = _InferenceRun(
+        dataclasses.replace(listing, rejections=rejections), bundle, kind, engine, options, on_progress
+    )
     return making.stream() if out == "-" else making.table(Path(out))
 
 
 @dataclass(frozen=True)
-class _Making:
+class _InferenceRun:
     """One call of `infer`."""
 
     listing: Listing
@@ -155,13 +157,13 @@ class _Making:
             audio_secs = self._predict(pending, journal) if len(pending) else 0.0
             return InferResult(self._write(journal, out), False, n_known, len(pending), audio_secs)
 
-    def _asked(self) -> Asked:
-        return Asked.predictions(self.bundle, self.options.windows)
+    def _asked(self) -> PredictionOptions:
+        return PredictionOptions.predictions(self.bundle, self.options.windows)
 
     def _speaker_scales(self) -> dict[str, Float32s]:
         if self.bundle.content.speaker_reference is None:
             return {}
-        return hear_speakers(self.listing.recordings, self.bundle, self.engine, self.on_progress)
+        return collect_speaker_scales(self.listing.recordings, self.bundle, self.engine, self.on_progress)
 
     def _speakers(self) -> str | None:
         """Fingerprint of who speaks where, if that changes predictions."""
@@ -198,8 +200,9 @@ class _Making:
         comparison = journal.compare(self.listing)
         if self.bundle.content.speaker_reference is not None and comparison.changed:
             raise OutputError(
-                f"{out}: {counted(comparison.changed, 'file')} changed since the last run, and the model normalises by "
-                "speaker: all of a speaker's predictions would change; give --restart to make the table anew"
+                f"{out}: {pluralize(comparison.changed, 'file')} changed since the last run, and the model "
+                "normalises by speaker: all of a speaker's predictions would change; "
+                "give --restart to make the table anew"
             )
         changed = differences(before, identity, identity)
         if before.get("channel") != identity["channel"]:  # then none of the plan's recordings are the listing's
@@ -266,7 +269,7 @@ def _refuse_other(out: Path, changed: list[str], comparison: Comparison, was_fin
     elif comparison.moved:
         changed.append("the files' order")
     if comparison.changed and was_finished:
-        changed.append(f"the audio ({counted(comparison.changed, 'file')} changed since the last run)")
+        changed.append(f"the audio ({pluralize(comparison.changed, 'file')} changed since the last run)")
     if changed:
         raise OutputError(
             f"{out}: was made from something else; what differs: {'; '.join(changed)}. "

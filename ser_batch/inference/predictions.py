@@ -22,7 +22,7 @@ from ser_batch.corpus.table import Part, Recording
 from ser_batch.errors import AudioError, RecordsError
 from ser_batch.inference.predictor import Float64s, Network, Predictor, _listener, _predictor
 from ser_batch.models.bundles import Bundle
-from ser_batch.models.normalisation import scales_heard
+from ser_batch.models.normalisation import scales_of_speakers
 from ser_batch.records.folder import RecordFolder, is_last_window
 from ser_batch.records.reader import Selection, manifest_rows, read_examples
 from ser_batch.runtime.engine import Engine
@@ -125,7 +125,7 @@ Numbered = tuple[int, Recording]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictionOptions:
     """What is asked of every recording.
 
     Attributes:
@@ -139,19 +139,19 @@ class Asked:
     windows: bool = False
 
     @classmethod
-    def predictions(cls, bundle: Bundle, windows: bool = False) -> Asked:
+    def predictions(cls, bundle: Bundle, windows: bool = False) -> PredictionOptions:
         """What the bundle says of it."""
         return cls(partial(_predictor, bundle.path, bundle.fingerprint), bundle.front_end, windows)
 
     @classmethod
-    def functionals(cls, bundle: Bundle) -> Asked:
+    def functionals(cls, bundle: Bundle) -> PredictionOptions:
         """What is known of its speaker by it."""
         return cls(partial(_listener, bundle.path, bundle.fingerprint), bundle.front_end)
 
 
 def predict(
     recordings: Iterable[Numbered],
-    asked: Asked,
+    asked: PredictionOptions,
     engine: Engine,
     speaker_scales: Mapping[str, Float32s] = {},
 ) -> Iterator[list[Result]]:
@@ -182,7 +182,10 @@ def predict(
 
 
 def predict_in_order(
-    recordings: Sequence[Recording], asked: Asked, engine: Engine, speaker_scales: Mapping[str, Float32s] = {}
+    recordings: Sequence[Recording],
+    asked: PredictionOptions,
+    engine: Engine,
+    speaker_scales: Mapping[str, Float32s] = {},
 ) -> Iterator[Result]:
     """As `predict`, one result after another in the recordings' order, with numbers from 0."""
     ready: dict[int, Result] = {}
@@ -221,12 +224,14 @@ def _task(numbered: Sequence[Numbered], speaker_scales: Mapping[str, Float32s]) 
     return _Task(tuple(numbered), {name: speaker_scales[name] for name in names})
 
 
-def _results(task: _Task, asked: Asked) -> list[Result]:
+def _results(task: _Task, asked: PredictionOptions) -> list[Result]:
     network = asked.network()
     return [_result(one, asked, network, task.speaker_scales) for one in task.recordings]
 
 
-def _result(one: Numbered, asked: Asked, network: Network, speaker_scales: Mapping[str, Float32s]) -> Result:
+def _result(
+    one: Numbered, asked: PredictionOptions, network: Network, speaker_scales: Mapping[str, Float32s]
+) -> Result:
     number, recording = one
     stamp = stamp_of(recording.path)
     scale = speaker_scales.get(recording.speaker or "")
@@ -293,7 +298,7 @@ def _speaker_scales(
         return {}
     rows = manifest_rows(records, selection)
     examples = read_examples(records, selection)
-    return scales_heard(
+    return scales_of_speakers(
         (
             (row["speaker"], predictor.functionals(example.log_mel))
             for row, example in zip(rows, examples, strict=False)  # `predict_examples` says what is missing

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 
 from ser_batch.audio.decoders import Float32s
 from ser_batch.corpus.table import Recordings
-from ser_batch.inference.predictions import Asked, predict_in_order
+from ser_batch.inference.predictions import PredictionOptions, predict_in_order
 from ser_batch.inference.predictor import Float64s
 from ser_batch.models.bundles import Bundle
-from ser_batch.models.normalisation import scales_heard
+from ser_batch.models.normalisation import scales_of_speakers
 from ser_batch.runtime.engine import Engine
 
 
-def hear_speakers(
+def collect_speaker_scales(
     recordings: Recordings,
     bundle: Bundle,
     engine: Engine,
@@ -31,7 +31,7 @@ def hear_speakers(
     reference = bundle.content.speaker_reference
     if reference is None:
         return {}
-    results = predict_in_order(recordings, Asked.functionals(bundle), engine)
+    results = predict_in_order(recordings, PredictionOptions.functionals(bundle), engine)
 
     def named() -> Iterator[tuple[str, Float64s]]:
         for done, result in enumerate(results, 1):
@@ -39,4 +39,4 @@ def hear_speakers(
             if not result.error:
                 yield recordings[result.number].speaker or "", result.rows[0, 2:]
 
-    return scales_heard(named(), reference)
+    return scales_of_speakers(named(), reference)

@@ -52,8 +52,8 @@ class Tally:
         self.rows += len(rows)
         self.formulas += first.file.startswith(_FORMULA)
         if first.error:
-            count, example = self.reasons.get(general_form(first.error), (0, first.error))
-            self.reasons[general_form(first.error)] = (count + 1, example if example == first.error else "")
+            count, example = self.reasons.get(error_pattern(first.error), (0, first.error))
+            self.reasons[error_pattern(first.error)] = (count + 1, example if example == first.error else "")
             if len(self.first_errors) < LISTED_ERRORS:
                 start, end = ("" if secs is None else repr(secs) for secs in first.part)
                 channel = "" if first.channel is None else f", channel {first.channel}"
@@ -79,6 +79,6 @@ class Tally:
         return tally
 
 
-def general_form(reason: str) -> str:
+def error_pattern(reason: str) -> str:
     """A reason without what differs from file to file: numbers, and what stands in quotes."""
     return re.sub(r"\d[\d.]*", "N", re.sub(r"'.*'", "'…'", reason))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ser_batch.errors import OutputError, UsageError
-from ser_batch.formatting import clock
+from ser_batch.formatting import format_timestamp
 from ser_batch.inference.predictions import Prediction
 from ser_batch.storage.writing import write_rows
 
@@ -112,7 +112,7 @@ def _csv_text(column: str, value: Any) -> str:
     if value is None:
         return ""
     if column in _TIMES:
-        return clock(value)
+        return format_timestamp(value)
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 

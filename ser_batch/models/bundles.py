@@ -18,7 +18,7 @@ import numpy as np
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.errors import BundleError, FrontEndError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.models.exports import convert
 from ser_batch.models.litert import RuntimeNetwork
 from ser_batch.models.normalisation import Scale, unchanged
@@ -141,7 +141,7 @@ class Bundle:
         n_examples = self.training.get("n_examples", {}).get("validation", 0)
         if not n_examples:
             return "not calibrated: no validation recordings"
-        return f"not calibrated: all {counted(n_examples, 'validation example')} are predicted right"
+        return f"not calibrated: all {pluralize(n_examples, 'validation example')} are predicted right"
 
     @property
     def training(self) -> dict[str, Any]:
@@ -158,8 +158,8 @@ class Bundle:
         recipe = self.training["recipe"]
         last = "  ".join(f"{name} {value:.3f}" for name, value in self.training["last_epoch"].items())
         return (
-            f"{counted(len(self.labels), 'label')}, recipe {recipe_title(recipe)}, "
-            f"{counted(recipe['epochs'], 'epoch')}, {self.training['parameters']:,} parameters; last epoch: {last}"
+            f"{pluralize(len(self.labels), 'label')}, recipe {recipe_title(recipe)}, "
+            f"{pluralize(recipe['epochs'], 'epoch')}, {self.training['parameters']:,} parameters; last epoch: {last}"
         )
 
     def check(self) -> None:

@@ -41,7 +41,7 @@ def measure_scale(batches: Iterable[NDArray[np.floating[Any]]]) -> Scale:
 
 
 @dataclass
-class Heard:
+class SpeakerStatistics:
     """What is known of a speaker: sums over the features of so many recordings, float64 ``(features,)``."""
 
     n_recordings: int
@@ -49,12 +49,12 @@ class Heard:
     squares: NDArray[np.float64]
 
     @classmethod
-    def of(cls, features: NDArray[np.floating[Any]]) -> "Heard":
+    def of(cls, features: NDArray[np.floating[Any]]) -> "SpeakerStatistics":
         """Of recordings' features ``(recordings, features)``."""
         exact = features.astype(np.float64)
         return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
 
-    def add(self, other: "Heard") -> None:
+    def add(self, other: "SpeakerStatistics") -> None:
         """Merge statistics of the same speaker."""
         self.n_recordings += other.n_recordings
         self.total = self.total + other.total
@@ -74,7 +74,7 @@ def within_speakers(features: NDArray[np.floating[Any]], speakers: Sequence[str]
     return Scale(features.mean(axis=0, dtype=np.float64).astype(np.float32), variance.astype(np.float32))
 
 
-def speaker_scale(heard: Heard, reference: Scale) -> Float32s:
+def speaker_scale(heard: SpeakerStatistics, reference: Scale) -> Float32s:
     """What a speaker's features are multiplied by, and what is added then; float32 ``(2, features)``.
 
     Args:
@@ -90,19 +90,21 @@ def speaker_scale(heard: Heard, reference: Scale) -> Float32s:
     return scale
 
 
-def scales_heard(recordings: Iterable[tuple[str, NDArray[np.floating[Any]]]], reference: Scale) -> dict[str, Float32s]:
+def scales_of_speakers(
+    recordings: Iterable[tuple[str, NDArray[np.floating[Any]]]], reference: Scale
+) -> dict[str, Float32s]:
     """Every speaker's scale ``(2, features)``, from all of their recordings.
 
     Args:
         recordings: of each the speaker and its features ``(features,)``; an empty name is nobody's.
         reference: what every speaker's mean and variance are brought to.
     """
-    heard: dict[str, Heard] = {}
+    heard: dict[str, SpeakerStatistics] = {}
     for speaker, features in recordings:
         if speaker in heard:
-            heard[speaker].add(Heard.of(features[None]))
+            heard[speaker].add(SpeakerStatistics.of(features[None]))
         elif speaker:
-            heard[speaker] = Heard.of(features[None])
+            heard[speaker] = SpeakerStatistics.of(features[None])
     return {speaker: speaker_scale(known, reference) for speaker, known in heard.items()}
 
 
@@ -122,7 +124,10 @@ def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str],
     Returns:
         float32 ``(examples, 2, features)``.
     """
-    of_speaker = {name: speaker_scale(Heard.of(features[rows]), reference) for name, rows in _members(speakers).items()}
+    of_speaker = {
+        name: speaker_scale(SpeakerStatistics.of(features[rows]), reference)
+        for name, rows in _members(speakers).items()
+    }
     return scales_of(speakers, of_speaker, reference)
 
 
@@ -149,7 +154,7 @@ def random_speaker_scales(
         everyone = members[name]
         n_heard = min(int(np.exp(random.uniform(0.0, np.log(len(everyone) + 1)))), len(everyone))
         others = random.choice(everyone, size=n_heard - 1, replace=False)
-        scales.append(speaker_scale(Heard.of(features[np.union1d(others, [index])]), reference))
+        scales.append(speaker_scale(SpeakerStatistics.of(features[np.union1d(others, [index])]), reference))
     return np.stack(scales)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ser_batch import __version__
 from ser_batch.corpus.table import Recording, Rejection
 from ser_batch.errors import AudioError, OutputError, RecordsError
-from ser_batch.formatting import counted, part_named
+from ser_batch.formatting import part_named, pluralize
 from ser_batch.records.folder import (
     ERRORS,
     MANIFEST,
@@ -34,7 +34,7 @@ from ser_batch.records.manifest import BUILDING, ERROR_COLUMNS, MANIFEST_COLUMNS
 from ser_batch.records.plan import BuildPlan, ShardTask, planned_row
 from ser_batch.records.shards import probe, write_shard
 from ser_batch.records.tfds import DATASET, DATASET_INFO, FEATURES_INFO, LABEL_NAMES, tfds_files
-from ser_batch.runtime.engine import Engine, deadly_items
+from ser_batch.runtime.engine import Engine, crashing_items
 from ser_batch.runtime.signals import resumable
 from ser_batch.storage.fingerprints import audio_sha256, file_sha256
 from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
@@ -118,7 +118,7 @@ def _write_shards(pending: Sequence[ShardTask], engine: Engine) -> Iterator[Shar
         else:
             dead.append(outcome.task)
     for task in dead:
-        deadly = deadly_items(engine, partial(probe, front_end=task.front_end), tuple(task.recordings))
+        deadly = crashing_items(engine, partial(probe, front_end=task.front_end), tuple(task.recordings))
         refused = tuple((recording, "worker", death) for recording, death in deadly.items())
         spared = dataclasses.replace(task, refused=task.refused + refused)
         for outcome in engine.map(write_shard, [spared]):
@@ -299,7 +299,8 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     n_examples = sum(shard["examples"] for shard in shards)
     if not n_examples:
         raise RecordsError(
-            f"{folder}: not one of {counted(n_errors, 'recording')} could be used; {folder / ERRORS} says why for each"
+            f"{folder}: not one of {pluralize(n_errors, 'recording')} could be used; "
+            f"{folder / ERRORS} says why for each"
         )
     front_end = plan.shards[0].front_end
     with open_atomically(folder / LABEL_NAMES) as file:

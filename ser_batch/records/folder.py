@@ -17,7 +17,7 @@ from ser_batch.audio.frontends import FrontEnd
 from ser_batch.corpus.splits import SPLITS, stable_keys
 from ser_batch.corpus.table import Rows, first_equal
 from ser_batch.errors import RecordsError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.records.manifest import BUILDING, ERROR_COLUMNS, MANIFEST_COLUMNS
 from ser_batch.storage.fingerprints import json_fingerprint
 
@@ -82,8 +82,9 @@ class RecordFolder:
         splits = [f"{split} {self.n_examples(split)}" for split in SPLITS if self.shards(split)]
         size = sum(shard["bytes"] for shard in self.shards())
         return (
-            f"{counted(self.n_examples(), 'example')} ({', '.join(splits)}) in {counted(len(self.shards()), 'shard')}, "
-            f"{size / 1e6:.1f} MB, {counted(self.provenance['errors'], 'error')}"
+            f"{pluralize(self.n_examples(), 'example')} ({', '.join(splits)}) "
+            f"in {pluralize(len(self.shards()), 'shard')}, {size / 1e6:.1f} MB, "
+            f"{pluralize(self.provenance['errors'], 'error')}"
         )
 
     def shard_paths(self, shards: Iterable[dict[str, Any]]) -> list[Path]:
@@ -175,8 +176,8 @@ def refuse_repeated(records: RecordFolder, rows: Callable[[], Iterable[Mapping[s
     if len(places):
         file, start, end = next(islice(recording_spans(rows()), int(places[0]), None))
         raise RecordsError(
-            f"{records.path}: holds {counted(len(places), 'recording')} twice, the first of them {file} from {start} s "
-            f"to {end} s; build it again with build-records --restart, which keeps one of each"
+            f"{records.path}: holds {pluralize(len(places), 'recording')} twice, the first of them {file} "
+            f"from {start} s to {end} s; build it again with build-records --restart, which keeps one of each"
         )
 
 

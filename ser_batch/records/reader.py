@@ -20,7 +20,7 @@ from ser_batch.records.tfrecords import read_records
 
 
 @dataclass(frozen=True)
-class Sides:
+class TrainValidation:
     """What a training sees.
 
     Attributes:
@@ -36,7 +36,7 @@ class Sides:
     n_copies: int = 0
 
 
-def split_sides(records: RecordFolder) -> Sides:
+def split_train_validation(records: RecordFolder) -> TrainValidation:
     """The splits ``train`` and ``validation``, without what is in ``train`` and in another split under two names.
 
     Raises:
@@ -47,13 +47,13 @@ def split_sides(records: RecordFolder) -> Sides:
     train = split_selection(records, "train")
     copied = copies_of_other_splits(records, "train")
     if copied is None:
-        return Sides(train, validation, "splits")
+        return TrainValidation(train, validation, "splits")
     chosen = Selection("train", train.shards, ~copied)
     if not chosen.n_examples:
         raise RecordsError(
             f"{records.path}: every training example is also in another split; build it with other splits"
         )
-    return Sides(chosen, validation, "splits", int(copied.sum()))
+    return TrainValidation(chosen, validation, "splits", int(copied.sum()))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ser_batch.corpus.splits import SPLITS
 from ser_batch.errors import SourceError
 from ser_batch.evaluation.fold_predictions import FOLDS, SCORES
 from ser_batch.evaluation.metrics import uar_text
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.inference.results import journal_path
 from ser_batch.inference.table import read_summary
 from ser_batch.models.bundles import DESCRIPTION, open_bundle
@@ -55,13 +55,13 @@ def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str
     named = ", ".join(f"{split} {shards[split]}" for split in SPLITS if shards[split])
     unusable = f", {estimate.unusable} of them unusable" if estimate.unusable else ""
     return [
-        f"{counted(len(plan.recordings), 'recording')}; cannot be used: {counted(len(plan.rejections), 'input')}",
+        f"{pluralize(len(plan.recordings), 'recording')}; cannot be used: {pluralize(len(plan.rejections), 'input')}",
         f"front end: {_shown(plan.shards[0].front_end)}",
         f"shards: {named}",
-        f"expected, from {counted(estimate.measured, 'recording')}{unusable}: "
-        f"{counted(estimate.examples, 'example')}, "
+        f"expected, from {pluralize(estimate.measured, 'recording')}{unusable}: "
+        f"{pluralize(estimate.examples, 'example')}, "
         f"{estimate.size_bytes / 1e6:,.1f} MB, "
-        f"{estimate.secs / workers:,.1f} s of work for {counted(workers, 'worker')}",
+        f"{estimate.secs / workers:,.1f} s of work for {pluralize(workers, 'worker')}",
         "",
         *_census(rows, plan.labels),
     ]
@@ -97,7 +97,7 @@ def _census(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
             for speaker in speakers[:_SHOWN_SPEAKERS]
         ]
         if len(speakers) > _SHOWN_SPEAKERS:
-            lines.append(f"  and {counted(len(speakers) - _SHOWN_SPEAKERS, 'more speaker')}")
+            lines.append(f"  and {pluralize(len(speakers) - _SHOWN_SPEAKERS, 'more speaker')}")
     return lines
 
 
@@ -122,9 +122,9 @@ def _describe_bundle(path: Path) -> list[str]:
         f"labels: {', '.join(bundle.labels)}",
         f"front end: {_shown(bundle.front_end)}",
         f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}, "
-        + (bundle.uncalibrated or f"fitted on {counted(bundle.content.fitted_on or 0, 'example')}"),
+        + (bundle.uncalibrated or f"fitted on {pluralize(bundle.content.fitted_on or 0, 'example')}"),
         f"trained on {training['records_path']} ({training['records'][:12]}), "
-        f"{counted(training['n_examples']['train'], 'example')}, seed {training['seed']}",
+        f"{pluralize(training['n_examples']['train'], 'example')}, seed {training['seed']}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(training["versions"].items())),
         f"fingerprint {bundle.short_fingerprint}",
     ]
@@ -133,7 +133,8 @@ def _describe_bundle(path: Path) -> list[str]:
 def _describe_table(path: Path) -> list[str]:
     table = read_summary(path)
     return [
-        f"prediction table {path} ({table.format}): {counted(table.n_rows, 'row')}, {table.n_errors:,} of them errors",
+        f"prediction table {path} ({table.format}): {pluralize(table.n_rows, 'row')}, "
+        f"{table.n_errors:,} of them errors",
         f"model: {', '.join(sorted(table.models))}",
         f"labels: {', '.join(table.labels)}",
     ]
@@ -143,7 +144,7 @@ def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
     classes = scores.get("classes", {})
     n_scored = sum(one["support"] > 0 for one in classes.values())
     return [
-        f"evaluation {path}: split {scores['split']}, {counted(scores['recordings'], 'recording')}, "
+        f"evaluation {path}: split {scores['split']}, {pluralize(scores['recordings'], 'recording')}, "
         f"{uar_text(scores['uar'], n_scored, len(classes))}, WA {scores['wa']:.3f}",
         f"model {scores['model'][:12]}, records {scores['records'][:12]}",
     ]

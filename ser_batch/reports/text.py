@@ -9,7 +9,7 @@ from ser_batch.evaluation.compare import Comparison
 from ser_batch.evaluation.fold_predictions import _read_summary
 from ser_batch.evaluation.fold_scores import _uar_shown
 from ser_batch.evaluation.metrics import Scores
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.inference.summaries import Tally
 
 _SHOWN_SPEAKERS = 24
@@ -20,9 +20,10 @@ def comparison_lines(found: Comparison, name_a: str, name_b: str) -> list[str]:
     shown = found.speakers[:_SHOWN_SPEAKERS]
     width = max(len("speaker"), *(len(pair.name) for pair in shown), 0)
     lines = [
-        f"A: {name_a}, {counted(found.seeds_a, 'seed')}",
-        f"B: {name_b}, {counted(found.seeds_b, 'seed')}",
-        f"{counted(found.recordings, 'recording')}; intervals and tests over {counted(found.units, found.over[:-1])}",
+        f"A: {name_a}, {pluralize(found.seeds_a, 'seed')}",
+        f"B: {name_b}, {pluralize(found.seeds_b, 'seed')}",
+        f"{pluralize(found.recordings, 'recording')}; "
+        f"intervals and tests over {pluralize(found.units, found.over[:-1])}",
         f"{'':{width}}      A      B    B - A  95 % interval           p",
     ]
     for name, one in (("UAR", found.uar), ("WA", found.wa)):
@@ -36,7 +37,7 @@ def comparison_lines(found: Comparison, name_a: str, name_b: str) -> list[str]:
         for pair in shown
     ]
     if len(found.speakers) > len(shown):
-        lines.append(f"and {counted(len(found.speakers) - len(shown), 'more speaker')}")
+        lines.append(f"and {pluralize(len(found.speakers) - len(shown), 'more speaker')}")
     return [*lines, _meaning(found)]
 
 
@@ -50,12 +51,12 @@ def _meaning(found: Comparison) -> str:
         limits = sorted((sign * low, sign * high))
         return (
             f"{better} is better by {abs(points):.1f} points UAR, 95 % interval {limits[0]:.1f} to {limits[1]:.1f}, "
-            f"{p} over {counted(found.units, found.over[:-1])}"
+            f"{p} over {pluralize(found.units, found.over[:-1])}"
         )
     few = "; fewer than 6 cannot show one" if found.units < 6 else ""
     return (
         f"no difference shown: B - A is {points:+.1f} points UAR, 95 % interval {low:+.1f} to {high:+.1f}, "
-        f"{p} over {counted(found.units, found.over[:-1])}{few}"
+        f"{p} over {pluralize(found.units, found.over[:-1])}{few}"
     )
 
 
@@ -68,7 +69,7 @@ def report_text(scores: Scores) -> str:
         for one in scores.classes
     ]
     absent = f" (none of {', '.join(scores.absent)} in this split)" if scores.absent else ""
-    n_recordings = counted(int(scores.confusion.sum()), "recording")
+    n_recordings = pluralize(int(scores.confusion.sum()), "recording")
     lines.append(f"{scores.uar_text}{absent}   WA {scores.wa:.3f}   {n_recordings}")
     return "\n".join(lines)
 
@@ -82,8 +83,8 @@ def cross_validation_lines(folder: Path) -> list[str]:
     summary = _read_summary(folder)
     drawn, n_seeds = summary["interval"], len(summary["seeds"])
     lines = [
-        f"{summary['title']}: {counted(summary['recordings'], 'recording')}, {counted(n_seeds, 'seed')}",
-        f"       mean      sd  95 % interval over {counted(drawn['units'], drawn['over'][:-1])}",
+        f"{summary['title']}: {pluralize(summary['recordings'], 'recording')}, {pluralize(n_seeds, 'seed')}",
+        f"       mean      sd  95 % interval over {pluralize(drawn['units'], drawn['over'][:-1])}",
     ]
     n_labels = len(summary["labels"])
     for name in ("uar", "wa"):
@@ -130,11 +131,11 @@ def table_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> list[
     """
     lines = []
     if tally.formulas and out.endswith(".csv"):
-        names = counted(tally.formulas, "name")
+        names = pluralize(tally.formulas, "name")
         lines.append(f"warning: {names} with =, +, - or @ at the start; import into a spreadsheet as text")
-    rows = counted(tally.rows, "row")
+    rows = pluralize(tally.rows, "row")
     if tally.rows != tally.files:
-        rows += f" of {counted(tally.files, 'recording')}"
+        rows += f" of {pluralize(tally.files, 'recording')}"
     lines.append(f"{out}: {rows}, {tally.errors:,} of them errors, in {secs:.1f} s")
     now = "" if math.isclose(audio_secs, tally.audio_secs) else f", {_long(audio_secs)} of it now"
     speed = f"{now}, {audio_secs / secs:,.0f} x real time" if audio_secs else ""
@@ -148,7 +149,7 @@ def table_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> list[
     counts = _ranked(Counter({example or form: count for form, (count, example) in tally.reasons.items()}))
     reasons = [f"{count:,} x {reason}" for reason, count in counts[:_LISTED_REASONS]]
     if left := counts[_LISTED_REASONS:]:
-        reasons.append(f"{sum(count for _, count in left):,} for {counted(len(left), 'other reason')}")
+        reasons.append(f"{sum(count for _, count in left):,} for {pluralize(len(left), 'other reason')}")
     return lines + [f"  {'' if index else 'errors':10}{reason}" for index, reason in enumerate(reasons)]
 
 

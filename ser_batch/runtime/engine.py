@@ -49,7 +49,7 @@ class Engine(Protocol):
         ...
 
 
-def deadly_items(engine: Engine, probe: Callable[[Sequence[Item]], object], items: Sequence[Item]) -> dict[Item, str]:
+def crashing_items(engine: Engine, probe: Callable[[Sequence[Item]], object], items: Sequence[Item]) -> dict[Item, str]:
     """The items on which a worker dies, and how: found by halving the set until one is left.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ser_batch.runtime.engine import Outcome, Result, Task
 from ser_batch.runtime.process import STALL_SECS, keep_freed_memory, silence_native_code
-from ser_batch.runtime.signals import not_stopped, tidied
+from ser_batch.runtime.signals import cleanup_on_signal, signals_deferred
 
 # One task runs and one waits, so that a worker does not idle while the caller looks at a result.
 _TASKS_PER_WORKER = 2
@@ -61,7 +61,7 @@ class LocalEngine:
         self._at_end = contextlib.ExitStack()
 
     def __enter__(self) -> "LocalEngine":
-        self._at_end.enter_context(tidied(_kill_all))
+        self._at_end.enter_context(cleanup_on_signal(_kill_workers))
         return self
 
     def start(self, workers: int, imports: str) -> None:
@@ -72,7 +72,7 @@ class LocalEngine:
             imports: the module that the first task's function is in.
         """
         while len(self._idle) < min(workers, self.workers):
-            self._idle.append(self._hire(imports))
+            self._idle.append(self._start_worker(imports))
 
     def __exit__(self, *_: object) -> None:
         _end(self._idle)
@@ -98,7 +98,7 @@ class LocalEngine:
                         pool.remove(worker)
                         task = worker.tasks.popleft()
                         again.extend(worker.tasks)
-                        yield Outcome(task, None, _bury(worker))
+                        yield Outcome(task, None, _reap_worker(worker))
                     else:
                         if kind == _RAISED:
                             raise result
@@ -124,20 +124,20 @@ class LocalEngine:
                     except StopIteration:
                         return
                 if number == len(pool):
-                    pool.append(self._hire())
+                    pool.append(self._start_worker())
                 worker = pool[number]
                 worker.tasks.append(task)
                 with contextlib.suppress(BrokenPipeError):  # it died since: reading from it will tell
                     worker.pipe.send((function, task))
 
-    def _hire(self, imports: str | None = None) -> _Worker:
+    def _start_worker(self, imports: str | None = None) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, self._worker_bytes, imports), daemon=True)
         resource_tracker.ensure_running()  # here, because starting it unblocks signals
         # Ctrl-C reaches the whole group: a worker must not see it before it ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            with not_stopped():  # signals are deferred: an interrupted start would print a traceback
+            with signals_deferred():  # signals are deferred: an interrupted start would print a traceback
                 process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -145,10 +145,10 @@ class LocalEngine:
         return _Worker(process, ours)
 
 
-def _bury(worker: _Worker) -> str:
+def _reap_worker(worker: _Worker) -> str:
     worker.pipe.close()
     worker.process.join()
-    return _how_it_died(worker.process.exitcode or 0)
+    return _exit_reason(worker.process.exitcode or 0)
 
 
 def _end(pool: list[_Worker]) -> None:
@@ -159,12 +159,12 @@ def _end(pool: list[_Worker]) -> None:
         worker.pipe.close()
 
 
-def _kill_all() -> None:
+def _kill_workers() -> None:
     for process in multiprocessing.active_children():
         process.kill()
 
 
-def _how_it_died(exit_code: int) -> str:
+def _exit_reason(exit_code: int) -> str:
     if exit_code == -signal.SIGALRM:
         return f"the worker made no progress in {STALL_SECS:g} s"
     if exit_code == -signal.SIGKILL:

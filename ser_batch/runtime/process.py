@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from ser_batch.runtime.signals import tidied
+from ser_batch.runtime.signals import cleanup_on_signal
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -51,7 +51,7 @@ def native_code_silenced() -> Iterator[None]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        with tidied(lambda: os.dup2(stderr, 2)):
+        with cleanup_on_signal(lambda: os.dup2(stderr, 2)):
             yield
     finally:
         os.dup2(stderr, 2)
@@ -66,7 +66,7 @@ def temporary_files_removed() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
         try:
-            with tidied(lambda: shutil.rmtree(folder)):
+            with cleanup_on_signal(lambda: shutil.rmtree(folder)):
                 yield
         finally:
             tempfile.tempdir = before

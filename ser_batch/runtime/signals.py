@@ -46,7 +46,7 @@ _STOPS = _Stops()
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def signals_handled() -> Iterator[None]:
     """Let SIGINT and SIGTERM end the program in the body of the ``with`` block, with exit code 128 + their number.
 
     Nothing is unwound. A handler runs wherever the interpreter happens to be, and an exception that it raises
@@ -63,7 +63,7 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def tidied(tidy: Callable[[], object]) -> Iterator[None]:
+def cleanup_on_signal(tidy: Callable[[], object]) -> Iterator[None]:
     """See to it that a stop in the body of the ``with`` block calls this before the program ends.
 
     Args:
@@ -87,7 +87,7 @@ def resumable() -> Iterator[None]:
 
 
 @contextmanager
-def not_stopped() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Let a stop in the body of the ``with`` block, which must be quick, wait for its end.
 
     A mask of signals would not do: native libraries have threads, any of which takes one, and then Python's

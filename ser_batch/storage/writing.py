@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ser_batch.errors import OutputError
-from ser_batch.runtime.signals import tidied
+from ser_batch.runtime.signals import cleanup_on_signal
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    with tidied(lambda: partial.unlink(missing_ok=True)):
+    with cleanup_on_signal(lambda: partial.unlink(missing_ok=True)):
         try:
             with open(partial, mode, **text) as file:
                 yield file

@@ -35,7 +35,7 @@ def graph_of(network: keras.Model) -> Callable[..., tf.Tensor]:
 _BATCH_SIZE = 32
 
 
-class _Side:
+class _FeatureSet:
     """Examples of a training, as they are and as they are learnt from.
 
     What is extracted from the examples as they are is kept if they fit in memory, or if their speakers count.

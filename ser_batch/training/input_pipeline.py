@@ -124,7 +124,7 @@ class TrainingData:
         steps = n_batches(self._n_examples, options.batch_size)
         shuffled, content = self._shuffled_batches(options.batch_size, options.seed, copies)
 
-        @unconverted
+        @without_autograph
         def batches(number: tf.Tensor, order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
             epoch = shuffled(order, copy)
             if options.scales is None:
@@ -132,7 +132,7 @@ class TrainingData:
             scales = _called(options.scales, number, numbers[0])
             return tf.data.Dataset.zip(epoch, tf.data.Dataset.from_tensors(scales).repeat())
 
-        @unconverted
+        @without_autograph
         def finished(number: tf.Tensor, batch: Any) -> Any:
             batch, *scales = (batch,) if options.scales is None else batch
             index, examples, labels = content(batch)
@@ -170,7 +170,7 @@ class TrainingData:
 
             return varied, lambda batch: batch
         of_copies = np.array(copies, np.int64)
-        batches = tf.data.Dataset.from_tensor_slices(of_copies).flat_map(unconverted(self._extracted))
+        batches = tf.data.Dataset.from_tensor_slices(of_copies).flat_map(without_autograph(self._extracted))
         width = batches.element_spec[1].shape[1]
         if not self.fits or 4 * width * len(copies) * self._n_examples > usable_memory() // 4:
 
@@ -210,7 +210,7 @@ class TrainingData:
 
         vary = self._preparation.vary
 
-        @unconverted
+        @without_autograph
         def parsed(index: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             features = parse_tensors(serialized, self._shape)
             log_mel = features["log_mel"]
@@ -227,7 +227,7 @@ class TrainingData:
         extract = self._preparation.extract
         assert extract is not None
         batches = self._varied(self._serialized, order).padded_batch(_EXTRACTED_AT_ONCE, padding_values=_PADDING)
-        extracted = unconverted(lambda index, log_mels, labels: (index, extract(log_mels), labels))
+        extracted = without_autograph(lambda index, log_mels, labels: (index, extract(log_mels), labels))
         return batches.map(extracted, num_parallel_calls=tf.data.AUTOTUNE)
 
 
@@ -257,7 +257,7 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
     """
     import tensorflow as tf
 
-    @unconverted
+    @without_autograph
     def to_pair(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = parse_tensors(serialized, records.front_end.shape)
         return features["log_mel"], features["label"]
@@ -300,11 +300,11 @@ def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int
     )
     if chosen is None:
         return examples
-    kept = examples.enumerate().filter(unconverted(lambda number, _: tf.gather(chosen, number)))
-    return kept.map(unconverted(lambda _, serialized: serialized))
+    kept = examples.enumerate().filter(without_autograph(lambda number, _: tf.gather(chosen, number)))
+    return kept.map(without_autograph(lambda _, serialized: serialized))
 
 
-def unconverted(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+def without_autograph(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
     """The function, kept from TensorFlow's AutoGraph with all that it calls.
 
     Nothing here needs that, and it leaves files in the temporary folder when a process is killed.

@@ -16,11 +16,11 @@ from typing import Any
 
 from ser_batch.audio.frontends import preset_name
 from ser_batch.errors import BundleError, OutputError, TrainingError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.models.bundles import BUNDLE_FILES, DESCRIPTION, Bundle, open_bundle
 from ser_batch.models.networks.families import refuse_unfit
 from ser_batch.records.folder import RecordFolder
-from ser_batch.records.reader import Sides, manifest_rows, split_sides
+from ser_batch.records.reader import TrainValidation, manifest_rows, split_train_validation
 from ser_batch.runtime.signals import resumable
 from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
 from ser_batch.storage.writing import disk_errors_named, write_json
@@ -53,7 +53,7 @@ def train(
     recipe: Recipe,
     seed: int = 0,
     restart: bool = False,
-    sides: Sides | None = None,
+    sides: TrainValidation | None = None,
     precision: Precision = "float32",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> TrainingResult:
@@ -77,7 +77,7 @@ def train(
         raise TrainingError(f"{records.path}: only one label, {records.labels[0]}; a classifier needs two or more")
     _refuse_other_front_end(records, recipe)
     refuse_unfit(recipe)
-    sides = sides or split_sides(records)
+    sides = sides or split_train_validation(records)
     identity = {
         "records": records.fingerprint,
         "recipe": recipe.to_json(),
@@ -104,7 +104,7 @@ def train(
                 "the recipe normalises by speaker, but the records name no speakers; the training statistics are used"
             )
         if sides.n_copies:
-            examples = counted(sides.n_copies, "training example")
+            examples = pluralize(sides.n_copies, "training example")
             notes.append(f"{examples} left out: the same audio is in the split validation or test, too")
         continued_from = len(run.history)
         run.train_on(on_epoch)

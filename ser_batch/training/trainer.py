@@ -26,10 +26,10 @@ from ser_batch.models.networks.families import build_extractor, build_learner, b
 from ser_batch.models.normalisation import Scale, measure_scale, within_speakers
 from ser_batch.models.novelty import fit_novelty
 from ser_batch.records.folder import RecordFolder
-from ser_batch.records.reader import Sides, manifest_rows
+from ser_batch.records.reader import TrainValidation, manifest_rows
 from ser_batch.storage.writing import open_atomically, write_rows
 from ser_batch.training.augmentation import mixed, varied
-from ser_batch.training.features import _Side
+from ser_batch.training.features import _FeatureSet
 from ser_batch.training.input_pipeline import EpochOptions, damage_named, n_batches
 from ser_batch.training.recipes import Recipe
 
@@ -67,7 +67,13 @@ class _Run:
     """A training under way: a network, the average of its weights, and the history of its epochs."""
 
     def __init__(
-        self, records: RecordFolder, sides: Sides, folder: Path, recipe: Recipe, seed: int, precision: Precision
+        self,
+        records: RecordFolder,
+        sides: TrainValidation,
+        folder: Path,
+        recipe: Recipe,
+        seed: int,
+        precision: Precision,
     ) -> None:
         import keras
         import tensorflow as tf
@@ -83,8 +89,10 @@ class _Run:
         self._extractor = build_extractor(records, recipe)
         vary = varied(recipe.augmentation, records.front_end)
         by_speaker = recipe.normalise == "speaker"
-        self._train = _Side(records, sides.train, self._extractor, by_speaker, vary, recipe.copies)
-        self._validation = _Side(records, sides.validation, self._extractor, by_speaker) if sides.validation else None
+        self._train = _FeatureSet(records, sides.train, self._extractor, by_speaker, vary, recipe.copies)
+        self._validation = (
+            _FeatureSet(records, sides.validation, self._extractor, by_speaker) if sides.validation else None
+        )
         self._scale = self._training_scale()
         self._mix = mixed(recipe.augmentation)
         self._label_weights = self._balanced() if recipe.class_weight == "balanced" else None

@@ -12,7 +12,7 @@ from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan, assign_splits
 from ser_batch.corpus.table import Recording, Recordings
 from ser_batch.records.folder import open_records
-from ser_batch.records.reader import manifest_rows, split_sides
+from ser_batch.records.reader import manifest_rows, split_train_validation
 from ser_batch.runtime.local import LocalEngine
 
 
@@ -103,7 +103,7 @@ def test_copies_in_two_given_splits_are_said_and_not_trained_on(tmp_path: Path, 
     said = capfd.readouterr().err
     assert "same bytes as another: 3 files (v.wav as " in said
     assert f"2 of them have another split than their twin, as it was given (v.wav: train, {names[3]}: " in said
-    sides = split_sides(open_records(tmp_path / "out"))
+    sides = split_train_validation(open_records(tmp_path / "out"))
     assert sides.n_copies == 2
     trained = [row["file"] for row in manifest_rows(open_records(tmp_path / "out"), sides.train)]
     assert sorted(trained) == sorted([*names[:3], "0.wav", names[4]])

@@ -40,7 +40,7 @@ def audio_of(rows: Rows, side: np.ndarray) -> set[str]:
 
 
 def assert_sound(folds: Sequence[Fold], rows: Rows) -> None:
-    """Sides are disjoint, in rows as well as in audio; what has a speaker is held out once."""
+    """TrainValidation are disjoint, in rows as well as in audio; what has a speaker is held out once."""
     for fold in folds:
         sides = (fold.train, fold.validation, fold.test, fold.copies)
         assert all(side.dtype == bool and len(side) == len(rows) for side in sides)

@@ -25,7 +25,7 @@ from ser_batch.evaluation.fold_predictions import read_predictions
 from ser_batch.inference.predictions import Evaluated, Prediction
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.records.folder import RecordFolder, open_records
-from ser_batch.records.reader import Selection, Sides, manifest_rows
+from ser_batch.records.reader import Selection, TrainValidation, manifest_rows
 from ser_batch.training.recipes import Recipe
 from tests.conftest import made_once
 from tests.inline import Dying, Inline
@@ -195,10 +195,10 @@ class Trainings:
     """What each training of each fold was given."""
 
     records: RecordFolder
-    seen: list[tuple[int, Sides, Path]]
+    seen: list[tuple[int, TrainValidation, Path]]
     held_out: list[Selection]
 
-    def train(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: Sides) -> Any:
+    def train(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: TrainValidation) -> Any:
         folder.mkdir(parents=True)
         self.seen.append((seed, sides, folder))
         return SimpleNamespace(bundle=SimpleNamespace(temperature=TEMPERATURES[folder.name], name=folder.name))

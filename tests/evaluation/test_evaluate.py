@@ -14,7 +14,7 @@ from ser_batch.cli.app import main
 from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan
-from ser_batch.inference.predictions import Asked, predict_examples, predict_in_order
+from ser_batch.inference.predictions import PredictionOptions, predict_examples, predict_in_order
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle, BundleContent, save_bundle, shipped_bundle
 from ser_batch.models.calibration import apply_temperature
@@ -90,7 +90,7 @@ def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, 
     bundle = shipped_bundle()
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
-        for result in predict_in_order(recordings, Asked.predictions(bundle), engine):
+        for result in predict_in_order(recordings, PredictionOptions.predictions(bundle), engine):
             row = evaluated[recordings[result.number].file]
             said = [float(row[f"p_{label}"]) for label in bundle.labels]
             assert said == pytest.approx(result.rows[0, 2:-1], abs=1e-6)
@@ -203,7 +203,7 @@ def test_windows_of_a_recording_are_one_prediction_in_both(
     evaluated = {one.prediction.file: one.prediction for one in found}
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
-        for result in predict_in_order(recordings, Asked.predictions(bundle), engine):
+        for result in predict_in_order(recordings, PredictionOptions.predictions(bundle), engine):
             (one,) = result.predictions(recordings[result.number].file)
             assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-6)
             assert evaluated[one.file].end_secs == pytest.approx(one.end_secs, abs=1e-5)

@@ -15,7 +15,7 @@ import pytest
 from ser_batch.cli.app import main
 from ser_batch.corpus.sources import list_source
 from ser_batch.evaluation.metrics import score
-from ser_batch.inference.predictions import Asked, predict_in_order
+from ser_batch.inference.predictions import PredictionOptions, predict_in_order
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
@@ -102,7 +102,7 @@ def test_nothing_but_errors_exits_1_every_time(tmp_path: Path) -> None:
 
 def test_workers_and_neighbours_change_nothing(emodb_sample: Path) -> None:
     recordings = list_source(str(emodb_sample)).recordings
-    asked = Asked.predictions(shipped_bundle())
+    asked = PredictionOptions.predictions(shipped_bundle())
     results = []
     for workers, order in [(1, slice(None)), (3, slice(None, None, -1))]:
         with LocalEngine(workers) as engine:
@@ -115,7 +115,7 @@ def test_a_file_that_ends_its_worker_is_a_row(emodb_sample: Path) -> None:
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
         deadly = DeadlyEngine(engine, "08a02La.wav", signum=11)
-        results = list(predict_in_order(recordings, Asked.predictions(shipped_bundle()), deadly))
+        results = list(predict_in_order(recordings, PredictionOptions.predictions(shipped_bundle()), deadly))
     assert [recordings[one.number].file for one in results if one.error] == ["08a02La.wav"]
     assert len(results) == len(recordings)
 
@@ -258,7 +258,7 @@ def test_the_shipped_model_knows_its_own_corpus(emodb: Path) -> None:
 
     recordings = label_recordings(list_source(str(emodb))).recordings
     with LocalEngine(2) as engine:
-        results = list(predict_in_order(recordings, Asked.predictions(shipped_bundle()), engine))
+        results = list(predict_in_order(recordings, PredictionOptions.predictions(shipped_bundle()), engine))
     truth = [LABELS.index(recording.label or "") for recording in recordings]
     scores = score(truth, [int(np.argmax(one.rows[0, 2:-1])) for one in results], LABELS)
     assert len(results) == 535

@@ -16,7 +16,7 @@ from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import Recording
 from ser_batch.errors import BundleError
-from ser_batch.inference.predictions import Asked, Prediction, _results, _Task, predict, predict_in_order
+from ser_batch.inference.predictions import Prediction, PredictionOptions, _results, _Task, predict, predict_in_order
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
@@ -26,8 +26,8 @@ from tests.frontends import WINDOWED
 from tests.records.test_long_files import write_long
 
 NETWORK = partial(CountingNetwork, Path(os.devnull))
-WINDOWS = Asked(NETWORK, WINDOWED, windows=True)
-WHOLE = Asked(NETWORK, WINDOWED)
+WINDOWS = PredictionOptions(NETWORK, WINDOWED, windows=True)
+WHOLE = PredictionOptions(NETWORK, WINDOWED)
 MINUTE = 60
 
 
@@ -149,7 +149,11 @@ class DyingNetwork:
 def test_a_worker_that_dies_within_a_long_recording(mixed, engine) -> None:
     """The recordings of 250, 200, 200 and 400 seconds have a hundred windows or more; so has a task of short ones."""
     undisturbed = rows_of(mixed, engine, WINDOWS)
-    results = [one for part in predict(enumerate(mixed), Asked(DyingNetwork, WINDOWED, True), engine) for one in part]
+    results = [
+        one
+        for part in predict(enumerate(mixed), PredictionOptions(DyingNetwork, WINDOWED, True), engine)
+        for one in part
+    ]
     assert sorted(result.number for result in results) == list(range(len(mixed)))
     results.sort(key=lambda result: result.number)
     dead = [mixed[result.number].file for result in results if "SIGABRT" in result.error]
@@ -178,7 +182,7 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
 def test_a_bundle_that_was_replaced_meanwhile_is_refused(mixed, engine) -> None:
     other = replace(shipped_bundle(), fingerprint="0" * 64)
     with pytest.raises(BundleError, match=r"was replaced while it was in use; run the same command again"):
-        list(predict_in_order(mixed[:1], Asked.predictions(other), engine))
+        list(predict_in_order(mixed[:1], PredictionOptions.predictions(other), engine))
 
 
 # --- memory
@@ -192,13 +196,13 @@ from ser_batch.corpus.sources import list_source
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.models.bundles import Bundle, shipped_bundle
 from ser_batch.runtime.process import keep_freed_memory
-from ser_batch.inference.predictions import Asked
+from ser_batch.inference.predictions import PredictionOptions
 from tests.frontends import WINDOWED
 from tests.counting import CountingNetwork
 
 def main():
     keep_freed_memory()
-    Asked.predictions = CountingNetwork(Path("/dev/null")).asked
+    PredictionOptions.predictions = CountingNetwork(Path("/dev/null")).asked
     bundle = Bundle(Path("none"), replace(shipped_bundle().content, front_end=WINDOWED), "f" * 64)
     with LocalEngine(1) as engine:
         result = infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, InferOptions(windows=True))

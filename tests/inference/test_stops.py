@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ser_batch.cli.app import main
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.inference.results import journal_path
 from tests.conftest import fill
 from tests.records.test_crash import end_within, remount_read_only
@@ -77,7 +77,7 @@ def test_a_stopped_inference_says_so_and_continues(
     assert known
     assert main(["infer", str(source), "-o", str(out), *OPTIONS]) == 3
     assert out.read_bytes() == whole
-    assert f"{counted(known, 'recording')} known, {57 - known} new" in capfd.readouterr().err
+    assert f"{pluralize(known, 'recording')} known, {57 - known} new" in capfd.readouterr().err
 
 
 def test_a_second_inference_into_one_table_is_refused(source: Path, whole: bytes, tmp_path: Path, capfd) -> None:

@@ -1,5 +1,5 @@
 from ser_batch.inference.predictions import Prediction
-from ser_batch.inference.summaries import Tally, general_form
+from ser_batch.inference.summaries import Tally, error_pattern
 from ser_batch.reports.text import table_lines
 
 LABELS = ("anger", "fear")
@@ -55,6 +55,6 @@ def test_many_reasons_are_cut_and_counted() -> None:
 
 
 def test_general_form() -> None:
-    assert general_form("line 5: not a time: '1:2:3'; write seconds (12.5)") == (
+    assert error_pattern("line 5: not a time: '1:2:3'; write seconds (12.5)") == (
         "line N: not a time: '…'; write seconds (N)"
     )

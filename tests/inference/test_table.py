@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ser_batch.errors import OutputError, UsageError
-from ser_batch.formatting import clock
+from ser_batch.formatting import format_timestamp
 from ser_batch.inference.predictions import Prediction
 from ser_batch.inference.table import FORMATS, TableForm, read_summary, table_format
 
@@ -201,5 +201,5 @@ def test_an_unknown_format_is_refused() -> None:
     ("secs", "text"), [(0.0, "00:00:00.000000"), (1.9999999, "00:00:02.000000"), (36_000.25, "10:00:00.250000")]
 )
 def test_clock(secs: float, text: str) -> None:
-    assert clock(secs) == text
+    assert format_timestamp(secs) == text
     assert pd.to_timedelta(text).total_seconds() == pytest.approx(secs, abs=1e-6)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ser_batch.models.normalisation import (
-    Heard,
     Scale,
+    SpeakerStatistics,
     measure_scale,
     random_speaker_scales,
     scales_of,
@@ -77,7 +77,7 @@ def test_the_more_is_heard_the_farther_it_is_pulled() -> None:
     left = []
     for n in (1, 5, 20, 100, 1000):
         features = features_of(n, 70.0, 1.0, n)
-        scale = speaker_scale(Heard.of(features), REFERENCE)
+        scale = speaker_scale(SpeakerStatistics.of(features), REFERENCE)
         left.append(np.abs(applied(features, scale).mean(axis=0) - REFERENCE.mean)[1])
     assert left == sorted(left, reverse=True)
     assert left[-1] < left[0] / 10
@@ -85,10 +85,12 @@ def test_the_more_is_heard_the_farther_it_is_pulled() -> None:
 
 def test_heard_bit_by_bit_is_heard_at_once() -> None:
     features = features_of(60, 12.0, 3.0)
-    heard = Heard.of(features[:1])
+    heard = SpeakerStatistics.of(features[:1])
     for part in np.array_split(features[1:], 7):
-        heard.add(Heard.of(part))
-    np.testing.assert_allclose(speaker_scale(heard, REFERENCE), speaker_scale(Heard.of(features), REFERENCE), rtol=1e-6)
+        heard.add(SpeakerStatistics.of(part))
+    np.testing.assert_allclose(
+        speaker_scale(heard, REFERENCE), speaker_scale(SpeakerStatistics.of(features), REFERENCE), rtol=1e-6
+    )
 
 
 def test_who_is_unknown_stays() -> None:
@@ -109,15 +111,15 @@ def test_a_random_subset_has_the_example_itself() -> None:
     speakers = ["a"] * 30 + ["b"] * 20
     reference = Scale(np.zeros(3, np.float32), np.ones(3, np.float32))
     own, sizes = [], []
-    original = Heard.of
+    original = SpeakerStatistics.of
 
-    def spied(heard: np.ndarray) -> Heard:
+    def spied(heard: np.ndarray) -> SpeakerStatistics:
         sizes.append(len(heard))
         own.append(set(np.log2(heard[:, 0]).astype(int).tolist()))
         return original(heard)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Heard, "of", spied)
+        patch.setattr(SpeakerStatistics, "of", spied)
         random_speaker_scales(features, speakers, reference, np.random.default_rng(0))
     for index, heard in enumerate(own):
         assert index in heard

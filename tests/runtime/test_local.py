@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from ser_batch.errors import AudioError
-from ser_batch.runtime.engine import deadly_items
+from ser_batch.runtime.engine import crashing_items
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.process import expect_progress
 
@@ -102,7 +102,7 @@ def test_a_worker_that_dies_while_it_sends_costs_one_task(numbers: Sequence[int]
 
 def test_the_deadly_items_are_found() -> None:
     with LocalEngine(2) as engine:
-        deadly = deadly_items(engine, die_if_any_prime, list(range(16)))
+        deadly = crashing_items(engine, die_if_any_prime, list(range(16)))
     assert set(deadly) == {3, 11}
     assert "SIGABRT" in deadly[3]
 

@@ -12,7 +12,7 @@ import os, signal, time
 from pathlib import Path
 from ser_batch.storage.writing import open_atomically
 from ser_batch.runtime.process import native_code_silenced, temporary_files_removed
-from ser_batch.runtime.signals import not_stopped, resumable, stoppable, tidied
+from ser_batch.runtime.signals import signals_deferred, resumable, signals_handled, cleanup_on_signal
 
 def stop():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -24,7 +24,7 @@ def stop():
 def ended(folder: Path, body: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a program whose body may be stopped."""
     lines = "\n".join("    " + line for line in body.strip().splitlines())
-    code = f"{BEGIN}with stoppable():\n{lines}\n"
+    code = f"{BEGIN}with signals_handled():\n{lines}\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
     return done.returncode, done.stdout, done.stderr
 
@@ -39,9 +39,16 @@ ADVISED = "terminated; to go on, run the same command again, without --restart\n
         ("stop()\nprint('later')", ""),
         ("try:\n    stop()\nfinally:\n    print('unwound', flush=True)", ""),
         ("with native_code_silenced():\n    stop()", ""),
-        ("with tidied(lambda: 1 / 0), tidied(lambda: print('tidied', flush=True)):\n    stop()", "tidied\n"),
-        ("with tidied(lambda: print('tidied', flush=True)):\n    pass\nstop()", ""),
-        ("with not_stopped():\n    stop()\n    print('inside', flush=True)\nprint('outside', flush=True)", "inside\n"),
+        (
+            "with cleanup_on_signal(lambda: 1 / 0), "
+            "cleanup_on_signal(lambda: print('cleaned', flush=True)):\n    stop()",
+            "cleaned\n",
+        ),
+        ("with cleanup_on_signal(lambda: print('cleaned', flush=True)):\n    pass\nstop()", ""),
+        (
+            "with signals_deferred():\n    stop()\n    print('inside', flush=True)\nprint('outside', flush=True)",
+            "inside\n",
+        ),
     ],
 )
 def test_a_stop_ends_the_program_with_one_line(tmp_path: Path, body: str, printed: str) -> None:
@@ -69,7 +76,7 @@ def test_half_a_file_is_not_left_behind(tmp_path: Path) -> None:
 
 
 def test_the_second_stop_does_not_wait_for_the_first(tmp_path: Path) -> None:
-    code, _, said = ended(tmp_path, "with tidied(lambda: (stop(), time.sleep(60))):\n    stop()")
+    code, _, said = ended(tmp_path, "with cleanup_on_signal(lambda: (stop(), time.sleep(60))):\n    stop()")
     assert (code, said) == (128 + signal.SIGTERM, "")
 
 

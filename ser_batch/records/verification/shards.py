@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ser_batch.errors import RecordsError
-from ser_batch.formatting import counted
+from ser_batch.formatting import pluralize
 from ser_batch.records.examples import Example, Shape, parse
 from ser_batch.records.folder import MANIFEST, PROVENANCE
 from ser_batch.records.tfrecords import read_records
@@ -109,7 +109,7 @@ def _check_shard(task: _ShardCheck) -> _ShardReport:
             file.read_rest()
             sha256, size = file.sha256.hexdigest(), file.n_read
     except OSError as error:
-        what = f"{_unreadable(error)}, with its {counted(task.shard['examples'], 'example')}"
+        what = f"{_unreadable(error)}, with its {pluralize(task.shard['examples'], 'example')}"
         return _ShardReport("", [Problem(name, None, "", what)])
     if (sha256, size) != (task.shard["sha256"], task.shard["bytes"]):
         stated = f"{task.shard['bytes']} bytes with the sha256 {task.shard['sha256'][:12]}…"
