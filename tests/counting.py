@@ -37,7 +37,7 @@ class CountingNetwork:
         """What it takes the place of: `PredictionOptions.predictions`."""
         return PredictionOptions(partial(CountingNetwork, self.log), bundle.front_end, windows)
 
-    def pluralize(self) -> int:
+    def counted(self) -> int:
         """The windows since it was last asked."""
         windows = self.log.stat().st_size
         os.truncate(self.log, 0)
