@@ -23,7 +23,7 @@ SEEDS = 3
 
 CARD = """# Model card: the model shipped with ser-batch
 
-It hears which of seven *acted* emotions a *German studio* recording resembles most.
+It tells which of seven *acted* emotions a *German studio* recording resembles most.
 
 - **Labels:** {labels}.
 - **Data:** EmoDB, the Berlin Database of Emotional Speech (Burkhardt, Paeschke, Rolfes, Sendlmeier, Weiss: "A Database
@@ -58,7 +58,7 @@ out-of-fold predictions together) {ece_before:.3f} before, {ece_after:.3f} after
 ## What it is not
 
 - Not a reader of feelings. Actors played seven named emotions on ten fixed sentences; real speech is mixed, mild, and
-  mostly none of the seven. It always answers with one of them, whatever it hears; `novelty` near 1 says that the
+  mostly none of the seven. It always answers with one of them, whatever the recording holds; `novelty` near 1 says that the
   recording is unlike what it was trained on.
 - Not tested on other languages, telephones, rooms, children, or illness: neither its scores nor its calibration hold
   there.

@@ -96,7 +96,7 @@ def scales_of_speakers(
     """Every speaker's scale ``(2, features)``, from all of their recordings.
 
     Args:
-        recordings: of each the speaker and its features ``(features,)``; an empty name is nobody's.
+        recordings: of each the speaker and its features ``(features,)``; recordings with an empty name are not used.
         reference: what every speaker's mean and variance are brought to.
     """
     heard: dict[str, SpeakerStatistics] = {}
@@ -118,7 +118,7 @@ def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str],
 
     Args:
         features: of the examples, ``(examples, features)``.
-        speakers: of the examples; an empty name is nobody's, and its example stays as it is.
+        speakers: of the examples; examples with an empty name are not normalised.
         reference: what every speaker's mean and variance are brought to.
 
     Returns:
@@ -133,8 +133,8 @@ def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str],
 
 def scales_of(speakers: Sequence[str], of_speaker: Mapping[str, Float32s], reference: Scale) -> Float32s:
     """Each speaker's scale, float32 ``(speakers, 2, features)``; `unchanged` where it is not known."""
-    nobodys = unchanged(reference)
-    return np.stack([of_speaker.get(name, nobodys) for name in speakers])
+    identity = unchanged(reference)
+    return np.stack([of_speaker.get(name, identity) for name in speakers])
 
 
 def random_speaker_scales(

@@ -40,7 +40,7 @@ class OutputFolder:
     Attributes:
         path: where it is.
         what: what it holds, for messages: ``records``, ``a model bundle``, ``an evaluation``.
-        complete: the file that is written last; without it the rest is nobody's.
+        complete: the file that is written last; without it the rest is unfinished.
         is_ours: whether the command makes an entry of this name.
     """
 
@@ -101,7 +101,7 @@ class OutputFolder:
         """Make the folder of unfinished work, where none of its plan was written down yet.
 
         Raises:
-            OutputError: something else is in the folder, or parts of an output that nobody can tell the plan of.
+            OutputError: something else is in the folder, or parts of an output whose plan is not known.
         """
         self.refuse_foreign()
         self.drop_partials()
