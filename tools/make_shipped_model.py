@@ -58,7 +58,7 @@ out-of-fold predictions together) {ece_before:.3f} before, {ece_after:.3f} after
 ## What it is not
 
 - Not a reader of feelings. Actors played seven named emotions on ten fixed sentences; real speech is mixed, mild, and
-  mostly none of the seven. It always answers with one of them, whatever the recording holds; `novelty` near 1 says that the
+  mostly none of the seven. It always answers with one of them, for any recording; `novelty` near 1 means that the
   recording is unlike what it was trained on.
 - Not tested on other languages, telephones, rooms, children, or illness: neither its scores nor its calibration hold
   there.
