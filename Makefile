@@ -33,4 +33,4 @@ lock:
 		--no-annotate --quiet --output-file requirements.txt
 
 clean:
-	rm -rf .venv preds.csv .preds.csv.journal dist
+	rm -rf .venv preds.csv .preds.csv.parts dist

@@ -2,12 +2,13 @@
 
 import sys
 
-from ser_batch.runtime.signals import signals_handled
+from ser_batch.runtime.signals import cleanup_on_signal, signals_handled
+from ser_batch.storage.writing import remove_partials
 
 
 def main() -> int:
     """Run the command line. Workers import the module that was started, this one; they need no commands."""
-    with signals_handled():
+    with signals_handled(), cleanup_on_signal(remove_partials):
         from ser_batch.cli.app import main as run
 
         return run()

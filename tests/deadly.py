@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from ser_batch.corpus.table import Recording
+from ser_batch.inference.predictions import Block
 from ser_batch.records.plan import ShardTask
 from ser_batch.runtime.engine import Outcome
 from ser_batch.runtime.local import LocalEngine
@@ -17,8 +18,10 @@ def touched(task: Any) -> set[str]:
     """The files that a task of any stage will open."""
     if isinstance(task, ShardTask):
         return {r.file for r in task.recordings} - {r.file for r, *_ in task.refused}
+    if isinstance(task, Block):
+        return {recording.file for recording in task.recordings}
     if not isinstance(task, Sequence):
-        return {recording.file for _, recording in getattr(task, "recordings", ())}
+        return set()
     parts = [part for part in [task, *task] if isinstance(part, Sequence)]
     return {item.file for part in parts for item in part if isinstance(item, Recording)}
 

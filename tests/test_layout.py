@@ -30,13 +30,6 @@ UPWARDS = {
     ("models/bundles.py", "ser_batch.training.recipes"),
     ("models/networks/families.py", "ser_batch.training.recipes"),
 }
-SIGNALS = {
-    "evaluation/cross_validate.py",
-    "inference/results.py",
-    "records/build.py",
-    "storage/writing.py",
-    "training/train.py",
-}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -86,14 +79,12 @@ def test_stages_know_of_no_engine_and_no_signal(path: Path) -> None:
     if wing in {"cli", "runtime", *GROUND}:
         return
     used = {module.split(".")[2] for module in imported_modules(path) if module.startswith("ser_batch.runtime.")}
-    assert used <= FOR_STAGES | ({"signals"} if name in SIGNALS else set())
+    assert used <= FOR_STAGES, name
 
 
 def test_the_exceptions_are_still_needed() -> None:
     for name, module in UPWARDS:
         assert module in imported_modules(PACKAGE / name)
-    for name in SIGNALS:
-        assert "ser_batch.runtime.signals" in imported_modules(PACKAGE / name)
 
 
 def test_every_module_stands_in_a_known_wing() -> None:

@@ -26,8 +26,9 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import SEED
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.sources import list_source
-from ser_batch.inference.predictions import PredictionOptions, predict
+from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.inference.predictor import Float64s
+from ser_batch.inference.results import complete_results, keys_of
 from ser_batch.models.bundles import Bundle, BundleContent, open_bundle, save_bundle, shipped_bundle
 from ser_batch.models.novelty import Novelty
 from ser_batch.runtime.local import LocalEngine
@@ -86,10 +87,10 @@ def make_seed_bundle(folder: str) -> None:
 def front_end_alone(source: str, bundle: str, workers: int) -> None:
     """Decode and transform, with a network that costs nothing; prints seconds."""
     asked = PredictionOptions(partial(_SilentNetwork), open_bundle(Path(bundle)).front_end)
-    with LocalEngine(workers) as engine:
+    with LocalEngine(workers) as engine, tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        for _ in predict(enumerate(list_source(source).recordings), asked, engine):
-            pass
+        listing = list_source(source)
+        complete_results(listing, keys_of(listing), asked, engine, Path(folder))
         print(json.dumps(time.perf_counter() - began))
 
 

@@ -11,6 +11,7 @@ from ser_batch.cli import evaluation, inference, records, reports, training
 from ser_batch.cli.console import _say
 from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.storage.filesystems import url_problem
+from ser_batch.storage.writing import os_error_line
 
 app = typer.Typer(
     name="ser-batch",
@@ -69,4 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SerBatchError as error:
         _say(f"error: {error}")
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:  # of the system, with no output open: too many open files, an unreadable shard
+        _say(f"error: {os_error_line(error, 'ser-batch')}")
+        return 1
     return 0

@@ -11,6 +11,7 @@ from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeN
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.process import _prepare_tensorflow
 from ser_batch.runtime.resources import usable_cpus
+from ser_batch.runtime.signals import resumable
 
 
 def evaluate(
@@ -32,7 +33,8 @@ def evaluate(
     from ser_batch.records.folder import open_records
     from ser_batch.reports.text import report_text
 
-    scores, was_finished = run(open_bundle(bundle), open_records(records), split, out, restart)
+    with resumable():
+        scores, was_finished = run(open_bundle(bundle), open_records(records), split, out, restart)
     if not quiet:
         _print([report_text(scores)])
     _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
@@ -76,7 +78,7 @@ def cross_validate(
     protocol = Protocol(parse_fold_rule(by), folds, seeds, seed)
     chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
     folder = open_records(records)
-    with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine:
+    with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine, resumable():
         finished = run(folder, out, chosen, protocol, engine, restart, lambda fold: _say(fold.line(), quiet))
     if not quiet:
         _print(cross_validation_lines(out))

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from ser_batch.errors import UsageError
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.resources import usable_cpus
+from ser_batch.runtime.signals import resumable
 
 if TYPE_CHECKING:
     from ser_batch.inference.infer import InferResult
@@ -82,7 +84,11 @@ def infer(
     else:
         for note in speaker_notes(listing.recordings):
             _say(f"warning: {note}", quiet)
-    with LocalEngine(workers) as engine, progress_bar("predicting", quiet) as show:
+    with (
+        LocalEngine(workers) as engine,
+        progress_bar("predicting", quiet) as show,
+        resumable() if out != "-" else nullcontext(),
+    ):
         engine.start(len(listing.recordings), "ser_batch.inference.predictions")
         # Only now, beside the workers' own imports: these are as slow.
         from ser_batch.inference.infer import InferOptions

@@ -12,6 +12,7 @@ from ser_batch.cli.options import Quiet, Restart, Seed, Sources, Workers
 from ser_batch.formatting import part_named, pluralize
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.resources import usable_cpus
+from ser_batch.runtime.signals import resumable
 
 if TYPE_CHECKING:
     from ser_batch.records.build import BuildResult
@@ -88,7 +89,8 @@ def build_records(
         if dry_run:
             _print(describe_plan(plan, estimate_build(plan, engine), engine.workers))
             return
-        result = build(plan, out, engine, restart, show)
+        with resumable():
+            result = build(plan, out, engine, restart, show)
     _report_build(result, out, bases, time.perf_counter() - began, quiet)
 
 

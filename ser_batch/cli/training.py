@@ -10,6 +10,7 @@ import typer
 from ser_batch.cli.console import _say
 from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose
 from ser_batch.runtime.process import _prepare_tensorflow
+from ser_batch.runtime.signals import resumable
 
 if TYPE_CHECKING:
     from ser_batch.training.trainer import Epoch
@@ -45,15 +46,16 @@ def train(
     began = time.perf_counter()
     shown = quiet or not sys.stderr.isatty()
     chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
-    result = run(
-        open_records(records),
-        out,
-        chosen,
-        seed,
-        restart,
-        precision=parse_precision(mixed_precision),
-        on_epoch=lambda epoch: _say(_line(epoch), shown),
-    )
+    with resumable():
+        result = run(
+            open_records(records),
+            out,
+            chosen,
+            seed,
+            restart,
+            precision=parse_precision(mixed_precision),
+            on_epoch=lambda epoch: _say(_line(epoch), shown),
+        )
     for note in result.notes:
         _say(f"warning: {note}", quiet)
     if result.bundle.uncalibrated:

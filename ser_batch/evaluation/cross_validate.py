@@ -31,13 +31,10 @@ from ser_batch.records.reader import TrainValidation, row_selection
 from ser_batch.runtime.engine import Engine
 from ser_batch.runtime.process import one_thread
 from ser_batch.runtime.resources import usable_memory
-from ser_batch.runtime.signals import resumable
-from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
-from ser_batch.storage.writing import disk_errors_named, write_json
+from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
+from ser_batch.storage.writing import write_json
 from ser_batch.training.recipes import Recipe, recipe_title
 from ser_batch.training.train import train
-
-_RUN = "run.json"
 
 # TensorFlow, the network's activations in a training step, and the examples in memory.
 _TRAINING_BYTES = 2 << 30
@@ -106,6 +103,21 @@ class _FoldTask:
     seed: int
     number: int
 
+    @property
+    def path(self) -> Path:
+        """Its predictions, once it is done."""
+        return self.folder / f"seed-{self.seed}-fold-{self.number + 1:02d}.json"
+
+
+# What holds a cross-validation; unfinished, with a file for each fold that is done.
+_KIND = OutputKind(
+    "a cross-validation",
+    SCORES,
+    FOLDS,
+    FOLD_FILES.__contains__,
+    lambda folder: read_own_json(folder / SCORES).get("protocol", {}),
+)
+
 
 def parallel_folds(records: RecordFolder, workers: int) -> int:
     """How many trainings fit beside each other: as many as workers and memory allow; one on a GPU."""
@@ -152,33 +164,17 @@ def cross_validate(
     refuse_unfit(recipe)
     refuse_repeated(records, records.manifest)
     tasks = _tasks(records, folder, recipe, protocol)
-    output = OutputFolder(folder, "a cross-validation", SCORES, lambda name: name in FOLD_FILES or name == FOLDS)
-    with output.held(), disk_errors_named(folder), resumable():
-        if restart:
-            output.clear()
-        if (folder / SCORES).exists():
-            _refuse_other_run(folder, read_own_json(folder / SCORES).get("protocol", {}), identity)
+    with open_output(folder, _KIND, identity, restart) as output:
+        if output.is_finished:
             if missing := sorted(name for name in FOLD_FILES if not (folder / name).exists()):
                 raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run anew")
-            shutil.rmtree(folder / FOLDS, ignore_errors=True)
             return True
-        _begin(output, identity)
-        _try_pictures(folder / FOLDS, records.labels, protocol.title(recipe))
-        predictions = [one for found in _run(tasks, records, engine, on_fold) for one in found]
+        _try_pictures(output.parts, records.labels, protocol.title(recipe))
+        _run_folds(tasks, engine, on_fold)
+        predictions = [one for task in tasks for one in _read_fold(task)]
         write_folds(folder, predictions, records.labels, protocol.title(recipe), identity)
-        shutil.rmtree(folder / FOLDS)
+        output.finish()
         return False
-
-
-def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
-    run = output.path / FOLDS / _RUN
-    done = [path for path in run.parent.glob("*.json") if path != run]
-    if run.exists() and (done or any(run.parent.glob("*/*/checkpoints/epoch-*"))):  # else nothing would be lost
-        _refuse_other_run(output.path, read_own_json(run), identity)
-        output.drop_partials()
-        return
-    output.begin(FOLDS)
-    write_json(run, identity)
 
 
 def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
@@ -192,14 +188,6 @@ def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
     except (ImportError, RuntimeError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise OutputError(f"{scratch.parent}: pictures cannot be drawn ({detail}); install matplotlib again") from error
-
-
-def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if changed := differences(old, new, new):
-        raise OutputError(
-            f"{folder}: holds another cross-validation; what differs: {'; '.join(changed)}. "
-            "Give --restart to run anew, or name another --out"
-        )
 
 
 def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protocol) -> list[_FoldTask]:
@@ -219,40 +207,34 @@ def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protoc
     ]
 
 
-def _run(
-    tasks: list[_FoldTask], records: RecordFolder, engine: Engine, on_fold: Callable[[FoldReport], None]
-) -> list[list[FoldPrediction]]:
-    """The predictions of each task, in order."""
-    found: dict[tuple[int, int], list[FoldPrediction]] = {}
-    for outcome in engine.map(run_fold, tasks):
+def _run_folds(tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldReport], None]) -> None:
+    for done, outcome in enumerate(engine.map(run_fold, tasks), 1):
         task = outcome.task
         if outcome.result is None:
             raise TrainingError(
                 f"fold {task.number + 1} of seed {task.seed}: {outcome.death}; run the same command again to continue, "
                 "with fewer --workers if memory was short"
             )
-        found[task.seed, task.number] = outcome.result
-        scores = score(
-            [one.label for one in outcome.result],
-            [int(np.argmax(one.calibrated)) for one in outcome.result],
-            records.labels,
-        )
-        on_fold(FoldReport(outcome.result[0].fold, task.seed, scores, len(found), len(tasks)))
-    return [found[task.seed, task.number] for task in tasks]
+        name, scores = outcome.result
+        on_fold(FoldReport(name, task.seed, scores, done, len(tasks)))
 
 
-def run_fold(task: _FoldTask) -> list[FoldPrediction]:
-    """Train one fold and predict what it holds out; what was finished before is read."""
-    stem = f"seed-{task.seed}-fold-{task.number + 1:02d}"
-    finished = task.folder / f"{stem}.json"
-    if not finished.exists():
-        records = open_records(task.records)
-        rows = list(records.manifest())
-        fold = make_folds(rows, task.by, task.n_folds, task.seed)[task.number]
-        predictions = _trained_and_predicted(task, records, fold, task.folder / stem)
-        write_json(finished, [asdict(one) for one in predictions])
-        shutil.rmtree(task.folder / stem)
-    return [FoldPrediction(**values) for values in json.loads(finished.read_text(encoding="utf-8"))]
+def run_fold(task: _FoldTask) -> tuple[str, Scores]:
+    """Train one fold and predict what it holds out, unless that was done before; its name and scores."""
+    records = open_records(task.records)
+    if not task.path.exists():
+        fold = make_folds(list(records.manifest()), task.by, task.n_folds, task.seed)[task.number]
+        predictions = _trained_and_predicted(task, records, fold, task.path.with_suffix(""))
+        write_json(task.path, [asdict(one) for one in predictions])
+        shutil.rmtree(task.path.with_suffix(""))
+    done = _read_fold(task)
+    return done[0].fold, score(
+        [one.label for one in done], [int(np.argmax(one.calibrated)) for one in done], records.labels
+    )
+
+
+def _read_fold(task: _FoldTask) -> list[FoldPrediction]:
+    return [FoldPrediction(**values) for values in json.loads(task.path.read_text(encoding="utf-8"))]
 
 
 def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ser_batch.audio.frontends import build_options
-from ser_batch.errors import FrontEndError, OutputError, RecordsError
+from ser_batch.errors import FrontEndError, RecordsError
 from ser_batch.evaluation.figures import plot_confusion
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.formatting import format_timestamp, pluralize
@@ -16,12 +16,15 @@ from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle
 from ser_batch.records.folder import RecordFolder, refuse_repeated
 from ser_batch.records.reader import manifest_rows, split_selection
-from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
-from ser_batch.storage.writing import disk_errors_named, open_atomically, write_json, write_rows
+from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
+from ser_batch.storage.writing import open_atomically, write_json, write_rows
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.csv"
 _FILES = {PREDICTIONS, "report.csv", SCORES, "confusion_matrix.csv", "confusion_matrix.png"}
+_KIND = OutputKind(
+    "an evaluation", SCORES, ".parts", _FILES.__contains__, lambda folder: read_own_json(folder / SCORES)
+)
 
 
 def evaluate(
@@ -57,13 +60,9 @@ def evaluate(
     selection = split_selection(records, split)
     refuse_repeated(records, partial(manifest_rows, records, selection))
     identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
-    output = OutputFolder(folder, "an evaluation", SCORES, _FILES.__contains__)
-    with output.held(), disk_errors_named(folder):
-        if restart:
-            output.clear()
-        if _is_finished(folder, identity):
+    with open_output(folder, _KIND, identity, restart) as output:
+        if output.is_finished and all((folder / name).exists() for name in _FILES):
             return _read_scores(folder, bundle.labels), True
-        output.clear()
         evaluated = list(predict_examples(bundle, Predictor(bundle), records, selection))
         scores = score(
             [one.label for one in evaluated],
@@ -74,6 +73,7 @@ def evaluate(
         plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
         _write_tables(folder, evaluated, scores, bundle.labels)
         write_json(folder / SCORES, identity | scores.to_json())
+        output.finish()
         return scores, False
 
 
@@ -100,17 +100,6 @@ def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labe
     with open_atomically(folder / "confusion_matrix.csv") as file:
         write_rows(file, [["true", *labels]])
         write_rows(file, [[label, *map(str, row)] for label, row in zip(labels, scores.confusion, strict=True)])
-
-
-def _is_finished(folder: Path, identity: dict[str, str]) -> bool:
-    if not (folder / SCORES).exists():
-        return False
-    if changed := differences(read_own_json(folder / SCORES), identity, identity):
-        raise OutputError(
-            f"{folder}: holds another evaluation; what differs: {'; '.join(changed)}. "
-            "Give --restart to evaluate anew, or name another --out"
-        )
-    return all((folder / name).exists() for name in _FILES)
 
 
 def _read_scores(folder: Path, labels: tuple[str, ...]) -> Scores:

@@ -3,27 +3,36 @@
 import dataclasses
 import glob
 import hashlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from ser_batch.audio.channels import Channels, with_channels
 from ser_batch.audio.decoders import Float32s
-from ser_batch.corpus.table import Listing
+from ser_batch.corpus.table import Listing, Recording
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.formatting import pluralize
-from ser_batch.inference.predictions import Prediction, PredictionOptions, predict, predict_in_order
-from ser_batch.inference.results import Comparison, Journal, journal_path, open_journal
+from ser_batch.inference.predictions import Prediction, PredictionOptions, Result, read_part
+from ser_batch.inference.results import (
+    ListingChanges,
+    TableParts,
+    complete_results,
+    keys_of,
+    open_table_parts,
+    predict_blocks,
+)
 from ser_batch.inference.speakers import collect_speaker_scales
 from ser_batch.inference.summaries import Tally
 from ser_batch.inference.table import FORMATS, Append, TableForm, read_kind, table_format
 from ser_batch.models.bundles import Bundle
 from ser_batch.runtime.engine import Engine
+from ser_batch.runtime.process import temporary_files_removed
 from ser_batch.storage.fingerprints import file_sha256
 from ser_batch.storage.outputs import differences
 from ser_batch.storage.writing import open_atomically, standard_output
@@ -122,24 +131,29 @@ class _InferenceRun:
     on_progress: Callable[[int, int], None]
 
     def stream(self) -> InferResult:
-        """Rows to standard output."""
+        """Rows to standard output, as soon as those before them are done."""
         tally = Tally()
         recordings = self.listing.recordings
-        with standard_output() as file, self._rows_to(file) as append:
-            for result in predict_in_order(recordings, self._asked(), self.engine, self._speaker_scales()):
-                one = recordings[result.number]
-                channel = one.channel if self._form.by_channel and isinstance(one.channel, int) else None
-                rows = result.predictions(one.file, (one.start_secs, one.end_secs), channel)
-                append(tally.add(rows, self.bundle.labels))
+        with temporary_files_removed(), standard_output() as file, self._rows_to(file) as append:
+            folder = Path(tempfile.mkdtemp())
+            keys = keys_of(self.listing)
+            scales = self._speaker_scales(keys, folder / "functionals")
+            expected = 0
+            ready: dict[bytes, Result] = {}
+            numbered = ((key.as_py(), one) for key, one in zip(keys, recordings, strict=False))
+            for block, _ in predict_blocks(numbered, len(recordings), self._options(), self.engine, folder, scales):
+                ready.update(zip(block.keys, read_part(Path(block.path)), strict=True))
+                Path(block.path).unlink()
+                while expected < len(recordings) and (result := ready.pop(keys[expected].as_py(), None)):
+                    append(tally.add(self._rows(recordings[expected], result), self.bundle.labels))
+                    expected += 1
                 file.flush()
                 self.on_progress(tally.files, len(recordings))
-            for refused in self.listing.rejections:
-                row = Prediction(refused.file, error=refused.reason, part=refused.part)
-                append(tally.add([row], self.bundle.labels))
+            self._append_rejections(append, tally)
         return InferResult(tally, audio_secs=tally.audio_secs)
 
     def table(self, out: Path) -> InferResult:
-        """A table on disk, with its journal."""
+        """A table on disk, with its parts."""
         if out.parent.exists() and not out.parent.is_dir():
             raise OutputError(f"{out.parent}: is not a folder; name another --out")
         if not out.parent.is_dir():
@@ -148,22 +162,31 @@ class _InferenceRun:
             raise OutputError(f"{out}: is a folder; name a file with --out")
         if out.exists():
             _refuse_other_than_table(out)
-        with open_journal(out, self.options.restart) as journal:
-            self._plan(journal, out)
-            if out.exists() and journal.fact("tally"):
-                return InferResult(Tally.from_json(journal.fact("tally")), was_finished=True)
-            pending = journal.pending()
-            n_known = len(self.listing.recordings) - len(pending)
-            audio_secs = self._predict(pending, journal) if len(pending) else 0.0
-            return InferResult(self._write(journal, out), False, n_known, len(pending), audio_secs)
+        keys = keys_of(self.listing)
+        with open_table_parts(out, self.options.restart) as parts:
+            self._begin(parts, keys, out)
+            if out.exists() and (tally := parts.noted()["tally"]):
+                return InferResult(Tally.from_json(tally), was_finished=True)
+            complete = complete_results(
+                self.listing,
+                keys,
+                self._options(),
+                self.engine,
+                parts.results,
+                partial(self._speaker_scales, keys, parts.folder / "functionals"),
+                self.on_progress,
+            )
+            tally = self._write(parts, complete.results, out)
+            n_known = len(self.listing.recordings) - complete.n_new
+            return InferResult(tally, False, n_known, complete.n_new, complete.audio_secs)
 
-    def _asked(self) -> PredictionOptions:
+    def _options(self) -> PredictionOptions:
         return PredictionOptions.predictions(self.bundle, self.options.windows)
 
-    def _speaker_scales(self) -> dict[str, Float32s]:
+    def _speaker_scales(self, keys: pa.Array, folder: Path) -> Mapping[str, Float32s]:
         if self.bundle.content.speaker_reference is None:
             return {}
-        return collect_speaker_scales(self.listing.recordings, self.bundle, self.engine, self.on_progress)
+        return collect_speaker_scales(self.listing, keys, self.bundle, self.engine, folder, self.on_progress)
 
     def _speakers(self) -> str | None:
         """Fingerprint of who speaks where, if that changes predictions."""
@@ -174,8 +197,8 @@ class _InferenceRun:
             digest.update(f"{recording.file}\0{recording.speaker or ''}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:12]
 
-    def _plan(self, journal: Journal, out: Path) -> None:
-        """Begin a table, or see that what the journal knows is of the one that is asked for."""
+    def _begin(self, parts: TableParts, keys: pa.Array, out: Path) -> None:
+        """Begin a table, or see that an earlier run began the one that is wanted."""
         identity = {
             "model": self.bundle.short_fingerprint,
             "windows": self.options.windows,
@@ -183,65 +206,61 @@ class _InferenceRun:
             "speakers": self._speakers(),
             "channel": self.options.channel,
         }
-        before = journal.fact("identity")
+        before = parts.identity()
         if before is None:
             if out.exists() and not self.options.restart:
                 raise OutputError(
-                    f"{out}: exists without its journal {journal_path(out).name}, so nobody can tell what it was made "
-                    "from; give --restart to make it anew, or name another --out"
+                    f"{out}: exists without its folder {parts.folder.name}, so what it was made from is not known; "
+                    "give --restart to make it anew, or name another --out"
                 )
-            journal.begin(self.listing, identity, [file_sha256(out)] if out.exists() else [])
+            parts.begin(self.listing, keys, identity, [file_sha256(out)] if out.exists() else [])
             return
-        if out.exists() and file_sha256(out) not in journal.fact("tables"):
+        noted = parts.noted()
+        if out.exists() and file_sha256(out) not in noted["tables"]:
             raise OutputError(
                 f"{out}: was changed since ser-batch wrote it; move it away, give --restart to write over it, or name "
                 "another --out"
             )
-        comparison = journal.compare(self.listing)
-        if self.bundle.content.speaker_reference is not None and comparison.changed:
+        changes = parts.changes(self.listing, keys)
+        if self.bundle.content.speaker_reference is not None and changes.changed:
             raise OutputError(
-                f"{out}: {pluralize(comparison.changed, 'file')} changed since the last run, and the model "
+                f"{out}: {pluralize(changes.changed, 'file')} changed since the last run, and the model "
                 "normalises by speaker: all of a speaker's predictions would change; "
                 "give --restart to make the table anew"
             )
-        changed = differences(before, identity, identity)
-        if before.get("channel") != identity["channel"]:  # then none of the plan's recordings are the listing's
-            comparison = dataclasses.replace(comparison, came=0, went=0, moved=False, elsewhere=False)
-        if not self.options.update or changed:
-            was_finished = journal.fact("tally") is not None
-            _refuse_other(out, changed, comparison, was_finished)
-            journal.forget_changed()
-        elif not comparison.is_same:
-            journal.update()
+        differing = differences(before, identity, identity)
+        if before.get("channel") != identity["channel"]:  # then all keys differ from the plan's
+            changes = ListingChanges(changed=changes.changed)
+        if not self.options.update or differing:
+            _refuse_other(out, differing, changes, noted["tally"] is not None)
+        elif changes != ListingChanges():
+            parts.note(noted["tables"], None)
+            parts.write_plan(self.listing, keys)
 
-    def _predict(self, pending: NDArray[np.int64], journal: Journal) -> float:
-        """Bring recordings into the journal; how many seconds of audio they were."""
-        recordings = self.listing.recordings
-        done, audio_secs = len(recordings) - len(pending), 0.0
-        self.on_progress(done, len(recordings))
-        numbered = ((int(position), recordings[position]) for position in pending)
-        for results in predict(numbered, self._asked(), self.engine, self._speaker_scales()):
-            journal.record(results)
-            done += len(results)
-            audio_secs += sum(result.duration_secs for result in results if not result.error)
-            self.on_progress(done, len(recordings))
-        return audio_secs
-
-    def _write(self, journal: Journal, out: Path) -> Tally:
-        """Make the table from the journal."""
+    def _write(self, parts: TableParts, results: Iterator[Result], out: Path) -> Tally:
+        """Make the table from the results."""
         for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
             left.unlink()
         tally = Tally()
-        labels = self.bundle.labels
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
-                for name, part, channel, result in journal.results(3 + len(labels)):
-                    append(tally.add(result.predictions(name, part, channel), labels))
+                for one, result in zip(self.listing.recordings, results, strict=True):
+                    append(tally.add(self._rows(one, result), self.bundle.labels))
+                self._append_rejections(append, tally)
             file.flush()
             sha256 = file_sha256(file.name)
-            journal.note(tables=[*journal.fact("tables"), sha256])  # until it has its name, the old one is there
-        journal.note(tables=[sha256], tally=tally.to_json())
+            parts.note([*parts.noted()["tables"], sha256], None)  # until it has its name, the old one is there
+        parts.note([sha256], tally.to_json())
         return tally
+
+    def _rows(self, one: Recording, result: Result) -> Iterator[Prediction]:
+        channel = one.channel if self._form.by_channel and isinstance(one.channel, int) else None
+        return result.predictions(one.file, (one.start_secs, one.end_secs), channel)
+
+    def _append_rejections(self, append: Append, tally: Tally) -> None:
+        for refused in self.listing.rejections:
+            row = Prediction(refused.file, error=refused.reason, part=refused.part)
+            append(tally.add([row], self.bundle.labels))
 
     def _rows_to(self, file: IO[bytes]) -> AbstractContextManager[Append]:
         return FORMATS[self.format](file, self._form, self.bundle.short_fingerprint)
@@ -258,18 +277,18 @@ def _refuse_other_than_table(out: Path) -> None:
         raise OutputError(f"{error}; nothing was changed: move it, or name another --out") from error
 
 
-def _refuse_other(out: Path, changed: list[str], comparison: Comparison, was_finished: bool) -> None:
+def _refuse_other(out: Path, changed: list[str], changes: ListingChanges, was_finished: bool) -> None:
     """Raise an OutputError that says what differs, if anything does."""
-    knows_none = changed or comparison.elsewhere
+    knows_none = changed or changes.elsewhere
     advice = "" if knows_none else "--update to keep what is known of the files that did not change, "
-    if comparison.elsewhere:
+    if changes.elsewhere:
         changed.append("where the files are (the names are the same)")
-    elif comparison.came or comparison.went:
-        changed.append(f"the files ({comparison.came} came, {comparison.went} went)")
-    elif comparison.moved:
+    elif changes.came or changes.went:
+        changed.append(f"the files ({changes.came} came, {changes.went} went)")
+    elif changes.moved:
         changed.append("the files' order")
-    if comparison.changed and was_finished:
-        changed.append(f"the audio ({pluralize(comparison.changed, 'file')} changed since the last run)")
+    if changes.changed and was_finished:
+        changed.append(f"the audio ({pluralize(changes.changed, 'file')} changed since the last run)")
     if changed:
         raise OutputError(
             f"{out}: was made from something else; what differs: {'; '.join(changed)}. "

@@ -1,37 +1,49 @@
-"""From recordings and a bundle to predictions, one per recording or one per window.
+"""From a block of recordings to one part: a file with a result for each, one row per recording or per window.
 
-Every worker decodes, transforms and predicts: a network is small beside the audio, and what crosses between
-processes is a few numbers. A window is predicted alone, so that predictions do not depend on batch size or order.
+Every worker decodes, transforms and predicts: a network is small beside the audio. A window is predicted alone, so
+that predictions do not depend on batch size or order.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.table import Part, Recording
-from ser_batch.errors import AudioError, RecordsError
+from ser_batch.errors import AudioError, OutputError, RecordsError
 from ser_batch.inference.predictor import Float64s, Network, Predictor, _listener, _predictor
 from ser_batch.models.bundles import Bundle
 from ser_batch.models.normalisation import scales_of_speakers
 from ser_batch.records.folder import RecordFolder, is_last_window
 from ser_batch.records.reader import Selection, manifest_rows, read_examples
-from ser_batch.runtime.engine import Engine
 from ser_batch.runtime.process import expect_progress
+from ser_batch.storage.writing import open_atomically
 
-# Tasks grow from one recording to so many: a dozen files keep all workers busy, and a million cost few messages.
-_MOST_PER_TASK = 16
-# What ended its worker is tried again, alone, after so many tasks.
-_TASKS_PER_ROUND = 1024
+# What a part holds of each recording: without size and mtime_ns where there is no file; its rows one after another.
+_PART = pa.schema(
+    {
+        "key": pa.binary(16),
+        "size": pa.int64(),
+        "mtime_ns": pa.int64(),
+        "duration": pa.float64(),
+        "warnings": pa.string(),
+        "error": pa.string(),
+        "n_rows": pa.int64(),
+        "rows": pa.list_(pa.float64()),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +100,6 @@ class Result:
     """What became of one recording.
 
     Attributes:
-        number: which one it is, as the caller counts.
         rows: float64 ``(rows, 3 + labels)``: start and end in seconds, the probabilities, the novelty. One
             row for the recording, or one per window.
         duration_secs: of the recording.
@@ -97,7 +108,6 @@ class Result:
         stamp: of the file, before it was read.
     """
 
-    number: int
     rows: Float64s
     duration_secs: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -118,10 +128,6 @@ class Result:
             shares = tuple(probabilities)
             figures = (shares, self.duration_secs, novelty, self.warnings)
             yield Prediction(file, start_secs, end_secs, *figures, channel=channel)
-
-
-# A recording and its number.
-Numbered = tuple[int, Recording]
 
 
 @dataclass(frozen=True)
@@ -149,93 +155,51 @@ class PredictionOptions:
         return cls(partial(_listener, bundle.path, bundle.fingerprint), bundle.front_end)
 
 
-def predict(
-    recordings: Iterable[Numbered],
-    asked: PredictionOptions,
-    engine: Engine,
-    speaker_scales: Mapping[str, Float32s] = {},
-) -> Iterator[list[Result]]:
-    """Results in the order in which they are done, a few at a time; one for each recording, whatever happens to it.
-
-    A recording that ends its worker, and what shared a task with it, come later and alone.
-
-    Args:
-        recordings: read as workers become free.
-        asked: of each.
-        engine: where they are decoded, transformed and predicted.
-        speaker_scales: for bundles that normalise by speaker: of those who are known.
-    """
-    tasks = _tasks(recordings, engine.workers, speaker_scales)
-    compute = partial(_results, asked=asked)
-    while part := list(itertools.islice(tasks, _TASKS_PER_ROUND)):
-        ended_together: list[Numbered] = []
-        for outcome in engine.map(compute, part):
-            if outcome.result is None:
-                ended_together += outcome.task.recordings
-            else:
-                yield outcome.result
-        for alone in engine.map(compute, [_task([one], speaker_scales) for one in ended_together]):
-            ((number, recording),) = alone.task.recordings
-            yield alone.result or [
-                Result(number, np.empty((0, 0)), error=alone.death or "", stamp=stamp_of(recording.path))
-            ]
-
-
-def predict_in_order(
-    recordings: Sequence[Recording],
-    asked: PredictionOptions,
-    engine: Engine,
-    speaker_scales: Mapping[str, Float32s] = {},
-) -> Iterator[Result]:
-    """As `predict`, one result after another in the recordings' order, with numbers from 0."""
-    ready: dict[int, Result] = {}
-    expected = 0
-    for results in predict(enumerate(recordings), asked, engine, speaker_scales):
-        ready.update((result.number, result) for result in results)
-        while expected in ready:
-            yield ready.pop(expected)
-            expected += 1
-
-
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """Some recordings for one worker.
+class Block:
+    """Some recordings for one worker, and the part that it writes.
 
     Attributes:
-        recordings: with their numbers.
+        recordings: in order.
+        keys: of each, 16 bytes: see `ser_batch.inference.results.keys_of`.
+        path: of the part.
         speaker_scales: of their speakers, as far as they are known.
     """
 
-    recordings: tuple[Numbered, ...]
+    recordings: tuple[Recording, ...]
+    keys: tuple[bytes, ...]
+    path: str
     speaker_scales: Mapping[str, Float32s] = field(default_factory=dict)
 
 
-def _tasks(recordings: Iterable[Numbered], workers: int, speaker_scales: Mapping[str, Float32s]) -> Iterator[_Task]:
-    left = iter(recordings)
-    for number in itertools.count():
-        numbered = list(itertools.islice(left, min(1 + number // workers, _MOST_PER_TASK)))
-        if not numbered:
-            return
-        yield _task(numbered, speaker_scales)
+class BlockSummary(NamedTuple):
+    """What a block took: seconds of audio that have a prediction, and seconds of work."""
+
+    audio_secs: float
+    secs: float
 
 
-def _task(numbered: Sequence[Numbered], speaker_scales: Mapping[str, Float32s]) -> _Task:
-    names = {recording.speaker or "" for _, recording in numbered} & speaker_scales.keys()
-    return _Task(tuple(numbered), {name: speaker_scales[name] for name in names})
+def write_block(block: Block, options: PredictionOptions) -> BlockSummary:
+    """Predict a block and write its part.
 
-
-def _results(task: _Task, asked: PredictionOptions) -> list[Result]:
-    network = asked.network()
-    return [_result(one, asked, network, task.speaker_scales) for one in task.recordings]
+    Raises:
+        BundleError: the bundle is damaged, or was replaced.
+        OSError: the part cannot be written.
+    """
+    began = time.perf_counter()
+    network = options.network()
+    results = [_result(one, options, network, block.speaker_scales) for one in block.recordings]
+    write_part(Path(block.path), block.keys, results)
+    audio_secs = sum(result.duration_secs for result in results if not result.error)
+    return BlockSummary(audio_secs, time.perf_counter() - began)
 
 
 def _result(
-    one: Numbered, asked: PredictionOptions, network: Network, speaker_scales: Mapping[str, Float32s]
+    recording: Recording, options: PredictionOptions, network: Network, speaker_scales: Mapping[str, Float32s]
 ) -> Result:
-    number, recording = one
     stamp = stamp_of(recording.path)
     scale = speaker_scales.get(recording.speaker or "")
-    windows = LogMelWindows(recording, asked.front_end)
+    windows = LogMelWindows(recording, options.front_end)
     rows = []
     try:
         expect_progress()
@@ -243,13 +207,57 @@ def _result(
             rows.append(np.append([window.start_secs, window.end_secs], network(window.log_mel, scale)))
             expect_progress()
     except AudioError as refusal:
-        return Result(number, np.empty((0, 0)), windows.duration_secs, tuple(windows.warnings), refusal.reason, stamp)
+        return Result(np.empty((0, 0)), windows.duration_secs, tuple(windows.warnings), refusal.reason, stamp)
     finally:
         expect_progress(0)
     figures = np.array(rows)
-    if not asked.windows:
+    if not options.windows:
         figures = np.array([[figures[0, 0], figures[-1, 1], *figures[:, 2:].mean(axis=0)]])
-    return Result(number, figures, windows.duration_secs, tuple(windows.warnings), "", stamp)
+    return Result(figures, windows.duration_secs, tuple(windows.warnings), "", stamp)
+
+
+def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Result]) -> None:
+    """Write the results of some recordings; the file appears whole or not at all."""
+    columns = [
+        keys,
+        [result.stamp and result.stamp.size for result in results],
+        [result.stamp and result.stamp.mtime_ns for result in results],
+        [result.duration_secs for result in results],
+        [" ".join(result.warnings) for result in results],
+        [result.error for result in results],
+        [len(result.rows) for result in results],
+        [result.rows.ravel() for result in results],
+    ]
+    table = pa.table([pa.array(*pair) for pair in zip(columns, _PART.types, strict=True)], _PART)
+    with open_atomically(path, "wb") as file:
+        pq.write_table(table, file)
+
+
+def read_part(path: Path) -> list[Result]:
+    """The results of a part, in its order.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    found = []
+    for row in read_columns(path).to_pylist():
+        stamp = None if row["size"] is None else Stamp(row["size"], row["mtime_ns"])
+        rows = np.array(row["rows"]).reshape(row["n_rows"], -1 if row["n_rows"] else 0)
+        found.append(Result(rows, row["duration"], tuple(row["warnings"].split()), row["error"], stamp))
+    return found
+
+
+def read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Columns of a Parquet file that an earlier run wrote; None: all of them.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise OutputError(f"{path}: is damaged ({detail}); give --restart to make the table anew") from error
 
 
 @dataclass(frozen=True)

@@ -1,61 +1,88 @@
-"""What is known of a prediction table's recordings, on disk while and after the table is made.
+"""The results that a prediction table is made from, on disk while and after it is made.
 
-The journal of ``preds.csv`` is ``.preds.csv.journal``, an SQLite database: the plan in SOURCE order, and with
-each recording, once it is done, its result and the stamp of the file that it was read from. It is what a run
-continues from, what tells that a table is finished, and what an update takes over. The table is made from it.
-
-The results of a task are one transaction: a killed process loses none that ended. The disk is made sure of every
-second, so a power loss costs at most the last second's results; SQLite's checksums find what was torn.
+Beside ``preds.csv`` lies the folder ``.preds.csv.parts``: ``identity.json`` with what decides the predictions,
+``plan.parquet`` with the recordings in SOURCE's order, ``results/`` with a part for each block of recordings that is
+done, and ``table.json`` with the checksum and the counts of the table. A result is found by the key of its recording,
+and holds as long as the stamp of the audio file does. So a run continues, an update takes over what did not change,
+and the table is made from the parts.
 """
 
-import contextlib
 import hashlib
-import json
 import os
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ser_batch.corpus.table import Listing, Part
+from ser_batch.audio.decoders import Float32s
+from ser_batch.corpus.table import Listing, Recording
 from ser_batch.errors import OutputError
-from ser_batch.inference.predictions import Result, stamp_of
-from ser_batch.runtime.signals import resumable
-from ser_batch.storage.locks import held
-from ser_batch.storage.writing import disk_errors_named, sync_folder
+from ser_batch.inference.predictions import (
+    Block,
+    BlockSummary,
+    PredictionOptions,
+    Result,
+    read_columns,
+    read_part,
+    stamp_of,
+    write_block,
+    write_part,
+)
+from ser_batch.runtime.engine import Engine
+from ser_batch.storage.locks import locked
+from ser_batch.storage.outputs import IDENTITY, LOCK, Identity, drop_partials, read_own_json
+from ser_batch.storage.writing import open_atomically, os_errors_named, write_json
 
-_SYNC_SECS = 1.0
+# Raised with every change of what the files below hold.
+_VERSION = 5
 
-# Raised with every change of what the tables below hold.
-_VERSION = 4
+_PLAN = "plan.parquet"
+_TABLE = "table.json"
 
-# A recording is done when its error is not NULL: then it is empty, or why there are no rows.
-# Start and end are seconds as asked for; NULL where none were.
-_COLUMNS = """(
-    position INTEGER PRIMARY KEY,
-    key BLOB NOT NULL,
-    file TEXT NOT NULL,
-    start_secs REAL,
-    end_secs REAL,
-    channel INTEGER,
-    size INTEGER,
-    mtime_ns INTEGER,
-    duration REAL,
-    warnings TEXT,
-    error TEXT,
-    rows BLOB
-)"""
+_MOST_PER_BLOCK = 256
+_BLOCK_SECS = 2.0
+_KEY_BYTES = 16
+
+OnProgress = Callable[[int, int], None]
+
+
+def parts_folder(table: Path) -> Path:
+    """The folder of a table's results."""
+    return table.with_name(f".{table.name}.parts")
+
+
+def keys_of(listing: Listing) -> pa.Array:
+    """What tells every recording and every rejection from all others, binary(16) ``(n,)``.
+
+    Half a million of them share a key with a probability of 1e-27.
+    """
+    keys = bytearray()
+    for one in listing.recordings:
+        parts = (one.file, os.path.abspath(one.path), *map(repr, (one.start_secs, one.end_secs, one.channel)))
+        keys += _key(parts)
+    for refused in listing.rejections:
+        keys += _key((refused.file, refused.reason))
+    buffers = [None, pa.py_buffer(bytes(keys))]
+    return pa.Array.from_buffers(pa.binary(_KEY_BYTES), len(keys) // _KEY_BYTES, buffers)
+
+
+def _key(parts: Sequence[str]) -> bytes:
+    return hashlib.blake2b(os.fsencode("\0".join(parts)), digest_size=_KEY_BYTES).digest()
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How a listing differs from the plan in a journal.
+class ListingChanges:
+    """How a listing differs from the plan of an earlier run.
 
     Attributes:
         came, went: recordings that are only in the listing, or only in the plan.
@@ -64,223 +91,268 @@ class Comparison:
         changed: files that are done and were written since.
     """
 
-    came: int
-    went: int
-    moved: bool
-    elsewhere: bool
-    changed: int
-
-    @property
-    def is_same(self) -> bool:
-        """Whether nothing differs."""
-        return not (self.came or self.went or self.moved or self.changed)
+    came: int = 0
+    went: int = 0
+    moved: bool = False
+    elsewhere: bool = False
+    changed: int = 0
 
 
-def journal_path(table: Path) -> Path:
-    """Where the journal of a table is."""
-    return table.with_name(f".{table.name}.journal")
-
-
-@contextmanager
-def open_journal(table: Path, restart: bool = False) -> Iterator["Journal"]:
-    """The journal of a table, for this run alone.
+class KnownResults:
+    """The results in a folder of parts, of which only keys and stamps are held.
 
     Args:
-        table: path of the table; its folder must exist.
-        restart: throw away what is in it.
-
-    Raises:
-        OutputError: another run is at it, it cannot be written, or it is damaged.
+        folder: made if absent.
     """
-    path = journal_path(table)
-    with disk_errors_named(table), held(path, table), resumable():
-        if restart:
-            path.with_name(f"{path.name}-wal").unlink(missing_ok=True)
-            os.truncate(path, 0)
-        sync_folder(path.parent)
-        with _database_errors_named(table, path), contextlib.closing(sqlite3.connect(path)) as connection:
-            _prepare(connection)
-            yield Journal(connection)
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        # The newest first: that of two results of one recording is the one that is found.
+        self.paths = sorted(folder.glob("*.parquet"), reverse=True)
+        tables = [read_columns(path, ["key", "size", "mtime_ns"]) for path in self.paths]
+        self._begins = np.cumsum([0, *(table.num_rows for table in tables)])
+        whole = pa.concat_tables(tables) if tables else None
+        self._keys = whole["key"].combine_chunks() if whole else pa.array([], pa.binary(_KEY_BYTES))
+        columns = (whole[name].fill_null(-1).to_numpy() for name in ("size", "mtime_ns")) if whole else ()
+        self._stamps = np.column_stack([*columns] or [np.empty((0, 2), np.int64)])
+
+    def places(self, keys: pa.Array) -> NDArray[np.int64]:
+        """Where the newest result of each key is ``(n,)``; -1: none is known."""
+        if not len(self._keys):
+            return np.full(len(keys), -1)
+        found: NDArray[np.int64] = pc.index_in(keys, value_set=self._keys).fill_null(-1).to_numpy().astype(np.int64)
+        return found
+
+    def is_changed(self, places: NDArray[np.int64], recordings: Iterable[Recording]) -> NDArray[np.bool_]:
+        """Whether the file of each known result was written since ``(n,)``.
+
+        Args:
+            places: where the results of the recordings are.
+            recordings: as many.
+        """
+        if not len(self._keys):
+            return np.zeros(len(places), np.bool_)
+        stamps = np.array([stamp_of(one.path) or (-1, -1) for one in recordings], np.int64).reshape(-1, 2)
+        found: NDArray[np.bool_] = (places >= 0) & (stamps != self._stamps[places]).any(axis=1)
+        return found
+
+    def at(self, places: Iterable[int]) -> Iterator[Result]:
+        """The results at places that `places` gave. Those of one part should stand together."""
+        part = lru_cache(maxsize=4)(read_part)
+        for place in places:
+            number = int(np.searchsorted(self._begins, place, side="right")) - 1
+            yield part(self.paths[number])[place - self._begins[number]]
 
 
-@contextmanager
-def _database_errors_named(table: Path, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        full = "full" in str(error)
-        raise OutputError(
-            f"{table}: cannot write ({'No space left on device' if full else error}); what was finished is kept: "
-            "make room or change the rights, then run the same command again"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise OutputError(
-            f"{path}: is damaged ({error}); give --restart to make the table anew, or name another --out"
-        ) from error
+class _Blocks:
+    """Recordings in blocks of about `_BLOCK_SECS`; they begin with one recording, so that all workers are busy soon."""
+
+    def __init__(self, numbered: Iterable[tuple[bytes, Recording]], n_left: int, workers: int) -> None:
+        self._numbered = iter(numbered)
+        self._n_left = n_left
+        self._workers = workers
+        self._size = 1
+
+    def __iter__(self) -> Iterator[list[tuple[bytes, Recording]]]:
+        while some := list(islice(self._numbered, min(self._size, 1 + self._n_left // (4 * self._workers)))):
+            self._n_left -= len(some)
+            yield some
+
+    def measured(self, n_recordings: int, secs: float) -> None:
+        """Learn from a block that is done."""
+        self._size = max(1, min(_MOST_PER_BLOCK, 2 * self._size, round(_BLOCK_SECS * n_recordings / max(secs, 1e-6))))
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.isolation_level = None  # transactions begin and end where `Journal` says
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # no shared memory, which network disks lack
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version not in (0, _VERSION):
-        raise sqlite3.DatabaseError(f"written by another version of ser-batch: form {version}, not {_VERSION}")
-    connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    connection.execute(f"CREATE TABLE IF NOT EXISTS recordings {_COLUMNS}")
-    connection.execute(f"CREATE TEMP TABLE listing {_COLUMNS}")
+def predict_blocks(
+    recordings: Iterable[tuple[bytes, Recording]],
+    n_recordings: int,
+    options: PredictionOptions,
+    engine: Engine,
+    folder: Path,
+    speaker_scales: Mapping[str, Float32s] = {},
+) -> Iterator[tuple[Block, BlockSummary]]:
+    """Predict recordings into new parts of a folder; each block once it is done, whatever happens to its worker.
+
+    The parts are numbered in the order of the recordings, but for those of blocks that ended their worker: these come
+    last, a recording each, and one that ends its worker again has that as its error.
+
+    Args:
+        recordings: with their keys; read as workers become free.
+        n_recordings: how many they are.
+        options: what is predicted.
+        engine: where they are decoded, transformed and predicted.
+        folder: of the parts.
+        speaker_scales: for bundles that normalise by speaker: of the speakers that are known.
+    """
+    paths = (str(folder / f"{number:08d}.parquet") for number in count(_first_free(folder)))
+
+    def block(some: Sequence[tuple[bytes, Recording]]) -> Block:
+        names = {recording.speaker or "" for _, recording in some} & speaker_scales.keys()
+        keys, taken = zip(*some, strict=True)
+        return Block(taken, keys, next(paths), {name: speaker_scales[name] for name in names})
+
+    compute = partial(write_block, options=options)
+    sized = _Blocks(recordings, n_recordings, engine.workers)
+    failed: list[Block] = []
+    for outcome in engine.map(compute, map(block, sized)):
+        if outcome.result is None:
+            failed.append(outcome.task)
+        else:
+            sized.measured(len(outcome.task.keys), outcome.result.secs)
+            yield outcome.task, outcome.result
+    alone = (block([one]) for whole in failed for one in zip(whole.keys, whole.recordings, strict=True))
+    for outcome in engine.map(compute, alone):
+        if outcome.result is None:
+            error = Result(np.empty((0, 0)), error=outcome.death or "", stamp=stamp_of(outcome.task.recordings[0].path))
+            write_part(Path(outcome.task.path), outcome.task.keys, [error])
+        yield outcome.task, outcome.result or BlockSummary(0.0, 0.0)
 
 
-class Journal:
-    """A journal in use: see `open_journal`."""
+def _first_free(folder: Path) -> int:
+    return 1 + max((int(path.stem) for path in folder.glob("*.parquet")), default=0)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._synced_secs = time.monotonic()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
-                self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+@dataclass(frozen=True)
+class CompleteResults:
+    """The results of all recordings of a listing.
 
-    def fact(self, name: str) -> Any:
-        """Something noted of the whole table; None if nothing was."""
-        row = self._connection.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
-        return None if row is None else json.loads(row[0])
+    Attributes:
+        results: in the listing's order.
+        n_new: how many of them were not known before.
+        audio_secs: of those.
+    """
 
-    def note(self, **facts: object) -> None:
-        """Note things of the whole table, as JSON."""
-        rows = [(name, json.dumps(value)) for name, value in facts.items()]
-        self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+    results: Iterator[Result]
+    n_new: int
+    audio_secs: float
 
-    def begin(self, listing: Listing, identity: dict[str, Any], tables: list[str]) -> None:
-        """Write down the plan of a new table.
+
+def complete_results(
+    listing: Listing,
+    keys: pa.Array,
+    options: PredictionOptions,
+    engine: Engine,
+    folder: Path,
+    speaker_scales: Callable[[], Mapping[str, Float32s]] = dict,
+    on_progress: OnProgress = lambda done, total: None,
+) -> CompleteResults:
+    """Predict what is not known yet, or whose file changed.
+
+    Args:
+        listing: its recordings.
+        keys: from `keys_of`.
+        options: what is predicted.
+        engine: where.
+        folder: of the parts.
+        speaker_scales: see `predict_blocks`; called if there is anything to predict.
+        on_progress: called with (recordings done, recordings in all).
+    """
+    recordings, keys = listing.recordings, keys[: len(listing.recordings)]
+    known = KnownResults(folder)
+    places = known.places(keys)
+    pending = np.flatnonzero((places < 0) | known.is_changed(places, recordings))
+    done, audio_secs = len(recordings) - len(pending), 0.0
+    if len(pending):
+        scales = speaker_scales()
+        on_progress(done, len(recordings))
+        left = ((keys[place].as_py(), recordings[place]) for place in pending.tolist())
+        for block, summary in predict_blocks(left, len(pending), options, engine, folder, scales):
+            done += len(block.keys)
+            audio_secs += summary.audio_secs
+            on_progress(done, len(recordings))
+        known = KnownResults(folder)
+        places = known.places(keys)
+    return CompleteResults(known.at(places.tolist()), len(pending), audio_secs)
+
+
+class TableParts:
+    """The folder of a table's parts, in use by this run alone: see `open_table_parts`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results"
+
+    def identity(self) -> Identity | None:
+        """What decides the predictions; None where no run began.
+
+        Raises:
+            OutputError: it is damaged, or another version of ser-batch wrote it.
+        """
+        path = self.folder / IDENTITY
+        if not path.exists():
+            return None
+        identity = read_own_json(path)
+        if identity.pop("version", None) != _VERSION:
+            raise OutputError(f"{path}: written by another version of ser-batch; give --restart to make the table anew")
+        return identity
+
+    def begin(self, listing: Listing, keys: pa.Array, identity: Identity, tables: Sequence[str]) -> None:
+        """Write down what a new table is made from.
 
         Args:
             listing: what is to be predicted.
-            identity: what else decides the result.
+            keys: from `keys_of`.
+            identity: what else decides the predictions.
             tables: the SHA-256 of what may stand in the table's place.
         """
-        with self._transaction():
-            self.note(identity=identity, tables=tables)
-            self._insert("recordings", _planned(listing, stamped=False))
+        self.write_plan(listing, keys)
+        self.note(tables, None)
+        write_json(self.folder / IDENTITY, identity | {"version": _VERSION})
 
-    def compare(self, listing: Listing) -> Comparison:
+    def write_plan(self, listing: Listing, keys: pa.Array) -> None:
+        """Write down which recordings the table has, in order."""
+        files = chain((one.file for one in listing.recordings), (one.file for one in listing.rejections))
+        with open_atomically(self.folder / _PLAN, "wb") as file:
+            pq.write_table(pa.table({"key": keys, "file": pa.array(files, pa.string())}), file)
+
+    def note(self, tables: Sequence[str], tally: Mapping[str, Any] | None) -> None:
+        """Write down the SHA-256 of what may stand in the table's place, and its counts; None: it is not finished."""
+        write_json(self.folder / _TABLE, {"tables": tables, "tally": tally})
+
+    def noted(self) -> dict[str, Any]:
+        """What `note` wrote: ``tables`` and ``tally``."""
+        return read_own_json(self.folder / _TABLE)
+
+    def changes(self, listing: Listing, keys: pa.Array) -> ListingChanges:
         """How a listing, and the files in it, differ from the plan."""
-        with self._transaction():
-            self._connection.execute("DELETE FROM temp.listing")
-            self._insert("temp.listing", _planned(listing, stamped=True))
-        other_keys, other_files = self._row(
-            "SELECT count(*), total(l.file IS NOT r.file) FROM temp.listing l LEFT JOIN recordings r USING (position) "
-            "WHERE l.key IS NOT r.key"
+        recordings = listing.recordings
+        known = KnownResults(self.results)
+        changed = int(known.is_changed(known.places(keys[: len(recordings)]), recordings).sum())
+        plan = read_columns(self.folder / _PLAN)
+        planned = plan["key"].combine_chunks()
+        if planned.equals(keys):
+            return ListingChanges(changed=changed)
+        came, went = (
+            int(pc.sum(pc.invert(pc.is_in(*pair))).as_py() or 0) for pair in ((keys, planned), (planned, keys))
         )
-        (n_more,) = self._row("SELECT (SELECT count(*) FROM temp.listing) - (SELECT count(*) FROM recordings)")
-        came = went = 0
-        if other_keys or n_more:
-            (came,) = self._row("SELECT count(*) FROM temp.listing WHERE key NOT IN (SELECT key FROM recordings)")
-            (went,) = self._row("SELECT count(*) FROM recordings WHERE key NOT IN (SELECT key FROM temp.listing)")
-        (changed,) = self._row(
-            "SELECT count(*) FROM temp.listing l JOIN recordings r USING (key) WHERE r.error IS NOT NULL "
-            "AND (l.size IS NOT r.size OR l.mtime_ns IS NOT r.mtime_ns)"
-        )
-        elsewhere = bool(other_keys) and not other_files and not n_more
-        return Comparison(came, went, bool(other_keys) and not came and not went, elsewhere, changed)
-
-    def forget_changed(self) -> None:
-        """Take recordings for not done whose files changed, where the last compared listing is the plan."""
-        self._connection.execute(
-            "UPDATE recordings SET error = NULL WHERE EXISTS (SELECT 1 FROM temp.listing l "
-            "WHERE l.position = recordings.position "
-            "AND (l.size IS NOT recordings.size OR l.mtime_ns IS NOT recordings.mtime_ns))"
-        )
-
-    def update(self) -> None:
-        """Take the last compared listing for the plan, and over what is known of files that did not change."""
-        with self._transaction():
-            self._connection.execute(f"CREATE TABLE updated {_COLUMNS}")
-            self._connection.execute(
-                "INSERT INTO updated SELECT l.position, l.key, l.file, l.start_secs, l.end_secs, l.channel, l.size, "
-                "l.mtime_ns, r.duration, r.warnings, ifnull(l.error, r.error), r.rows "
-                "FROM temp.listing l LEFT JOIN recordings r "
-                "ON l.key = r.key AND l.error IS NULL AND l.size IS r.size AND l.mtime_ns IS r.mtime_ns"
-            )
-            self._connection.execute("DROP TABLE recordings")
-            self._connection.execute("ALTER TABLE updated RENAME TO recordings")
-            self._connection.execute("DELETE FROM facts WHERE name = 'tally'")
-
-    def pending(self) -> NDArray[np.int64]:
-        """The positions of the recordings that are not done, in the plan's order."""
-        rows = self._connection.execute("SELECT position FROM recordings WHERE error IS NULL ORDER BY position")
-        return np.fromiter((position for (position,) in rows), dtype=np.int64)
-
-    def record(self, results: Sequence[Result]) -> None:
-        """Keep some results; `Result.number` is the position in the plan."""
-        with self._transaction():
-            self._connection.executemany(
-                "UPDATE recordings SET size = ?, mtime_ns = ?, duration = ?, warnings = ?, error = ?, rows = ? "
-                "WHERE position = ?",
-                (
-                    (
-                        *(result.stamp or (None, None)),
-                        result.duration_secs,
-                        " ".join(result.warnings),
-                        result.error,
-                        result.rows.astype("<f8").tobytes(),
-                        result.number,
-                    )
-                    for result in results
-                ),
-            )
-        if time.monotonic() - self._synced_secs > _SYNC_SECS:
-            self._connection.execute("PRAGMA wal_checkpoint")
-            self._synced_secs = time.monotonic()
-
-    def results(self, row_length: int) -> Iterator[tuple[str, Part, int | None, Result]]:
-        """Each file's key, the part and channel as asked for, and its result, in the plan's order, once all are done.
-
-        Args:
-            row_length: numbers in one of `Result.rows`.
-        """
-        for position, file, start_secs, end_secs, channel, *content in self._connection.execute(
-            "SELECT position, file, start_secs, end_secs, channel, duration, warnings, error, rows FROM recordings "
-            "ORDER BY position"
-        ):
-            duration_secs, warnings, error, rows = content
-            numbers = np.frombuffer(rows or b"", dtype="<f8").reshape(-1, row_length)
-            result = Result(position, numbers, duration_secs or 0.0, tuple((warnings or "").split()), error)
-            yield file, (start_secs, end_secs), channel, result
-
-    def _row(self, query: str) -> Any:
-        return self._connection.execute(query).fetchone()
-
-    def _insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
-        self._connection.executemany(
-            f"INSERT INTO {table} (position, key, file, start_secs, end_secs, channel, "  # noqa: S608
-            "size, mtime_ns, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
+        files = chain((one.file for one in recordings), (one.file for one in listing.rejections))
+        elsewhere = len(keys) == len(planned) and plan["file"].to_pylist() == list(files)
+        return ListingChanges(came, went, not came and not went, elsewhere, changed)
 
 
-def _planned(listing: Listing, stamped: bool) -> Iterator[Sequence[object]]:
-    """The plan's rows; what could not be listed is done already."""
-    for position, one in enumerate(listing.recordings):
-        part = (one.file, os.path.abspath(one.path), *map(repr, (one.start_secs, one.end_secs, one.channel)))
-        stamp = stamp_of(one.path) if stamped else None
-        channel = one.channel if isinstance(one.channel, int) else None
-        yield position, _key(part), one.file, one.start_secs, one.end_secs, channel, *(stamp or (None, None)), None
-    for position, refused in enumerate(listing.rejections, len(listing.recordings)):
-        key = _key((refused.file, refused.reason))
-        yield position, key, refused.file, *refused.part, None, None, None, refused.reason
+def _n_missing(keys: pa.Array, among: pa.Array) -> int:
+    return len(keys) - int(pc.sum(pc.is_in(keys, among)).as_py() or 0)
 
 
-def _key(parts: Sequence[str]) -> bytes:
-    """What tells a recording from all others, short: half a million of them share one with a chance of 1e-27."""
-    return hashlib.blake2b(os.fsencode("\0".join(parts)), digest_size=16).digest()
+@contextmanager
+def open_table_parts(table: Path, restart: bool = False) -> Iterator[TableParts]:
+    """The parts of a table, for this run alone.
+
+    Args:
+        table: path of the table; its folder must exist.
+        restart: throw away what is there.
+
+    Raises:
+        OutputError: another run makes the table, or it cannot be written.
+    """
+    folder = parts_folder(table)
+    with os_errors_named(table):
+        folder.mkdir(exist_ok=True)
+        with locked(folder / LOCK, table):
+            if restart:
+                (folder / IDENTITY).unlink(missing_ok=True)
+            if not (folder / IDENTITY).exists():
+                for left in folder.glob("*/"):
+                    shutil.rmtree(left)
+            drop_partials(folder)
+            yield TableParts(folder)

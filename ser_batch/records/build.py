@@ -6,7 +6,6 @@ folder is complete.
 
 import csv
 import dataclasses
-import shutil
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,12 +34,10 @@ from ser_batch.records.plan import BuildPlan, ShardTask, planned_row
 from ser_batch.records.shards import probe, write_shard
 from ser_batch.records.tfds import DATASET, DATASET_INFO, FEATURES_INFO, LABEL_NAMES, tfds_files
 from ser_batch.runtime.engine import Engine, crashing_items
-from ser_batch.runtime.signals import resumable
 from ser_batch.storage.fingerprints import audio_sha256, file_sha256
-from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
-from ser_batch.storage.writing import disk_errors_named, open_atomically, write_json, write_rows
+from ser_batch.storage.outputs import OutputKind, differences, open_output
+from ser_batch.storage.writing import open_atomically, write_json, write_rows
 
-_PLAN = "plan.json"
 _PLANNED = "planned.csv"
 _PLANNED_COLUMNS = ("file", "start", "end", "label", "speaker", "split")
 
@@ -83,13 +80,12 @@ def build_records(
         RecordsError: not one recording could be used.
     """
     folder = folder.absolute()
-    output = OutputFolder(folder, "records", PROVENANCE, _is_ours)
-    with output.held(), disk_errors_named(folder), resumable():
-        if restart:
-            output.clear()
-        if (folder / PROVENANCE).exists():
+    with open_output(folder, _KIND, plan.settings, restart, partial(_changes, plan, folder)) as output:
+        if output.is_finished:
             return _already_finished(plan, folder, engine)
-        _begin(plan, output)
+        if not (output.parts / _PLANNED).exists():
+            with open_atomically(output.parts / _PLANNED) as file:
+                write_rows(file, chain([_PLANNED_COLUMNS], map(planned_row, plan.recordings)))
         pending = []
         done = 0
         for task in plan.shards:
@@ -105,7 +101,9 @@ def build_records(
             done += len(task.recordings)
             on_progress(done, len(plan.recordings))
         _refuse_repeats(plan, folder, engine)
-        return _finish(plan, folder)
+        result = _finish(plan, folder)
+        output.finish()
+        return result
 
 
 def _write_shards(pending: Sequence[ShardTask], engine: Engine) -> Iterator[ShardTask]:
@@ -183,51 +181,43 @@ def _manifest_rows(note: dict[str, Any]) -> Iterator[dict[str, str]]:
     return (dict(zip(MANIFEST_COLUMNS, row, strict=True)) for row in note["rows"])
 
 
-def _begin(plan: BuildPlan, output: OutputFolder) -> None:
-    """Write down the plan, or see that the folder's unfinished build has the same."""
-    building = output.path / BUILDING
-    if (building / _PLAN).exists():
-        begun = read_own_json(building / _PLAN)
-        with open(building / _PLANNED, encoding="utf-8", newline="") as file:
-            _refuse_other_plan(plan, begun, output.path, csv.DictReader(file))
-        output.drop_partials()
-        return
-    output.begin(BUILDING)
-    with open_atomically(building / _PLANNED) as file:
-        write_rows(file, chain([_PLANNED_COLUMNS], map(planned_row, plan.recordings)))
-    write_json(building / _PLAN, plan.settings)
-
-
 def _is_ours(name: str) -> bool:
     known = {MANIFEST, ERRORS, PROVENANCE, DATASET_INFO, FEATURES_INFO, LABEL_NAMES, BUILDING}
     return name in known or (name.startswith(f"{DATASET}-") and ".tfrecord-" in name)
 
 
+_KIND = OutputKind("records", PROVENANCE, BUILDING, _is_ours, lambda folder: open_records(folder).provenance["plan"])
+
+
 def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildResult:
     records = open_records(folder)
     records.shard_paths(records.shards())
-    _refuse_other_plan(plan, records.provenance["plan"], folder, chain(records.manifest(), records.errors()))
     _check_sources(_recorded_sources(plan, records), folder, engine)
-    shutil.rmtree(folder / BUILDING, ignore_errors=True)
     return BuildResult(records, True, records.provenance["errors"], records.provenance["warnings"])
 
 
-def _refuse_other_plan(plan: BuildPlan, old: dict[str, Any], folder: Path, old_rows: Iterable[dict[str, str]]) -> None:
-    """Raise an OutputError that says what differs, if anything does."""
+def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
+    """What differs between the plan and that of an earlier build."""
     changed = differences(old, plan.settings, ("front_end", "labels", "label_rule", "split", "shards"))
     if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
-        before = {row["file"] for row in old_rows}
+        before = set(_files_before(folder))
         now = {recording.file for recording in plan.recordings} | {rejection.file for rejection in plan.rejections}
         came, went = len(now - before), len(before - now)
         if came or went:
             changed.append(f"the files ({came} came, {went} went)")
         elif not changed:
             changed.append("labels, speakers, splits or parts of the same files")
-    if changed:
-        raise OutputError(
-            f"{folder}: was made from something else; what differs: {'; '.join(changed)}. "
-            "Give --restart to build it anew, or name another --out"
-        )
+    return changed
+
+
+def _files_before(folder: Path) -> Iterator[str]:
+    """The files of an earlier build's plan."""
+    if (folder / PROVENANCE).exists():
+        records = open_records(folder)
+        yield from (row["file"] for row in chain(records.manifest(), records.errors()))
+    else:
+        with open(folder / BUILDING / _PLANNED, encoding="utf-8", newline="") as file:
+            yield from (row["file"] for row in csv.DictReader(file))
 
 
 # Files by their paths, with the sha256 of what was read of each; empty where nothing could be.
@@ -321,5 +311,4 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
         "tables": {name: file_sha256(folder / name) for name in (MANIFEST, ERRORS)},
     }
     write_json(folder / PROVENANCE, provenance)
-    shutil.rmtree(folder / BUILDING)
     return BuildResult(open_records(folder), False, n_errors, dict(warnings))

@@ -19,7 +19,7 @@ from ser_batch.records.plan import ShardTask
 from ser_batch.records.tfrecords import write_record
 from ser_batch.runtime.process import expect_progress
 from ser_batch.storage.fingerprints import audio_sha256, file_sha256
-from ser_batch.storage.writing import disk_errors_named, open_atomically, write_json
+from ser_batch.storage.writing import open_atomically, write_json
 
 
 def probe(recordings: Sequence[Recording], front_end: FrontEnd) -> None:
@@ -38,11 +38,10 @@ def write_shard(task: ShardTask) -> None:
     """Write one shard and the note of what it holds. The same task gives the same bytes."""
     path = Path(task.folder) / task.name
     note = _ShardNote(task)
-    with disk_errors_named(path):
-        with open_atomically(path, "wb") as file:
-            for recording in task.recordings:
-                note.add(recording, file)
-        write_json(note_path(path.parent, task.name), note.content(path))
+    with open_atomically(path, "wb") as file:
+        for recording in task.recordings:
+            note.add(recording, file)
+    write_json(note_path(path.parent, task.name), note.content(path))
 
 
 class _ShardNote:

@@ -11,7 +11,7 @@ from ser_batch.errors import SourceError
 from ser_batch.evaluation.fold_predictions import FOLDS, SCORES
 from ser_batch.evaluation.metrics import uar_text
 from ser_batch.formatting import pluralize
-from ser_batch.inference.results import journal_path
+from ser_batch.inference.results import parts_folder
 from ser_batch.inference.table import read_summary
 from ser_batch.models.bundles import DESCRIPTION, open_bundle
 from ser_batch.records.estimates import Estimate
@@ -42,7 +42,7 @@ def describe(path: Path) -> list[str]:
     if (path / FOLDS).is_dir():
         raise SourceError(f"{path}: an unfinished cross-validation; run its command again")
     if not path.exists():
-        if journal_path(path).exists():
+        if parts_folder(path).exists():
             raise SourceError(f"{path}: an unfinished prediction table; run its infer command again")
         raise SourceError(f"{path}: no such file or folder")
     raise SourceError(f"{path}: no record folder, bundle, prediction table, evaluation or cross-validation")

@@ -10,6 +10,9 @@ from typing import Generic, Protocol, TypeVar
 
 from ser_batch.runtime.process import expect_progress
 
+# What a task may return, pickled: so much a pipe takes in one piece, so no worker dies with half an answer sent.
+RESULT_BYTES = 16_000
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Item = TypeVar("Item")

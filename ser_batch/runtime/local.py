@@ -4,21 +4,21 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from queue import SimpleQueue
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import connection, resource_tracker
+from multiprocessing.context import SpawnContext
 from typing import Any
 
-from ser_batch.runtime.engine import Outcome, Result, Task
-from ser_batch.runtime.process import STALL_SECS, keep_freed_memory, silence_native_code
+from ser_batch.runtime.engine import RESULT_BYTES, Outcome, Result, Task
+from ser_batch.runtime.process import STALL_SECS, keep_freed_memory, native_code_silenced, silence_native_code
 from ser_batch.runtime.signals import cleanup_on_signal, signals_deferred
 
 # One task runs and one waits, so that a worker does not idle while the caller looks at a result.
@@ -27,19 +27,8 @@ _TASKS_PER_WORKER = 2
 # Many workers with one thread are faster than few with many threads.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
-
 # More memory than any recording needs; less than what a damaged header may claim.
 AUDIO_WORKER_BYTES = 4 << 30
-
-# What a worker sends: what a task returned, or what it raised.
-_RETURNED, _RAISED = "returned", "raised"
-
-
-@dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    tasks: deque[Any] = field(default_factory=deque)
 
 
 class LocalEngine:
@@ -56,7 +45,6 @@ class LocalEngine:
     def __init__(self, workers: int, worker_bytes: int | None = AUDIO_WORKER_BYTES) -> None:
         self.workers = workers
         self._worker_bytes = worker_bytes
-        self._context = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
         self._at_end = contextlib.ExitStack()
 
@@ -72,7 +60,7 @@ class LocalEngine:
             imports: the module that the first task's function is in.
         """
         while len(self._idle) < min(workers, self.workers):
-            self._idle.append(self._start_worker(imports))
+            self._idle.append(_Worker(self._worker_bytes, imports))
 
     def __exit__(self, *_: object) -> None:
         _end(self._idle)
@@ -81,28 +69,23 @@ class LocalEngine:
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Outcome[Task, Result]]:
         """See `ser_batch.runtime.engine.Engine.map`. A map inside another one's loop gets workers of its own."""
-        coming = iter(tasks)
-        again: deque[Task] = deque()
+        waiting, again = iter(tasks), deque[Task]()
         pool, self._idle = self._idle, []
         try:
             while True:
-                self._hand_out(pool, function, coming, again)
-                busy = {worker.pipe: worker for worker in pool if worker.tasks}
-                if not busy:
+                self._hand_out(pool, function, waiting, again)
+                if not (heads := [worker.tasks[0][1] for worker in pool if worker.tasks]):
                     break
-                for pipe in wait(list(busy)):
-                    worker = busy[pipe]  # type: ignore[index]
+                wait(heads, return_when=FIRST_COMPLETED)
+                for worker in [worker for worker in pool if worker.tasks and worker.tasks[0][1].done()]:
+                    task, future = worker.tasks.popleft()
                     try:
-                        kind, result = worker.pipe.recv()
-                    except (EOFError, OSError):  # OSError: it died in the middle of its answer
+                        outcome = Outcome(task, future.result())
+                    except BrokenProcessPool:
                         pool.remove(worker)
-                        task = worker.tasks.popleft()
-                        again.extend(worker.tasks)
-                        yield Outcome(task, None, _reap_worker(worker))
-                    else:
-                        if kind == _RAISED:
-                            raise result
-                        yield Outcome(worker.tasks.popleft(), result)
+                        again.extend(task for task, _ in worker.tasks)
+                        outcome = Outcome(task, None, worker.end())
+                    yield outcome
         except BaseException:  # left early, too: what still runs is of no use
             _end(pool)
             raise
@@ -110,53 +93,68 @@ class LocalEngine:
         self._idle = pool
 
     def _hand_out(
-        self, pool: list[_Worker], function: Callable[[Task], Result], coming: Iterator[Task], again: deque[Task]
+        self, pool: "list[_Worker]", function: Callable[[Task], Result], waiting: Iterator[Task], again: deque[Task]
     ) -> None:
         for depth in range(1, _TASKS_PER_WORKER + 1):
             for number in range(self.workers):
                 if number < len(pool) and len(pool[number].tasks) >= depth:
                     continue
-                if again:
-                    task = again.popleft()
-                else:
-                    try:
-                        task = next(coming)
-                    except StopIteration:
-                        return
+                if not (taken := [again.popleft()] if again else list(islice(waiting, 1))):
+                    return
                 if number == len(pool):
-                    pool.append(self._start_worker())
-                worker = pool[number]
-                worker.tasks.append(task)
-                with contextlib.suppress(BrokenPipeError):  # it died since: reading from it will tell
-                    worker.pipe.send((function, task))
+                    pool.append(_Worker(self._worker_bytes))
+                try:
+                    pool[number].submit(function, taken[0])
+                except BrokenProcessPool:  # it died while it was idle
+                    pool[number].end()
+                    pool[number] = _Worker(self._worker_bytes)
+                    pool[number].submit(function, taken[0])
 
-    def _start_worker(self, imports: str | None = None) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._worker_bytes, imports), daemon=True)
-        resource_tracker.ensure_running()  # here, because starting it unblocks signals
-        # Ctrl-C reaches the whole group: a worker must not see it before it ignores it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+class _Worker:
+    """One process in a pool of its own: it shares no pipe and no lock, so its death harms no other worker.
+
+    Tasks run in order, so the first unfinished one is what a dead worker was at.
+
+    Args:
+        worker_bytes: see `LocalEngine`.
+        imports: a module to import before the first task.
+    """
+
+    def __init__(self, worker_bytes: int | None, imports: str = __name__) -> None:
+        with native_code_silenced():  # it would warn of semaphores that a stop leaves to it
+            resource_tracker.ensure_running()  # here, because starting it unblocks signals
+        self.tasks: deque[tuple[Any, Future[Any]]] = deque()
+        self._pool = ProcessPoolExecutor(1, SpawnContext(), _set_up, (worker_bytes,))
+        before = set(multiprocessing.active_children())
+        # Ctrl-C reaches the whole group: a worker must not receive it before it ignores it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            with signals_deferred():  # signals are deferred: an interrupted start would print a traceback
-                process.start()
+            with signals_deferred():  # an interrupted start would print a traceback
+                self._pool.submit(importlib.import_module, imports)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        return _Worker(process, ours)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        (self._process,) = set(multiprocessing.active_children()) - before
 
+    def submit(self, function: Callable[[Any], Any], task: Any) -> None:
+        """Let it do a task after those that it has.
 
-def _reap_worker(worker: _Worker) -> str:
-    worker.pipe.close()
-    worker.process.join()
-    return _exit_reason(worker.process.exitcode or 0)
+        Raises:
+            BrokenProcessPool: it is dead.
+        """
+        self.tasks.append((task, self._pool.submit(_run, function, task)))
+
+    def end(self) -> str:
+        """End it, if it is not dead yet; the reason why it ended."""
+        self._process.kill()
+        self._process.join()
+        self._pool.shutdown()
+        return _exit_reason(self._process.exitcode or 0)
 
 
 def _end(pool: list[_Worker]) -> None:
     for worker in pool:
-        worker.process.kill()
-    for worker in pool:
-        worker.process.join()
-        worker.pipe.close()
+        worker.end()
 
 
 def _kill_workers() -> None:
@@ -174,35 +172,27 @@ def _exit_reason(exit_code: int) -> str:
     return f"the worker ended (exit code {exit_code})"
 
 
-def _work(pipe: Connection, worker_bytes: int | None, imports: str | None) -> None:
-    """Worker main loop; it exits when the parent process exits."""
+def _set_up(worker_bytes: int | None) -> None:
+    """Prepare a worker process; it exits when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if worker_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (worker_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
     silence_native_code()
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy
-    waiting: SimpleQueue[Any] = SimpleQueue()
-    # Tasks are taken off the pipe at once: parent and worker never both wait to write to a full one.
-    threading.Thread(target=_receive, args=(pipe, waiting), daemon=True).start()
-    if imports is not None:
-        importlib.import_module(imports)
-    while True:
-        function, task = waiting.get()
-        try:
-            message: tuple[str, Any] = (_RETURNED, function(task))
-        except Exception as error:
-            error.add_note("in a worker process:\n" + traceback.format_exc())
-            message = (_RAISED, error)
-        try:
-            pipe.send(message)
-        except BrokenPipeError:
-            return
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _receive(pipe: Connection, waiting: "SimpleQueue[Any]") -> None:
-    try:
-        while True:
-            waiting.put(pipe.recv())
-    except (EOFError, ConnectionResetError):
-        os._exit(1)  # the parent is gone, and with it the lock on what this worker writes
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)  # the lock on what this worker writes ended with the parent
+
+
+def _run(function: Callable[[Task], Result], task: Task) -> Result:
+    result = function(task)
+    size = len(pickle.dumps(result))
+    if size > RESULT_BYTES:
+        raise RuntimeError(f"a task returned {size:,} bytes; it may return {RESULT_BYTES:,}, and writes the rest")
+    return result

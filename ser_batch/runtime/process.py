@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
+from ser_batch.errors import OutputError
 from ser_batch.runtime.signals import cleanup_on_signal
 
 _Args = ParamSpec("_Args")
@@ -63,7 +64,11 @@ def native_code_silenced() -> Iterator[None]:
 def temporary_files_removed() -> Iterator[None]:
     """Remove the temporary files of the body of the ``with`` block at its end, whoever made them through `tempfile`."""
     before = tempfile.tempdir
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        made = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise OutputError(f"no temporary folder can be made ({error.strerror}); set TMPDIR to a folder") from error
+    with made as folder:
         tempfile.tempdir = folder
         try:
             with cleanup_on_signal(lambda: shutil.rmtree(folder)):

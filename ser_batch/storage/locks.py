@@ -1,31 +1,35 @@
 """Locks that keep two runs out of one output."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ser_batch.errors import OutputError
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"{path}: another run is writing here; wait for it, or name another --out") from error
-
-
 @contextmanager
-def held(lock: Path, output: Path) -> Iterator[None]:
-    """Keep other runs out of an output, by a lock on a file, until the block ends.
+def locked(lock: Path, output: Path) -> Iterator[None]:
+    """Keep other runs out of an output until the block ends, or the process does.
 
     Args:
-        lock: the file; made if absent.
+        lock: a file for nothing else, made if absent; it stays. A lock on a folder would not hold across the hosts of
+            a network file system.
         output: what messages name.
 
     Raises:
-        OutputError: another run holds it.
+        OutputError: another run holds the lock.
+        OSError: the file cannot be made.
     """
-    with open(lock, "ab") as file:
-        _lock(file.fileno(), output)
+    held = FileLock(lock, blocking=False)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise OutputError(f"{output}: another run is writing here; wait for it, or name another --out") from error
+    except NotImplementedError as error:
+        raise OutputError(f"{output}: this file system has no locks; name an --out on another") from error
+    try:
         yield
+    finally:
+        held.release()

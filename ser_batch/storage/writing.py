@@ -1,8 +1,10 @@
 """Atomic writes."""
 
 import csv
+import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +12,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from ser_batch.errors import OutputError
-from ser_batch.runtime.signals import cleanup_on_signal
+
+# What `open_atomically` and the savers of other formats leave behind when their process is killed.
+PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
+
+_open_partials: set[Path] = set()
+
+
+def remove_partials() -> None:
+    """Remove the files that this process is in the middle of writing, because it is about to end."""
+    for path in tuple(_open_partials):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -20,19 +32,26 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     Args:
         path: the final name. Its folder must exist.
         mode: ``w`` for UTF-8 text with ``\n`` line ends, ``wb`` for bytes.
+
+    Raises:
+        OSError: it cannot be written; it names the file.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    with cleanup_on_signal(lambda: partial.unlink(missing_ok=True)):
-        try:
-            with open(partial, mode, **text) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    _open_partials.add(partial)
+    try:
+        with open(partial, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+        _open_partials.remove(partial)
     sync_folder(path.parent)
 
 
@@ -65,24 +84,45 @@ def write_json(path: Path, content: object) -> None:
         file.write(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+# By error number: what to do.
+_ADVICE = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EACCES: "change its rights",
+    errno.EPERM: "change its rights",
+    errno.EROFS: "make its disk writable",
+    errno.ENOENT: "see why it is missing",
+    errno.EMFILE: "allow more open files (ulimit -n) or give fewer --workers",
+    errno.ENFILE: "close other programs",
+    errno.EIO: "check the disk",
+}
+
+
+def os_error_line(error: OSError, where: Path | str) -> str:
+    """An error of the system in one line: which file, what failed, what to do.
+
+    Args:
+        error: as it was raised.
+        where: the file or folder that is named if the error names none.
+    """
+    advice = _ADVICE.get(error.errno or 0, "mend that")
+    return f"{error.filename or where}: {error.strerror or error}; {advice}, then run the same command again"
+
+
 @contextmanager
-def disk_errors_named(where: Path) -> Iterator[None]:
-    """Turn an OSError of the system (disk full, rights, quota) into one line that names the place.
+def os_errors_named(where: Path | str) -> Iterator[None]:
+    """Turn an error of the system into one line that names the file.
+
+    Args:
+        where: what is named if the error names no file.
 
     Raises:
         OutputError: for any OSError in the block.
     """
     try:
         yield
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"{error.filename or where}: is missing; give --restart to make the whole output anew"
-        ) from error
     except OSError as error:
-        raise OutputError(
-            f"{where}: cannot write ({error.strerror or error}); what was finished is kept: "
-            "make room or change the rights, then run the same command again"
-        ) from error
+        raise OutputError(os_error_line(error, where)) from error
 
 
 @contextmanager

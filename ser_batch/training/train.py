@@ -7,12 +7,10 @@ started again ends with the same weights as one that was not.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ser_batch.audio.frontends import preset_name
 from ser_batch.errors import BundleError, OutputError, TrainingError
@@ -21,13 +19,9 @@ from ser_batch.models.bundles import BUNDLE_FILES, DESCRIPTION, Bundle, open_bun
 from ser_batch.models.networks.families import refuse_unfit
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import TrainValidation, manifest_rows, split_train_validation
-from ser_batch.runtime.signals import resumable
-from ser_batch.storage.outputs import OutputFolder, differences, read_own_json
-from ser_batch.storage.writing import disk_errors_named, write_json
+from ser_batch.storage.outputs import OutputKind, open_output
 from ser_batch.training.recipes import Recipe
 from ser_batch.training.trainer import CHECKPOINTS, HISTORY, LOGS, Epoch, Precision, _Run
-
-_RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -85,18 +79,12 @@ def train(
         "precision": precision,
         "examples": sides.description,
     }
-    output = OutputFolder(folder, "a model bundle", DESCRIPTION, _is_ours)
-    with output.held(), disk_errors_named(folder), resumable():
-        if restart:
-            output.clear()
-        if (folder / DESCRIPTION).exists():
+    with open_output(folder, _KIND, identity, restart) as output:
+        if output.is_finished:
             bundle = open_bundle(folder)
-            _refuse_other_run(folder, bundle.training, identity)
             with _restart_advised():
                 bundle.check()
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             return TrainingResult(bundle, True, recipe.epochs)
-        _begin(output, identity)
         run = _Run(records, sides, folder, recipe, seed, precision)
         notes = run.resume()
         if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
@@ -109,6 +97,7 @@ def train(
         continued_from = len(run.history)
         run.train_on(on_epoch)
         bundle = run.finish(identity)
+        output.finish()
         return TrainingResult(bundle, False, continued_from, tuple(notes))
 
 
@@ -129,23 +118,8 @@ def _restart_advised() -> Iterator[None]:
         raise OutputError(f"{error}, or give --restart to train anew") from error
 
 
-def _begin(output: OutputFolder, identity: dict[str, Any]) -> None:
-    run = output.path / CHECKPOINTS / _RUN
-    if run.exists() and any(run.parent.glob("epoch-*.npz")):  # else nothing would be lost
-        _refuse_other_run(output.path, read_own_json(run), identity)
-        output.drop_partials()
-        return
-    output.begin(CHECKPOINTS)
-    write_json(run, identity)
-
-
-def _refuse_other_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if changed := differences(old, new, ("records", "recipe", "seed", "precision", "examples")):
-        raise OutputError(
-            f"{folder}: was trained otherwise; what differs: {'; '.join(changed)}. "
-            "Give --restart to train anew, or name another --out"
-        )
-
-
 def _is_ours(name: str) -> bool:
-    return name in BUNDLE_FILES | {HISTORY, CHECKPOINTS, LOGS}
+    return name in BUNDLE_FILES | {HISTORY, LOGS}
+
+
+_KIND = OutputKind("a model bundle", DESCRIPTION, CHECKPOINTS, _is_ours, lambda folder: open_bundle(folder).training)

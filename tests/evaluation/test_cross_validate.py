@@ -35,6 +35,7 @@ QUICK = replace(PLAIN, name="quick", epochs=1)
 FILES = {
     *("predictions.csv", "scores.json", "scores.csv", "confusion_matrix.csv", "confusion_matrix.png"),
     "reliability.png",
+    ".lock",
 }
 
 
@@ -126,7 +127,7 @@ def test_another_cross_validation_in_the_folder_is_refused(
 ) -> None:
     assert main(arguments(kept_records, whole.out, 1, *options)) == 1
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert f"{whole.out}: holds another cross-validation; what differs: {says}" in line
+    assert f"{whole.out}: holds a cross-validation made from something else; what differs: {says}" in line
     assert "--restart" in line
 
 
@@ -334,7 +335,7 @@ def test_an_unfinished_cross_validation_of_another_kind_is_refused(trainings: Tr
     out, protocol = tmp_path / "cv", Protocol("speaker", 5, 1, 0)
     with pytest.raises(KeyboardInterrupt):
         cross_validate(trainings.records, out, QUICK, protocol, Inline(), on_fold=stop)
-    with pytest.raises(OutputError, match=r"holds another cross-validation.*folds was 5, now 4"):
+    with pytest.raises(OutputError, match=r"holds a cross-validation made from something else.*folds was 5, now 4"):
         cross_validate(trainings.records, out, QUICK, replace(protocol, n_folds=4), Inline())
     cross_validate(trainings.records, out, QUICK, replace(protocol, n_folds=4), Inline(), restart=True)
     assert {path.name for path in out.iterdir()} == FILES

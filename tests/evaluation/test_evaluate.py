@@ -14,7 +14,7 @@ from ser_batch.cli.app import main
 from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan
-from ser_batch.inference.predictions import PredictionOptions, predict_examples, predict_in_order
+from ser_batch.inference.predictions import PredictionOptions, predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle, BundleContent, save_bundle, shipped_bundle
 from ser_batch.models.calibration import apply_temperature
@@ -29,6 +29,7 @@ from ser_batch.records.reader import split_selection
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.training.recipes import Recipe
 from tests.frontends import KEPT, WINDOWED
+from tests.predicting import results_of
 from tests.recipes import PLAIN
 
 
@@ -90,10 +91,10 @@ def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, 
     bundle = shipped_bundle()
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
-        for result in predict_in_order(recordings, PredictionOptions.predictions(bundle), engine):
-            row = evaluated[recordings[result.number].file]
-            said = [float(row[f"p_{label}"]) for label in bundle.labels]
-            assert said == pytest.approx(result.rows[0, 2:-1], abs=1e-6)
+        results = results_of(recordings, engine, PredictionOptions.predictions(bundle))
+    for recording, result in zip(recordings, results, strict=True):
+        said = [float(evaluated[recording.file][f"p_{label}"]) for label in bundle.labels]
+        assert said == pytest.approx(result.rows[0, 2:-1], abs=1e-6)
 
 
 def test_another_front_end_is_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
@@ -203,11 +204,12 @@ def test_windows_of_a_recording_are_one_prediction_in_both(
     evaluated = {one.prediction.file: one.prediction for one in found}
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
-        for result in predict_in_order(recordings, PredictionOptions.predictions(bundle), engine):
-            (one,) = result.predictions(recordings[result.number].file)
-            assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-6)
-            assert evaluated[one.file].end_secs == pytest.approx(one.end_secs, abs=1e-5)
-            assert one.end_secs == pytest.approx(one.duration_secs)
+        results = results_of(recordings, engine, PredictionOptions.predictions(bundle))
+    for recording, result in zip(recordings, results, strict=True):
+        (one,) = result.predictions(recording.file)
+        assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-6)
+        assert evaluated[one.file].end_secs == pytest.approx(one.end_secs, abs=1e-5)
+        assert one.end_secs == pytest.approx(one.duration_secs)
     assert len(evaluated) == 14
 
 

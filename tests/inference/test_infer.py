@@ -15,12 +15,13 @@ import pytest
 from ser_batch.cli.app import main
 from ser_batch.corpus.sources import list_source
 from ser_batch.evaluation.metrics import score
-from ser_batch.inference.predictions import PredictionOptions, predict_in_order
+from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
 from tests.counting import CountingNetwork
 from tests.deadly import DeadlyEngine
+from tests.predicting import results_of
 
 LABELS = shipped_bundle().labels
 
@@ -106,7 +107,7 @@ def test_workers_and_neighbours_change_nothing(emodb_sample: Path) -> None:
     results = []
     for workers, order in [(1, slice(None)), (3, slice(None, None, -1))]:
         with LocalEngine(workers) as engine:
-            found = predict_in_order(recordings[order], asked, engine)
+            found = results_of(recordings[order], engine, asked)
             results.append(np.array([one.rows[0] for one in found])[order])
     np.testing.assert_array_equal(results[0], results[1])
 
@@ -115,9 +116,8 @@ def test_a_file_that_ends_its_worker_is_a_row(emodb_sample: Path) -> None:
     recordings = list_source(str(emodb_sample)).recordings
     with LocalEngine(2) as engine:
         deadly = DeadlyEngine(engine, "08a02La.wav", signum=11)
-        results = list(predict_in_order(recordings, PredictionOptions.predictions(shipped_bundle()), deadly))
-    assert [recordings[one.number].file for one in results if one.error] == ["08a02La.wav"]
-    assert len(results) == len(recordings)
+        results = results_of(recordings, deadly, PredictionOptions.predictions(shipped_bundle()))
+    assert [one.file for one, result in zip(recordings, results, strict=True) if result.error] == ["08a02La.wav"]
 
 
 def test_the_same_command_again(source: Path, tmp_path: Path, capfd) -> None:
@@ -258,7 +258,7 @@ def test_the_shipped_model_knows_its_own_corpus(emodb: Path) -> None:
 
     recordings = label_recordings(list_source(str(emodb))).recordings
     with LocalEngine(2) as engine:
-        results = list(predict_in_order(recordings, PredictionOptions.predictions(shipped_bundle()), engine))
+        results = results_of(recordings, engine, PredictionOptions.predictions(shipped_bundle()))
     truth = [LABELS.index(recording.label or "") for recording in recordings]
     scores = score(truth, [int(np.argmax(one.rows[0, 2:-1])) for one in results], LABELS)
     assert len(results) == 535

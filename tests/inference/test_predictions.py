@@ -16,13 +16,14 @@ from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import Recording
 from ser_batch.errors import BundleError
-from ser_batch.inference.predictions import Prediction, PredictionOptions, _results, _Task, predict, predict_in_order
+from ser_batch.inference.predictions import Block, Prediction, PredictionOptions, read_part, write_block
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
 from tests.counting import CountingNetwork
 from tests.deadly import DeadlyEngine, HangingEngine
 from tests.frontends import WINDOWED
+from tests.predicting import results_of
 from tests.records.test_long_files import write_long
 
 NETWORK = partial(CountingNetwork, Path(os.devnull))
@@ -56,8 +57,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
 
 
 def rows_of(recordings, engine, asked=WHOLE) -> list[Prediction]:
-    results = predict_in_order(recordings, asked, engine)
-    return [row for result in results for row in result.predictions(recordings[result.number].file)]
+    results = results_of(recordings, engine, asked)
+    return [row for one, result in zip(recordings, results, strict=True) for row in result.predictions(one.file)]
 
 
 def directly(recording: Recording) -> tuple[list[tuple[float, float]], np.ndarray]:
@@ -114,8 +115,9 @@ def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Pa
     assert not rows[2].error
 
 
-def test_a_worker_that_waits_for_work_is_not_taken_for_one_that_hangs(mixed) -> None:
-    (result,) = _results(_Task(((0, mixed[1]),)), WINDOWS)
+def test_a_worker_that_waits_for_work_is_not_taken_for_one_that_hangs(mixed, tmp_path: Path) -> None:
+    write_block(Block((mixed[1],), (bytes(16),), str(tmp_path / "1.parquet")), WINDOWS)
+    (result,) = read_part(tmp_path / "1.parquet")
     assert len(result.rows) == 166
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -149,16 +151,9 @@ class DyingNetwork:
 def test_a_worker_that_dies_within_a_long_recording(mixed, engine) -> None:
     """The recordings of 250, 200, 200 and 400 seconds have a hundred windows or more; so has a task of short ones."""
     undisturbed = rows_of(mixed, engine, WINDOWS)
-    results = [
-        one
-        for part in predict(enumerate(mixed), PredictionOptions(DyingNetwork, WINDOWED, True), engine)
-        for one in part
-    ]
-    assert sorted(result.number for result in results) == list(range(len(mixed)))
-    results.sort(key=lambda result: result.number)
-    dead = [mixed[result.number].file for result in results if "SIGABRT" in result.error]
+    rows = rows_of(mixed, engine, PredictionOptions(DyingNetwork, WINDOWED, True))
+    dead = [row.file for row in rows if "SIGABRT" in row.error]
     assert dead == ["01.wav", "04.wav", "06.wav", "10.wav"]
-    rows = [row for result in results for row in result.predictions(mixed[result.number].file)]
     assert [row for row in rows if row.file not in dead] == [row for row in undisturbed if row.file not in dead]
 
 
@@ -182,7 +177,7 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
 def test_a_bundle_that_was_replaced_meanwhile_is_refused(mixed, engine) -> None:
     other = replace(shipped_bundle(), fingerprint="0" * 64)
     with pytest.raises(BundleError, match=r"was replaced while it was in use; run the same command again"):
-        list(predict_in_order(mixed[:1], PredictionOptions.predictions(other), engine))
+        results_of(mixed[:1], engine, PredictionOptions.predictions(other))
 
 
 # --- memory
@@ -198,6 +193,7 @@ from ser_batch.models.bundles import Bundle, shipped_bundle
 from ser_batch.runtime.process import keep_freed_memory
 from ser_batch.inference.predictions import PredictionOptions
 from tests.frontends import WINDOWED
+from tests.predicting import results_of
 from tests.counting import CountingNetwork
 
 def main():

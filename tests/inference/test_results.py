@@ -1,8 +1,7 @@
-"""What a table's journal is for: runs that stop and go on, folders that grow, tables that are left alone."""
+"""What a table's parts are for: runs that stop and go on, folders that grow, tables that are left alone."""
 
 import dataclasses
-import os
-import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from ser_batch.corpus.sources import list_source
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.inference.infer import InferOptions, InferResult, infer
-from ser_batch.inference.results import Journal, journal_path
+from ser_batch.inference.results import TableParts, parts_folder
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
@@ -110,71 +109,53 @@ def test_a_stopped_run_does_not_go_on_with_other_files(run, source, tmp_path) ->
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
 
 
-def test_what_a_power_loss_leaves_is_enough_to_go_on(run, source, tmp_path, whole, monkeypatch) -> None:
-    """The files as they were at some moment, and the one that was being written torn anywhere."""
-    out, image = tmp_path / "preds.csv", tmp_path / "image"
-    journal = journal_path(out)
-    log = journal.with_name(journal.name + "-wal")
-    image.mkdir()
-    monkeypatch.setattr("ser_batch.inference.results._SYNC_SECS", 1e9)  # all is in the file that is torn
-
-    def take_image(done: int, total: int) -> None:
-        if done >= 2 * TASK:
-            shutil.copy(journal, image)
-            shutil.copy(log, image)
-            raise Stop
-
-    listing = list_source(str(source))
-    with pytest.raises(Stop), LocalEngine(2) as engine:
-        infer(listing, SHIPPED, str(out), engine, on_progress=take_image)
-    dice = random.Random(0)
-    size = (image / log.name).stat().st_size
-    known = set()
-    for _ in range(12):
-        shutil.copy(image / journal.name, journal)
-        shutil.copy(image / log.name, log)
-        out.unlink(missing_ok=True)
-        os.truncate(log, dice.randint(0, size))
-        known.add(run(source, out).n_known)
-        assert out.read_bytes() == whole
-    assert min(known) < 2 * TASK
-    assert max(known) <= 2 * TASK
+def test_a_part_that_a_power_loss_tore_is_named(run, source, tmp_path, whole) -> None:
+    out = tmp_path / "preds.csv"
+    stop(run, source, out, 2 * TASK)
+    (first, *_) = sorted((parts_folder(out) / "results").glob("*.parquet"))
+    first.write_bytes(first.read_bytes()[:-100])
+    with pytest.raises(OutputError, match=rf"{re.escape(str(first))}: is damaged \(.*give --restart"):
+        run(source, out)
+    run(source, out, restart=True)
+    assert out.read_bytes() == whole
 
 
+@pytest.mark.parametrize("name", ["identity.json", "table.json", "plan.parquet"])
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
-def test_a_damaged_journal_is_one_line_and_restart_helps(run, source, tmp_path, whole, damage: str) -> None:
+def test_a_damaged_file_is_one_line_and_restart_helps(run, source, tmp_path, whole, name: str, damage: str) -> None:
     out = tmp_path / "preds.csv"
     run(source, out)
-    content = journal_path(out).read_bytes()
-    damaged = content[:6000] if damage == "cut" else b"x" * len(content)
-    journal_path(out).write_bytes(damaged)
-    with pytest.raises(OutputError, match=r"is damaged \(.*give --restart"):
+    path = parts_folder(out) / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] if damage == "cut" else b"x" * len(content))
+    with pytest.raises(OutputError, match=r"is damaged \(.*give --restart") as caught:
         run(source, out)
+    assert "\n" not in str(caught.value)
     assert out.read_bytes() == whole
     run(source, out, restart=True)
     assert out.read_bytes() == whole
 
 
-def test_a_journal_of_another_version_is_refused(run, source, tmp_path, monkeypatch) -> None:
+def test_parts_of_another_version_are_refused(run, source, tmp_path, monkeypatch) -> None:
     run(source, tmp_path / "preds.csv")
-    monkeypatch.setattr("ser_batch.inference.results._VERSION", 5)
-    with pytest.raises(OutputError, match="form 4, not 5"):
+    monkeypatch.setattr("ser_batch.inference.results._VERSION", 99)
+    with pytest.raises(OutputError, match="written by another version of ser-batch; give --restart"):
         run(source, tmp_path / "preds.csv")
 
 
 def test_a_run_may_end_between_the_table_and_the_note_of_it(run, source, tmp_path, whole, monkeypatch) -> None:
     out = tmp_path / "preds.csv"
-    note = Journal.note
+    note = TableParts.note
 
-    def stop_at_the_last(journal: Journal, **facts: object) -> None:
-        if "tally" in facts:
+    def stop_at_the_last(parts: TableParts, tables: list[str], tally: object) -> None:
+        if tally is not None:
             raise Stop
-        note(journal, **facts)
+        note(parts, tables, tally)
 
-    monkeypatch.setattr(Journal, "note", stop_at_the_last)
+    monkeypatch.setattr(TableParts, "note", stop_at_the_last)
     with pytest.raises(Stop):
         run(source, out)
-    monkeypatch.setattr(Journal, "note", note)
+    monkeypatch.setattr(TableParts, "note", note)
     assert out.read_bytes() == whole
     assert not run(source, out).was_finished
     assert run(source, out).was_finished
@@ -194,7 +175,7 @@ def test_a_finished_table_is_left_alone(run, source, tmp_path, network) -> None:
     assert (out.stat().st_mtime_ns, network.counted()) == (before, 0)
 
 
-def test_a_table_that_was_deleted_is_made_from_its_journal(run, source, tmp_path, network, whole) -> None:
+def test_a_table_that_was_deleted_is_made_from_its_parts(run, source, tmp_path, network, whole) -> None:
     out = tmp_path / "preds.csv"
     run(source, out)
     out.unlink()
@@ -213,22 +194,22 @@ def test_a_table_that_someone_changed_is_left_alone(run, source, tmp_path, whole
     assert out.read_bytes() == whole
 
 
-def test_a_table_without_its_journal_is_left_alone(run, source, tmp_path, whole) -> None:
+def test_a_table_without_its_parts_is_left_alone(run, source, tmp_path, whole) -> None:
     out = tmp_path / "preds.csv"
     run(source, out)
-    journal_path(out).unlink()
+    shutil.rmtree(parts_folder(out))
     for options in ({}, {"update": True}):
-        with pytest.raises(OutputError, match=r"without its journal \.preds\.csv\.journal"):
+        with pytest.raises(OutputError, match=r"without its folder \.preds\.csv\.parts"):
             run(source, out, **options)
     run(source, out, restart=True)
     assert out.read_bytes() == whole
 
 
-def test_a_copied_table_and_journal_are_still_finished(run, source, tmp_path) -> None:
+def test_a_copied_table_and_its_parts_are_still_finished(run, source, tmp_path) -> None:
     run(source, tmp_path / "preds.csv")
     (tmp_path / "copy").mkdir()
-    for path in (tmp_path / "preds.csv", journal_path(tmp_path / "preds.csv")):
-        shutil.copyfile(path, tmp_path / "copy" / path.name)
+    shutil.copy(tmp_path / "preds.csv", tmp_path / "copy")
+    shutil.copytree(parts_folder(tmp_path / "preds.csv"), tmp_path / "copy" / ".preds.csv.parts")
     assert run(source, tmp_path / "copy" / "preds.csv").was_finished
 
 
@@ -408,4 +389,4 @@ def test_nothing_else_is_left_beside_the_table(run, source, tmp_path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".preds.csv.123.partial").write_text("from a run that was killed")
     run(source, tmp_path / "out" / "preds.csv")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"preds.csv", ".preds.csv.journal"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"preds.csv", ".preds.csv.parts"}

@@ -14,10 +14,10 @@ import pytest
 
 from ser_batch.cli.app import main
 from ser_batch.formatting import pluralize
-from ser_batch.inference.results import journal_path
+from ser_batch.inference.predictions import read_part
+from ser_batch.inference.results import parts_folder
 from tests.conftest import fill
 from tests.records.test_crash import end_within, remount_read_only
-from tools.kill_infer import n_done
 
 REPOSITORY = Path(__file__).parents[2]
 OPTIONS = ("-j", "2")
@@ -41,11 +41,17 @@ def whole(source: Path) -> bytes:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_inference_finishes_to_the_same_bytes(source: Path, tmp_path: Path, seed: int) -> None:
-    command = [sys.executable, "-m", "tools.kill_infer", source, tmp_path, "--kills", "9", "--seed", str(seed)]
-    ended = subprocess.run([*command, "--options=-j 2"], capture_output=True, text=True, cwd=REPOSITORY)
+    options = ["--kills", "9", "--seed", str(seed), "--out", "preds.csv", "--", "infer", source, *OPTIONS]
+    command = [sys.executable, "-m", "tools.kill_runs", tmp_path / "work", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "9 kills of " in ended.stdout
     assert "\n0 mismatches" in ended.stdout
+
+
+def n_done(table: Path) -> int:
+    """How many results of a table are on disk."""
+    return sum(len(read_part(path)) for path in (parts_folder(table) / "results").glob("*.parquet"))
 
 
 def wait_for(is_there: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -63,8 +69,7 @@ def test_a_stopped_inference_says_so_and_continues(
     out = tmp_path / "preds.csv"
     command = [sys.executable, "-m", "ser_batch", "infer", str(source), "-o", str(out), "-q", *OPTIONS]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    log = journal_path(out).with_name(journal_path(out).name + "-wal")
-    wait_for(lambda: log.exists() and log.stat().st_size > 40_000, process)
+    wait_for(lambda: n_done(out) > 10, process)
     if whom == "group":
         os.killpg(process.pid, number)
     else:
@@ -72,7 +77,7 @@ def test_a_stopped_inference_says_so_and_continues(
     said = end_within(10, process)
     assert process.returncode == 128 + number
     assert re.fullmatch(r"(interrupted|terminated); to go on, run the same command again, without --restart\n", said)
-    assert not out.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {parts_folder(out).name}
     known = n_done(out)
     assert known
     assert main(["infer", str(source), "-o", str(out), *OPTIONS]) == 3
@@ -84,7 +89,7 @@ def test_a_second_inference_into_one_table_is_refused(source: Path, whole: bytes
     out = tmp_path / "preds.csv"
     command = [sys.executable, "-m", "ser_batch", "infer", str(source), "-o", str(out), "-q", *OPTIONS]
     first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    wait_for(journal_path(out).exists, first)
+    wait_for((parts_folder(out) / "identity.json").exists, first)
     os.killpg(first.pid, signal.SIGSTOP)
     try:
         assert main(["infer", str(source), "-o", str(out), "-q"]) == 1
@@ -108,7 +113,7 @@ def test_a_full_disk_is_one_line_and_room_lets_it_finish(
     command = ["infer", str(source), "-o", str(out), "-q", *OPTIONS]
     assert main(command) == 1
     said = capfd.readouterr().err
-    assert said.startswith(f"error: {out}: cannot write (No space left on device)")
+    assert re.match(rf"error: {disk}/[^ ]*: No space left on device; make room, then run the same command again", said)
     assert said.count("\n") == 1
     assert not out.exists()
     ballast.unlink()
@@ -120,5 +125,5 @@ def test_a_place_that_cannot_be_written_is_one_line(source: Path, disk: Path, ca
     remount_read_only(disk)
     assert main(["infer", str(source), "-o", str(disk / "preds.csv"), "-q"]) == 1
     said = capfd.readouterr().err
-    assert said.startswith(f"error: {disk}/preds.csv: cannot write (Read-only file system)")
+    assert said.startswith(f"error: {disk}/.preds.csv.parts: Read-only file system; make its disk writable")
     assert said.count("\n") == 1

@@ -24,7 +24,7 @@ from ser_batch.records.tfrecords import read_records
 from ser_batch.records.verification.verify import verify_records
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.storage.fingerprints import json_fingerprint, json_list_fingerprint
-from ser_batch.storage.outputs import OutputFolder
+from ser_batch.storage.locks import locked
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
 from tests.frontends import TRUNCATED, WINDOWED
@@ -191,8 +191,9 @@ def test_the_plans_fingerprint_does_not_depend_on_how_it_is_streamed() -> None:
 
 
 def test_two_builds_into_one_folder_do_not_meet(source: Path, tmp_path: Path) -> None:
-    other = OutputFolder(tmp_path / "out", "records", "provenance.json", lambda name: True)
-    with other.held(), pytest.raises(OutputError, match="another run is writing here"):
+    (tmp_path / "out").mkdir()
+    other = locked(tmp_path / "out" / ".lock", tmp_path / "out")
+    with other, pytest.raises(OutputError, match="another run is writing here"):
         build(source, tmp_path / "out")
 
 

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 from ser_batch.records.folder import open_records
 from ser_batch.records.manifest import BUILDING
 from tests.conftest import fill, mount
-from tools.kill_build import Killer, Tally, build_command, digests
+from tools.kill_runs import Killer, Tally, digests
 
 OPTIONS = ("--front-end", "speech", "--num-shards", "2", "-j", "2")
 LONGEST_STOP_SECS = 3.0
@@ -24,7 +25,9 @@ LONGEST_STOP_SECS = 3.0
 
 @pytest.fixture(scope="module")
 def killer(emodb_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Killer:
-    return Killer.beside(emodb_sample, tmp_path_factory.mktemp("undisturbed") / "whole", *OPTIONS)
+    return Killer.beside(
+        ["build-records", str(emodb_sample), "-q", *OPTIONS], tmp_path_factory.mktemp("undisturbed") / "whole"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,21 @@ def large(emodb_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Kille
     place = tmp_path_factory.mktemp("large")
     for number in range(8):
         shutil.copytree(emodb_sample, place / "source" / f"{number:03d}")
-    return Killer.beside(place / "source", place / "whole", *OPTIONS)
+    return Killer.beside(["build-records", str(place / "source"), "-q", *OPTIONS], place / "whole")
+
+
+def source_of(killer: Killer) -> Path:
+    return Path(killer.arguments[1])
+
+
+def whole_of(killer: Killer) -> dict[str, str]:
+    """The digests of its undisturbed record folder."""
+    return {name.removeprefix("out/"): digest for name, digest in killer.whole.items() if name != "out"}
+
+
+def build_command(source: Path, out: Path, *options: str) -> list[str]:
+    """The command line of a build, errors only."""
+    return [sys.executable, "-m", "ser_batch", "build-records", str(source), "-o", str(out), "-q", *options]
 
 
 def run(source: Path | str, out: Path, *options: str, said: str = "", code: int = 0) -> str:
@@ -92,18 +109,18 @@ def end_within(secs: float, process: subprocess.Popen[str]) -> str:
 def test_a_killed_build_finishes_to_the_same_bytes(killer: Killer, tmp_path: Path, seed: int) -> None:
     dice, tally = random.Random(seed), Tally()
     while tally.kills < 5:
-        killer.kill_one_build(tmp_path / "out", 5 - tally.kills, dice, tally)
+        killer.kill_one_run(tmp_path / "run", 5 - tally.kills, dice, tally)
     assert not tally.wrong
     assert tally.kills == 5
 
 
 def test_workers_do_not_outlive_a_killed_parent(large: Killer, tmp_path: Path) -> None:
-    process = start(large.source, tmp_path / "out")
+    process = start(source_of(large), tmp_path / "out")
     wait_for(lambda: [*(tmp_path / "out").glob(f"{BUILDING}/recordings-*")], process)
     process.kill()
     end_within(LONGEST_STOP_SECS, process)
-    run(large.source, tmp_path / "out")
-    assert digests(tmp_path / "out") == large.whole
+    run(source_of(large), tmp_path / "out")
+    assert digests(tmp_path / "out") == whole_of(large)
 
 
 # --- stopped
@@ -116,8 +133,8 @@ def test_a_stopped_build_says_so_and_continues(
     large: Killer, tmp_path: Path, number: signal.Signals, whom: str, moment: str
 ) -> None:
     out = tmp_path / "out"
-    pattern = {"workers are starting": "plan.json", "shards are written": "recordings-*"}[moment]
-    process = start(large.source, out)
+    pattern = {"workers are starting": "identity.json", "shards are written": "recordings-*"}[moment]
+    process = start(source_of(large), out)
     wait_for(lambda: [*out.glob(f"{BUILDING}/{pattern}")], process)
     time.sleep(0.05 if moment == "workers are starting" else 0)
     if whom == "parent":
@@ -129,8 +146,8 @@ def test_a_stopped_build_says_so_and_continues(
     assert said.startswith(f"{word}; ")
     assert said.count("\n") == 1
     assert process.returncode == 128 + number
-    run(large.source, out)
-    assert digests(out) == large.whole
+    run(source_of(large), out)
+    assert digests(out) == whole_of(large)
 
 
 def when_it_is_imported(name: str, does: str) -> str:
@@ -183,11 +200,11 @@ def test_a_stop_when_nobody_expects_it_leaves_no_traceback(
     begin = "import atexit, os, signal, sys, time\nworker = '--multiprocessing-fork' in sys.orig_argv\n"
     (tmp_path / "sitecustomize.py").write_text(begin + AT_AN_AWKWARD_MOMENT[moment])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    process = start(killer.source, tmp_path / "out")
+    process = start(source_of(killer), tmp_path / "out")
     said = end_within(30, process)
     if moment == "the work is done":
         assert (said, process.returncode) == ("", 0)
-        assert digests(tmp_path / "out") == killer.whole
+        assert digests(tmp_path / "out") == whole_of(killer)
     else:
         assert said.startswith("interrupted")
         assert said.count("\n") == 1
@@ -199,17 +216,17 @@ def test_a_stop_when_nobody_expects_it_leaves_no_traceback(
 
 
 def test_a_second_build_into_one_folder_is_refused(large: Killer, tmp_path: Path) -> None:
-    first = start(large.source, tmp_path / "out")
-    wait_for(lambda: (tmp_path / "out" / BUILDING / "plan.json").exists(), first)
+    first = start(source_of(large), tmp_path / "out")
+    wait_for(lambda: (tmp_path / "out" / BUILDING / "identity.json").exists(), first)
     os.killpg(first.pid, signal.SIGSTOP)
     try:
-        said = run(large.source, tmp_path / "out", code=1)
+        said = run(source_of(large), tmp_path / "out", code=1)
     finally:
         os.killpg(first.pid, signal.SIGCONT)
     assert said.startswith(f"error: {tmp_path / 'out'}: another run is writing here")
     assert said.count("\n") == 1
     assert (first.communicate()[1], first.returncode) == ("", 0)
-    assert digests(tmp_path / "out") == large.whole
+    assert digests(tmp_path / "out") == whole_of(large)
 
 
 # --- disks
@@ -222,14 +239,14 @@ def remount_read_only(place: Path) -> None:
 @pytest.mark.parametrize("free_kib", [0, 40, 200, 500, 560])
 def test_a_full_disk_is_one_line_and_room_lets_it_finish(killer: Killer, disk: Path, free_kib: int) -> None:
     out, ballast = disk / "out", fill(disk, free_kib)
-    said = run(killer.source, out, code=1, said="No space left on device")
+    said = run(source_of(killer), out, code=1, said="No space left on device")
     assert said.startswith(f"error: {out}")
     assert said.count("\n") == 1
     for path in out.glob("recordings-*"):
-        assert digests(out)[path.name] == killer.whole[path.name]
+        assert digests(out)[path.name] == whole_of(killer)[path.name]
     ballast.unlink()
-    run(killer.source, out)
-    assert digests(out) == killer.whole
+    run(source_of(killer), out)
+    assert digests(out) == whole_of(killer)
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -238,16 +255,17 @@ def test_an_output_that_cannot_be_written_is_one_line(killer: Killer, disk: Path
     if exists:
         out.mkdir()
     remount_read_only(disk)
-    said = run(killer.source, out, code=1)
-    assert said.startswith(f"error: {out}: ")
+    said = run(source_of(killer), out, code=1)
+    assert said.startswith(f"error: {out}")
+    assert "Read-only file system; make its disk writable" in said
     assert said.count("\n") == 1
 
 
 def test_the_source_may_be_read_only(killer: Killer, disk: Path, tmp_path: Path) -> None:
-    shutil.copytree(killer.source, disk / "source")
+    shutil.copytree(source_of(killer), disk / "source")
     remount_read_only(disk)
     run(disk / "source", tmp_path / "out")
-    assert digests(tmp_path / "out") == killer.whole
+    assert digests(tmp_path / "out") == whole_of(killer)
 
 
 # --- odd sources

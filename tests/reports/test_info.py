@@ -8,7 +8,7 @@ import pytest
 
 from ser_batch.cli.app import main
 from ser_batch.evaluation.fold_scores import write_folds
-from ser_batch.inference.results import journal_path
+from ser_batch.inference.results import parts_folder
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.records.folder import RecordFolder
 from tests.folding import LABELS, made_predictions
@@ -59,7 +59,7 @@ def test_what_is_unfinished_or_damaged_is_said(
     if made == "folds":
         (path / "folds").mkdir(parents=True)
     elif made == "journal":
-        journal_path(path).touch()
+        parts_folder(path).mkdir()
     elif made == "manifest":
         shutil.copytree(kept_records.path, path)
         (path / "manifest.csv").write_text("a,b\n1,2,3\n")

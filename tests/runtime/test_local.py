@@ -1,9 +1,9 @@
 import os
 import signal
-import struct
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
@@ -43,16 +43,29 @@ def refuse(number: int) -> None:
     raise AudioError("check", f"number {number}")
 
 
-def die_while_sending(number: int) -> bytes:
-    """On 7, die when a part of the result is on its way."""
+def pid_of(number: int) -> int:
+    return os.getpid()
 
-    def send_a_part(connection: Connection, message: memoryview) -> None:
-        os.write(connection.fileno(), struct.pack("!i", len(message)) + bytes(message[:1000]))
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    if number == 7:
-        Connection._send_bytes = send_a_part  # type: ignore[attr-defined]
-    return bytes(100_000)
+def print_pids() -> None:
+    """What the workers' process ids are; then this process is killed while they work."""
+    with LocalEngine(2) as engine:
+        pids = {outcome.result for outcome in engine.map(pid_and_wait, range(2))}
+        print(*pids, flush=True)
+        for _ in engine.map(time.sleep, [0, 60, 60]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pid_and_wait(number: int) -> int:
+    time.sleep(0.5)
+    return os.getpid()
+
+
+def is_alive(pid: str) -> bool:
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def has_wave(number: int) -> bool:
@@ -91,13 +104,10 @@ def test_a_dead_worker_costs_one_task() -> None:
     assert [n for n, o in outcomes.items() if o.death] == [7]
 
 
-@pytest.mark.parametrize("numbers", [range(20), [7]])
-def test_a_worker_that_dies_while_it_sends_costs_one_task(numbers: Sequence[int]) -> None:
-    with LocalEngine(2) as engine:
-        outcomes = list(engine.map(die_while_sending, numbers))
-    assert sorted(outcome.task for outcome in outcomes) == list(numbers)
-    (dead,) = (outcome for outcome in outcomes if outcome.result is None)
-    assert (dead.task, dead.death) == (7, "the worker was killed (SIGKILL, possibly out of memory)")
+def test_a_large_result_is_refused() -> None:
+    """Half of it could be on its way when its worker dies."""
+    with LocalEngine(2) as engine, pytest.raises(RuntimeError, match=r"returned 16,0\d\d bytes; it may return 16,000"):
+        list(engine.map(bytes, [16_000]))
 
 
 def test_the_deadly_items_are_found() -> None:
@@ -125,10 +135,33 @@ def test_workers_have_one_thread_and_nothing_heavy() -> None:
     assert outcome.result == ("1", [])
 
 
-def test_large_tasks_and_results_do_not_block_each_other() -> None:
+def test_large_tasks_and_many_results_do_not_block_each_other() -> None:
     payloads = [bytes(4_000_000)] * 8
     with LocalEngine(2) as engine:
-        assert sum(len(o.result or b"") for o in engine.map(bytes, payloads)) == 32_000_000
+        assert sum(o.result or 0 for o in engine.map(len, payloads)) == 32_000_000
+        assert sum(len(o.result or b"") for o in engine.map(bytes, [15_000] * 200)) == 3_000_000
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_dies_while_it_waits_costs_nothing(signum: int) -> None:
+    with LocalEngine(1) as engine:
+        (first,) = engine.map(pid_of, [0])
+        os.kill(first.result or 0, signum)
+        time.sleep(0.2)
+        (second,) = engine.map(pid_of, [0])
+    assert second.result not in (None, first.result)
+
+
+def test_workers_end_with_their_parent() -> None:
+    """Even with one that is killed."""
+    code = "from tests.runtime.test_local import print_pids; print_pids()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    pids = ended.stdout.split()
+    assert (ended.returncode, len(pids)) == (-signal.SIGKILL, 2)
+    ends = time.monotonic() + 20
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 def test_workers_started_ahead_have_imported_and_are_used() -> None:

@@ -10,7 +10,7 @@ import pytest
 BEGIN = """
 import os, signal, time
 from pathlib import Path
-from ser_batch.storage.writing import open_atomically
+from ser_batch.storage.writing import open_atomically, remove_partials
 from ser_batch.runtime.process import native_code_silenced, temporary_files_removed
 from ser_batch.runtime.signals import signals_deferred, resumable, signals_handled, cleanup_on_signal
 
@@ -24,7 +24,7 @@ def stop():
 def ended(folder: Path, body: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a program whose body may be stopped."""
     lines = "\n".join("    " + line for line in body.strip().splitlines())
-    code = f"{BEGIN}with signals_handled():\n{lines}\n"
+    code = f"{BEGIN}with signals_handled(), cleanup_on_signal(remove_partials):\n{lines}\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
     return done.returncode, done.stdout, done.stderr
 

@@ -151,7 +151,7 @@ def test_kills_at_any_moment_change_nothing(whole: Path, kept_records: RecordFol
 def test_the_bundle_is_whole_and_small(whole: Path) -> None:
     out = whole / "bundle"
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["bundle.json", "history.csv", "logs", "model.keras", "model.tflite", "novelty.npz"]
+    assert names == [".lock", "bundle.json", "history.csv", "logs", "model.keras", "model.tflite", "novelty.npz"]
     bundle = open_bundle(out)
     assert bundle.load_network().count_params() == bundle.training["parameters"]
     assert bundle.training["recipe"]["name"] == "long"
@@ -232,8 +232,8 @@ def test_a_finished_bundle_without_a_part_is_not_called_finished(
 
 
 def test_what_cannot_be_read_of_an_unfinished_training_is_named(unfinished: Path, kept_records: RecordFolder) -> None:
-    (unfinished / "checkpoints" / "run.json").write_text("")
-    with pytest.raises(OutputError, match=r"run\.json: is damaged .*give --restart"):
+    (unfinished / "checkpoints" / "identity.json").write_text("")
+    with pytest.raises(OutputError, match=r"identity\.json: is damaged .*give --restart"):
         train(kept_records, unfinished, PLAIN)
 
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_that_cannot_be_used_is_skipped_and_said(
 
 
 def test_checkpoints_of_an_unknown_recipe_are_not_taken_up(unfinished: Path, kept_records: RecordFolder) -> None:
-    (unfinished / "checkpoints" / "run.json").unlink()
+    (unfinished / "checkpoints" / "identity.json").unlink()
     shutil.rmtree(unfinished / "logs")
     assert train(kept_records, unfinished, replace(PLAIN, epochs=1)).continued_from == 0
 
@@ -304,7 +304,7 @@ def test_another_training_in_the_folder_is_refused(
     plain: Bundle, unfinished: Path, kept_records: RecordFolder, recipe: Recipe, seed: int, says: str
 ) -> None:
     for folder in (plain.path, unfinished):
-        with pytest.raises(OutputError, match=rf"was trained otherwise; what differs: {says}.*--restart"):
+        with pytest.raises(OutputError, match=rf"made from something else; what differs: {says}.*--restart"):
             train(kept_records, folder, recipe, seed)
 
 
@@ -339,7 +339,7 @@ def test_logs_that_cannot_be_written_are_one_line(kept_records: RecordFolder, tm
     (out / "logs").write_text("no folder")
     arguments = ["train", str(kept_records.path), "-o", str(out), "--mixed-precision", "off", "-q"]
     assert main([*arguments, "--recipe", str(write_recipe(PLAIN, tmp_path))]) == 1
-    assert one_line(capfd).startswith(f"error: {out}: cannot write ({out / 'logs'}: ")
+    assert one_line(capfd).startswith(f"error: {out / 'logs'}: ")
 
 
 def test_records_that_hold_less_than_they_say_are_refused(small_records: RecordFolder, tmp_path: Path) -> None:
