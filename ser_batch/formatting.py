@@ -8,6 +8,11 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def format_uar(uar: float, n_scored: int, n_labels: int) -> str:
+    """An unweighted average recall: ``UAR 0.512``, or ``UAR 0.512 over 5 of 7 labels``."""
+    return f"UAR {uar:.3f}" + (f" over {n_scored} of {n_labels} labels" if n_scored < n_labels else "")
+
+
 def part_named(file: str, start: str, end: str) -> str:
     """A recording with the part of its file, if it is not the whole: ``a.wav``, ``a.wav, 1.5 s to 3 s``.
 

@@ -1,18 +1,25 @@
-"""Two cross-validation folders of the same recordings: is one better, and how sure is that?"""
+"""The difference of two cross-validations of the same recordings, with interval and paired test."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from pandas import Categorical, DataFrame
 
 from ser_batch.errors import SourceError
-from ser_batch.evaluation.fold_predictions import OutOfFold, read_predictions
-from ser_batch.evaluation.intervals import Tallies, interval, recalls, resampled_sums, sign_flip_p, tally
+from ser_batch.evaluation.fold_predictions import RECORDING, OutOfFold, read_predictions
+from ser_batch.evaluation.intervals import (
+    SpeakerCounts,
+    count_by_speaker,
+    interval,
+    recalls,
+    resampled_sums,
+    sign_flip_p,
+)
 from ser_batch.storage.outputs import differences
 
-# What decides how hard the task was; seeds and recipes are what is compared.
+# Options of the protocol that decide how difficult the task is; seeds and recipes are what is compared.
 _TASK = ("by", "folds", "normalise")
 
 
@@ -33,8 +40,8 @@ class Difference:
     p: float
 
     @property
-    def is_shown(self) -> bool:
-        """Whether test and interval agree that there is a difference."""
+    def is_significant(self) -> bool:
+        """Whether p is below 0.05 and the interval excludes 0."""
         return self.p < 0.05 and not self.low <= 0 <= self.high
 
 
@@ -51,17 +58,17 @@ class SpeakerPair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """B against A.
 
     Attributes:
-        recordings: that both predict.
-        seeds_a, seeds_b: how many trainings each is the mean of.
-        over: what pairs are of: ``speakers``; or ``recordings``, where a speaker is unknown or there is but one.
-        units: how many pairs.
+        recordings: number of recordings, the same in both.
+        seeds_a, seeds_b: number of seeds that each score is the mean of.
+        over: the units of the pairs: ``speakers``; or ``recordings``, where a speaker is unknown or there is but one.
+        units: number of pairs.
         uar, wa: the differences.
-        speakers: one for each; none over recordings.
-        task_differences: what of the protocols makes the figures hard to compare.
+        speakers: one for each; empty over recordings.
+        task_differences: differing options of the protocols that make the scores hard to compare.
     """
 
     recordings: int
@@ -75,7 +82,7 @@ class Comparison:
     task_differences: tuple[str, ...]
 
 
-def compare(folder_a: Path, folder_b: Path) -> Comparison:
+def compare(folder_a: Path, folder_b: Path) -> ModelComparison:
     """Compare two cross-validation folders.
 
     Raises:
@@ -83,75 +90,69 @@ def compare(folder_a: Path, folder_b: Path) -> Comparison:
             same labels and speakers.
     """
     a, b = read_predictions(folder_a), read_predictions(folder_b)
-    _refuse_other_recordings(a, b, folder_a, folder_b)
-    one, other = _tallies(a), _tallies(b)
-    return Comparison(
-        len(set(a.recordings)),
-        len(set(a.seeds.tolist())),
-        len(set(b.seeds.tolist())),
-        one.over,
-        len(one.hits),
-        _difference(one.hits, other.hits, one.support),
+    n_recordings = _check_same_recordings(a.table, b.table, folder_a, folder_b)
+    counts_a, counts_b = _mean_counts(a), _mean_counts(b)
+    correct_a, correct_b, support = counts_a.correct, counts_b.correct, counts_a.support
+    return ModelComparison(
+        n_recordings,
+        a.table.seed.nunique(),
+        b.table.seed.nunique(),
+        counts_a.over,
+        len(support),
+        _difference(correct_a, correct_b, support),
         # WA is the recall where all recordings are of one label.
-        _difference(*(cells.sum(axis=1, keepdims=True) for cells in (one.hits, other.hits, one.support))),
-        _speaker_pairs(one, other),
+        _difference(*(counts.sum(axis=1).to_frame() for counts in (correct_a, correct_b, support))),
+        _speaker_pairs(counts_a, counts_b) if counts_a.over == "speakers" else (),
         tuple(differences(a.protocol, b.protocol, _TASK)),
     )
 
 
-def _refuse_other_recordings(a: OutOfFold, b: OutOfFold, folder_a: Path, folder_b: Path) -> None:
-    known_a, known_b = _truths(a), _truths(b)
-    if odd := sorted(known_a.keys() ^ known_b.keys()):
-        (file, start, end), where = odd[0], folder_a if odd[0] in known_a else folder_b
+def _check_same_recordings(a: DataFrame, b: DataFrame, folder_a: Path, folder_b: Path) -> int:
+    """The number of recordings; raises a SourceError if they, their labels or their speakers differ."""
+    known_a, known_b = (one.drop_duplicates(RECORDING)[[*RECORDING, "label", "speaker"]] for one in (a, b))
+    both = known_a.merge(known_b, "outer", RECORDING, suffixes=("_a", "_b"), indicator="which")
+    both = both.astype({"label_a": str, "label_b": str}).sort_values(RECORDING)
+    if len(odd := both[both.which != "both"]):
+        first = odd.iloc[0]
         raise SourceError(
             f"{folder_a} and {folder_b}: not of the same recordings, {len(odd)} are in only one of them "
-            f"({file} from {start} to {end} only in {where}); compare cross-validations of the same records"
+            f"({first.file} from {first.start} to {first.end} only in "
+            f"{folder_a if first.which == 'left_only' else folder_b}); compare cross-validations of the same records"
         )
-    if odd := sorted(key for key, known in known_a.items() if known != known_b[key]):
-        was, now = (" by ".join(filter(None, known[odd[0]])) for known in (known_a, known_b))
+    if len(odd := both[(both.label_a != both.label_b) | (both.speaker_a != both.speaker_b)]):
+        first = odd.iloc[0]
+        was, now = (" by ".join(filter(None, first[[f"label_{of}", f"speaker_{of}"]])) for of in "ab")
         raise SourceError(
             f"{folder_a} and {folder_b}: {len(odd)} of the recordings have another label or speaker "
-            f"({odd[0][0]}: {was}, then {now}); compare cross-validations of the same records"
+            f"({first.file}: {was}, then {now}); compare cross-validations of the same records"
         )
+    return len(both)
 
 
-def _truths(one: OutOfFold) -> dict[tuple[str, str, str], tuple[str, str]]:
-    """The label and speaker of each recording."""
-    known = zip((one.labels[label] for label in one.truth), one.speakers, strict=True)
-    return dict(zip(one.recordings, known, strict=True))
+def _mean_counts(predictions: OutOfFold) -> SpeakerCounts:
+    """The mean over seeds, with units and labels in an order that does not depend on the folder."""
+    table = predictions.table
+    labels = Categorical(table.label, sorted(table.label.unique()))
+    recordings = table.groupby(RECORDING).ngroup()
+    correct = table.label == table.emotion
+    counts = count_by_speaker(labels.codes, correct, table.speaker, recordings, len(labels.categories))
+    n_seeds = table.seed.nunique()
+    return SpeakerCounts(counts.over, counts.correct / n_seeds, counts.support / n_seeds)
 
 
-def _tallies(one: OutOfFold) -> Tallies:
-    """Of a mean seed, with recordings and labels in an order that does not depend on the folder."""
-    order = sorted(range(len(one.recordings)), key=one.recordings.__getitem__)
-    names = sorted({one.labels[label] for label in one.truth})
-    truth = [names.index(one.labels[one.truth[at]]) for at in order]
-    right = (one.predicted == one.truth)[order]
-    speakers, recordings = [one.speakers[at] for at in order], [one.recordings[at] for at in order]
-    whole = tally(truth, right, speakers, recordings, len(names))
-    n_seeds = len(set(one.seeds.tolist()))
-    return Tallies(whole.over, whole.names, whole.hits / n_seeds, whole.support / n_seeds)
-
-
-def _difference(hits_a: NDArray[np.float64], hits_b: NDArray[np.float64], support: NDArray[np.float64]) -> Difference:
+def _difference(correct_a: DataFrame, correct_b: DataFrame, support: DataFrame) -> Difference:
     """Of mean recall; all three are ``(units, labels)``, and every label occurs."""
-    n_labels = support.shape[1]
-    sums = resampled_sums(np.hstack([hits_a, hits_b, support]))
-    drawn_a, drawn_b, drawn = (sums[:, at : at + n_labels] for at in (0, n_labels, 2 * n_labels))
-    resampled = np.nanmean(recalls(drawn_b, drawn), axis=1) - np.nanmean(recalls(drawn_a, drawn), axis=1)
-    mean_a, mean_b = (float(np.mean(hits.sum(axis=0) / support.sum(axis=0))) for hits in (hits_a, hits_b))
-    # What each speaker adds to the difference. To swap A and B for one speaker is to turn the sign of its part.
-    parts = ((hits_b - hits_a) / support.sum(axis=0)).mean(axis=1)
-    return Difference(mean_a, mean_b, *interval(resampled), p=sign_flip_p(parts))
+    sums = np.hsplit(resampled_sums(np.hstack([correct_a, correct_b, support])), 3)
+    resampled_a, resampled_b = (np.nanmean(recalls(one, sums[2]), axis=1) for one in sums[:2])
+    mean_a, mean_b = (float((one.sum() / support.sum()).mean()) for one in (correct_a, correct_b))
+    # Each unit's share of the difference: swapping A and B for one unit changes the sign of its share.
+    shares = ((correct_b - correct_a) / support.sum()).mean(axis=1)
+    return Difference(mean_a, mean_b, *interval(resampled_b - resampled_a), p=sign_flip_p(shares))
 
 
-def _speaker_pairs(a: Tallies, b: Tallies) -> tuple[SpeakerPair, ...]:
-    if a.over == "recordings":
-        return ()
-    uars = [np.nanmean(recalls(one.hits, one.support), axis=1) for one in (a, b)]
+def _speaker_pairs(a: SpeakerCounts, b: SpeakerCounts) -> tuple[SpeakerPair, ...]:
     totals = a.support.sum(axis=1)
-    was = [one.hits.sum(axis=1) / totals for one in (a, b)]
-    return tuple(
-        SpeakerPair(name, round(total), *map(float, figures))
-        for name, total, *figures in zip(a.names, totals, *uars, *was, strict=True)
-    )
+    uars = [(one.correct / one.support).mean(axis=1) for one in (a, b)]
+    was = [one.correct.sum(axis=1) / totals for one in (a, b)]
+    columns = [totals.index, totals.round().astype(int), *uars, *was]
+    return tuple(SpeakerPair(*pair) for pair in zip(*(column.tolist() for column in columns), strict=True))

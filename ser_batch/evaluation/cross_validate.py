@@ -20,8 +20,9 @@ import numpy as np
 from ser_batch.corpus.folds import Fold, FoldRule, make_folds
 from ser_batch.errors import OutputError, TrainingError
 from ser_batch.evaluation.figures import plot_confusion
-from ser_batch.evaluation.fold_predictions import FOLDS, SCORES, FoldPrediction
+from ser_batch.evaluation.fold_predictions import FoldPrediction
 from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
+from ser_batch.evaluation.folders import FOLDS, SCORES
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.inference.predictions import predict_examples
 from ser_batch.inference.predictor import Predictor

@@ -1,166 +1,161 @@
-"""Out-of-fold predictions to the cross-validation folder, and back."""
+"""Scores of out-of-fold predictions: the cross-validation folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pandas import DataFrame, concat
 
 from ser_batch.evaluation.figures import plot_confusion, plot_reliability
-from ser_batch.evaluation.fold_predictions import PREDICTIONS, SCORES, FoldPrediction, _Rows, _write_predictions
-from ser_batch.evaluation.intervals import interval_over_speakers, tally
-from ser_batch.evaluation.metrics import ECE_BINS, Scores, reliability, uar_text
-from ser_batch.storage.writing import open_atomically, write_json, write_rows
+from ser_batch.evaluation.fold_predictions import (
+    RECORDING,
+    FoldPrediction,
+    label_codes,
+    predictions_table,
+    write_table,
+)
+from ser_batch.evaluation.folders import PREDICTIONS, SCORES
+from ser_batch.evaluation.intervals import count_by_speaker, interval_over_speakers
+from ser_batch.evaluation.metrics import ECE_BINS, expected_calibration_error, reliability, score
+from ser_batch.formatting import format_uar
+from ser_batch.storage.writing import write_json
 
 FOLD_FILES = frozenset(
     {PREDICTIONS, "scores.csv", "confusion_matrix.csv", "confusion_matrix.png", "reliability.png", SCORES}
 )
 
-_FIGURES = ("uar", "wa", "precision", "recall", "f1", "ece_before", "ece_after")
+_FIGURES = ["uar", "wa", "precision", "recall", "f1", "ece_before", "ece_after"]
+_COLUMNS = ["scope", "name", "statistic", "seed", "recordings", "labels", *_FIGURES]
 
 
 def write_folds(
     folder: Path, predictions: Sequence[FoldPrediction], labels: Sequence[str], title: str, protocol: Mapping[str, Any]
 ) -> None:
-    """Write the cross-validation folder, and last `SCORES`, which says that the rest is whole.
+    """Write the cross-validation folder; last `SCORES`, which marks it as complete.
 
     Args:
         folder: exists, and holds nothing of an earlier run.
-        predictions: one for each recording and seed, in the order in which they shall stand.
+        predictions: one for each recording and seed, in the order of the rows to write.
         labels: their names.
-        title: the protocol in a few words, for pictures and terminals: ``leave one speaker out, 3 seeds``.
-        protocol: all that decides about the figures, as a JSON object: by, folds, seeds, recipe, records, and so on.
+        title: the protocol in a few words, for plots and terminals: ``leave one speaker out, 3 seeds``.
+        protocol: all that decides the figures, as a JSON object: by, folds, seeds, recipe, records, and so on.
 
     Raises:
         ValueError: a seed predicts a recording twice or not at all.
     """
-    rows = _Rows(predictions, labels)
-    _write_predictions(folder / PREDICTIONS, predictions, rows)
-    pooled = {seed: rows.scores(rows.seeds == seed) for seed in rows.seed_values}
-    confusion = np.sum([scores.confusion for scores in pooled.values()], axis=0)
-    before, after = reliability(rows.raw, rows.truth), reliability(rows.calibrated, rows.truth)
-    table = _tidy(rows, pooled)
-    _write_table(folder / "scores.csv", table)
-    with open_atomically(folder / "confusion_matrix.csv") as file:
-        write_rows(file, [["true", *labels]])
-        write_rows(file, [[label, *map(str, row)] for label, row in zip(labels, confusion, strict=True)])
-    summary = _summary(rows, table) | {"title": title, "protocol": dict(protocol)}
+    table = predictions_table(predictions, labels)
+    write_table(folder / PREDICTIONS, table)
+    raw, calibrated = (np.array([getattr(one, name) for one in predictions]) for name in ("raw", "calibrated"))
+    truth = label_codes(table.label)
+    before, after = reliability(raw, truth), reliability(calibrated, truth)
+    lines = _scores_by_seed(table, raw, calibrated, labels)
+    over_seeds = _over_seeds(lines)
+    write_table(folder / "scores.csv", concat([lines, over_seeds])[_COLUMNS])
+    confusion = score(truth, label_codes(table.emotion), labels).confusion
+    write_table(
+        folder / "confusion_matrix.csv", DataFrame(confusion, list(labels), list(labels)).reset_index(names="true")
+    )
+    summary = _summary(table, lines, over_seeds, labels) | {"title": title, "protocol": dict(protocol)}
+    # Temperatures are factors, so their mean is the geometric one.
+    summary["temperature"] = round(float(np.exp(np.mean(np.log([one.temperature for one in predictions])))), 6)
     summary["ece"]["pooled"] = {"before": round(before.error, 6), "after": round(after.error, 6)}
     uar, wa = summary["uar"]["mean"], summary["wa"]["mean"]
-    shown = uar_text(uar, summary["labels_scored"], len(labels))
+    shown = format_uar(uar, summary["labels_scored"], len(labels))
     plot_confusion(confusion, labels, f"{title}\n{shown}, WA {wa:.3f}", folder / "confusion_matrix.png")
     plot_reliability(before, after, title, folder / "reliability.png")
     write_json(folder / SCORES, summary)
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line of ``scores.csv``: the figures of one scope, in one seed or over all."""
-
-    scope: str
-    name: str
-    statistic: str
-    seed: int | None
-    recordings: int
-    figures: Mapping[str, float]
-    labels: int | None = None  # that the UAR is over
-
-
-def _tidy(rows: _Rows, pooled: Mapping[int, Scores]) -> list[_Line]:
-    lines: list[_Line] = []
-    for seed, whole in pooled.items():
-        chosen = rows.seeds == seed
-        figures = {"uar": whole.uar, "wa": whole.wa} | rows.errors(chosen)
-        lines.append(_Line("pooled", "", "seed", seed, rows.n_recordings, figures, _n_scored(whole)))
-        for scope, names in (("fold", rows.folds), ("speaker", rows.speakers)):
-            for name in sorted(set(names[chosen].tolist()) - {""}):
-                part = rows.scores(chosen & (names == name))
-                figures = {"uar": part.uar, "wa": part.wa}
-                n_recordings = int(part.confusion.sum())
-                lines.append(_Line(scope, name, "seed", seed, n_recordings, figures, _n_scored(part)))
-        for one in whole.classes:
-            figures = {"precision": one.precision, "recall": one.recall, "f1": one.f1}
-            lines.append(_Line("label", one.label, "seed", seed, one.support, figures))
-    return lines + _over_seeds(lines)
-
-
-def _n_scored(scores: Scores) -> int:
-    return len(scores.classes) - len(scores.absent)
+def _scores_by_seed(
+    table: DataFrame, raw: NDArray[np.float64], calibrated: NDArray[np.float64], labels: Sequence[str]
+) -> DataFrame:
+    """The lines of ``scores.csv`` for each seed: pooled, then by fold, speaker and label."""
+    pooled, by_label = [], []
+    for seed, part in table.groupby("seed"):
+        truth = label_codes(part.label)
+        found = score(truth, label_codes(part.emotion), labels)
+        pooled.append(
+            {
+                "seed": seed,
+                "recordings": len(part),
+                "labels": len(labels) - len(found.absent),
+                "uar": found.uar,
+                "wa": found.wa,
+                "ece_before": expected_calibration_error(raw[part.index], truth),
+                "ece_after": expected_calibration_error(calibrated[part.index], truth),
+            }
+        )
+        by_label.append(DataFrame(found.classes).assign(seed=seed))
+    parts = {
+        "pooled": DataFrame(pooled).assign(name=""),
+        "fold": _scores_by(table, "fold"),
+        "speaker": _scores_by(table, "speaker"),
+        "label": concat(by_label).rename(columns={"label": "name", "support": "recordings"}),
+    }
+    lines = concat([part.assign(scope=scope) for scope, part in parts.items() if len(part)])
+    lines = lines.astype(dict.fromkeys(("seed", "recordings", "labels"), "Int64")).assign(statistic="seed")
+    return lines.sort_values("seed", kind="stable")
 
 
-def _over_seeds(lines: Sequence[_Line]) -> list[_Line]:
+def _scores_by(table: DataFrame, column: str) -> DataFrame:
+    """UAR and WA of each seed and value of a column that is not empty."""
+    keys = ["seed", column]
+    known = table[table[column] != ""].assign(correct=table.label == table.emotion)
+    recalls = known.groupby([*keys, "label"], observed=True).correct.mean().groupby(keys)
+    correct = known.groupby(keys).correct
+    scores = {"recordings": correct.size(), "labels": recalls.size(), "uar": recalls.mean(), "wa": correct.mean()}
+    return DataFrame(scores).reset_index(names=["seed", "name"])
+
+
+def _over_seeds(lines: DataFrame) -> DataFrame:
     """Mean and standard deviation of all but folds, which may hold other recordings in each seed."""
-    groups: dict[tuple[str, str], list[_Line]] = {}
-    for line in lines:
-        if line.scope != "fold":
-            groups.setdefault((line.scope, line.name), []).append(line)
-    over = []
-    for (scope, name), group in groups.items():
-        columns = {figure: [line.figures[figure] for line in group] for figure in group[0].figures}
-        means = {figure: float(np.mean(values)) for figure, values in columns.items()}
-        over.append(_Line(scope, name, "mean", None, group[0].recordings, means, group[0].labels))
-        if len(group) > 1:
-            spread = {figure: float(np.std(values, ddof=1)) for figure, values in columns.items()}
-            over.append(_Line(scope, name, "sd", None, group[0].recordings, spread, group[0].labels))
-    return over
+    groups = lines[lines.scope != "fold"].groupby(["scope", "name"], sort=False)
+    statistics = groups[_FIGURES].agg(["mean", "std"]).stack(future_stack=True)
+    statistics = statistics.rename(index={"std": "sd"}).rename_axis(["scope", "name", "statistic"]).reset_index()
+    if lines.seed.nunique() == 1:
+        statistics = statistics[statistics.statistic == "mean"]
+    counts = groups[["recordings", "labels"]].first().reset_index()
+    return statistics.merge(counts, on=["scope", "name"], how="left")
 
 
-def _summary(rows: _Rows, table: Sequence[_Line]) -> dict[str, Any]:
-    """What `SCORES` says of the predictions themselves."""
-    found = {(line.scope, line.name, line.statistic): line for line in table if line.statistic != "seed"}
-    seeds = [line for line in table if line.scope == "pooled" and line.statistic == "seed"]
-    tallies = tally(rows.truth, rows.predicted == rows.truth, rows.speakers.tolist(), rows.recordings, len(rows.labels))
-    intervals = interval_over_speakers(tallies)
-    spread = found.get(("pooled", "", "sd"))
-    overall = {
+def _summary(table: DataFrame, lines: DataFrame, over_seeds: DataFrame, labels: Sequence[str]) -> dict[str, Any]:
+    """The content of `SCORES` that follows from the predictions alone."""
+    recordings = table.groupby(RECORDING).ngroup()
+    correct = table.label == table.emotion
+    intervals = interval_over_speakers(
+        count_by_speaker(label_codes(table.label), correct, table.speaker, recordings, len(labels))
+    )
+    pooled = lines[lines.scope == "pooled"]
+    means = over_seeds[over_seeds.statistic == "mean"].set_index("name").round(6)
+    overall = means[means.scope == "pooled"].iloc[0]
+    figures = {
         name: {
-            "per_seed": {str(line.seed): round(line.figures[name], 6) for line in seeds},
-            "mean": round(found["pooled", "", "mean"].figures[name], 6),
-            "sd": None if spread is None else round(spread.figures[name], 6),
+            "per_seed": dict(zip(pooled.seed.astype(str), pooled[name].round(6), strict=True)),
+            "mean": overall[name],
+            "sd": None if len(pooled) == 1 else round(float(pooled[name].std()), 6),
             "interval": _rounded(limits),
         }
         for name, limits in (("uar", intervals.uar), ("wa", intervals.wa))
     }
-    classes = {
-        label: {name: round(value, 6) for name, value in found["label", label, "mean"].figures.items()}
-        | {"support": found["label", label, "mean"].recordings, "recall_interval": _rounded(limits)}
-        for label, limits in zip(rows.labels, intervals.recalls, strict=True)
-    }
-    speakers = {
-        line.name: {"recordings": line.recordings, "labels_scored": line.labels}
-        | {name: round(value, 6) for name, value in line.figures.items()}
-        for (scope, _, statistic), line in found.items()
-        if (scope, statistic) == ("speaker", "mean")
-    }
-    figures = found["pooled", "", "mean"].figures
-    alone = {when: round(figures[f"ece_{when}"], 6) for when in ("before", "after")}
-    return overall | {
-        "ece": {"bins": ECE_BINS, "mean_of_seeds": alone},
-        "temperature": round(rows.temperature, 6),
-        "labels": list(rows.labels),
-        "labels_scored": found["pooled", "", "mean"].labels,
-        "recordings": rows.n_recordings,
-        "seeds": rows.seed_values,
+    by_label, by_speaker = means[means.scope == "label"], means[means.scope == "speaker"]
+    classes = by_label[["precision", "recall", "f1", "recordings"]].rename(columns={"recordings": "support"})
+    speakers = by_speaker[["recordings", "labels", "uar", "wa"]].rename(columns={"labels": "labels_scored"})
+    return figures | {
+        "ece": {"bins": ECE_BINS, "mean_of_seeds": {"before": overall.ece_before, "after": overall.ece_after}},
+        "labels": list(labels),
+        "labels_scored": int(overall["labels"]),
+        "recordings": int(overall["recordings"]),
+        "seeds": pooled.seed.tolist(),
         "interval": {"level": 0.95, "over": intervals.over, "units": intervals.units},
-        "classes": classes,
-        "speakers": speakers,
+        "classes": {
+            label: row | {"recall_interval": _rounded(limits)}
+            for (label, row), limits in zip(classes.to_dict("index").items(), intervals.recalls, strict=True)
+        },
+        "speakers": speakers.to_dict("index"),
     }
 
 
 def _rounded(limits: tuple[float, float] | None) -> list[float] | None:
     return None if limits is None else [round(limit, 6) for limit in limits]
-
-
-def _write_table(path: Path, lines: Sequence[_Line]) -> None:
-    with open_atomically(path) as file:
-        write_rows(file, [["scope", "name", "statistic", "seed", "recordings", "labels", *_FIGURES]])
-        for line in lines:
-            keys = [line.scope, line.name, line.statistic, "" if line.seed is None else str(line.seed)]
-            shown = [f"{line.figures[name]:.6f}" if name in line.figures else "" for name in _FIGURES]
-            labels = "" if line.labels is None else str(line.labels)
-            write_rows(file, [[*keys, str(line.recordings), labels, *shown]])
-
-
-def _uar_shown(figures: Mapping[str, Any], n_labels: int) -> str:
-    return uar_text(figures["uar"], figures.get("labels_scored", n_labels), n_labels)  # earlier versions kept no number

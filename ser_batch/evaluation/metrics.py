@@ -1,23 +1,26 @@
-"""Predictions and truth to the figures that are published: UAR, WA, per class, calibration error, intervals."""
+"""UAR, WA, scores per class, confusion matrix and calibration error of predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from ser_batch.formatting import format_uar
 
 ECE_BINS = 15
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one label was recognised.
+    """Scores of one label.
 
     Attributes:
         label: its name.
-        precision, recall, f1: 0 to 1; precision is 0 where the label was never predicted.
-        support: how many recordings truly have it.
+        precision, recall, f1: 0 to 1; 0 where the denominator is 0.
+        support: number of recordings with this true label.
     """
 
     label: str
@@ -29,13 +32,13 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one set of predictions.
+    """All scores of one set of predictions.
 
     Attributes:
         uar: unweighted average recall: the mean of the recalls of the labels present in the truth.
         wa: weighted accuracy: the share of correct predictions.
-        classes: one score per label.
-        confusion: int64 ``(labels, labels)``: row: the truth, column: the prediction.
+        classes: one for each label.
+        confusion: int64 ``(labels, labels)``; rows are true labels, columns predicted ones.
     """
 
     uar: float
@@ -45,79 +48,59 @@ class Scores:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """The labels that no recording has, over which the UAR is no mean."""
+        """The labels without recordings, which the UAR leaves out."""
         return tuple(one.label for one in self.classes if not one.support)
 
     @property
     def uar_text(self) -> str:
-        """The UAR, with the number of labels that it is over where some are absent."""
-        return uar_text(self.uar, len(self.classes) - len(self.absent), len(self.classes))
+        """The UAR, with the number of labels averaged if some are absent."""
+        return format_uar(self.uar, len(self.classes) - len(self.absent), len(self.classes))
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object; the matrix has a file of its own."""
+        """All but the confusion matrix, as a JSON object."""
         return {
             "uar": round(self.uar, 6),
             "wa": round(self.wa, 6),
             "recordings": int(self.confusion.sum()),
             "labels_scored": len(self.classes) - len(self.absent),
             "labels_absent": list(self.absent),
-            "classes": {
-                score.label: {
-                    "precision": round(score.precision, 6),
-                    "recall": round(score.recall, 6),
-                    "f1": round(score.f1, 6),
-                    "support": score.support,
-                }
-                for score in self.classes
-            },
+            "classes": {score.label: _rounded(score) for score in self.classes},
         }
 
 
-def uar_text(uar: float, n_scored: int, n_labels: int) -> str:
-    """A UAR for people: ``UAR 0.512``, or ``UAR 0.512 over 5 of 7 labels``."""
-    return f"UAR {uar:.3f}" + (f" over {n_scored} of {n_labels} labels" if n_scored < n_labels else "")
+def _rounded(score: ClassScore) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in asdict(score).items() if name != "label"}
 
 
 def score(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str]) -> Scores:
     """Score predictions.
 
     Args:
-        truth: index of the true label of each recording.
-        predicted: index of the predicted one.
+        truth: int ``(n,)``, the index of the true label of each recording.
+        predicted: int ``(n,)``, the index of the predicted one.
         labels: their names.
     """
-    confusion = confusion_matrix(truth, predicted, len(labels))
-    right, support, predictions = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall = _share(right, predictions), _share(right, support)
-    f1 = _share(2 * right, support + predictions)
+    codes = range(len(labels))
+    columns = precision_recall_fscore_support(truth, predicted, labels=codes, zero_division=0.0)
     classes = tuple(
-        ClassScore(label, float(precision[at]), float(recall[at]), float(f1[at]), int(support[at]))
-        for at, label in enumerate(labels)
+        ClassScore(label, float(precision), float(recall), float(f1), int(support))
+        for label, precision, recall, f1, support in zip(labels, *columns, strict=True)
     )
-    return Scores(float(recall[support > 0].mean()), float(right.sum() / support.sum()), classes, confusion)
-
-
-def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_labels: int) -> NDArray[np.int64]:
-    """Counts, int64 ``(n_labels, n_labels)``: row: the truth, column: the prediction."""
-    cells = np.asarray(truth, dtype=np.int64) * n_labels + np.asarray(predicted, dtype=np.int64)
-    return np.bincount(cells, minlength=n_labels**2).reshape(n_labels, n_labels)
-
-
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """0 where the denominator is 0."""
-    shares: NDArray[np.float64] = part / np.maximum(whole, 1)
-    return shares
+    uar = float(np.mean([one.recall for one in classes if one.support]))
+    return Scores(
+        uar, float(accuracy_score(truth, predicted)), classes, confusion_matrix(truth, predicted, labels=codes)
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often predictions of about the same confidence are right.
+    """Accuracy by confidence, in bins of equal width from 0 to 1; a bin includes its upper edge.
 
     Attributes:
-        n_bins: bins of equal width over confidences from 0 to 1; a bin holds its upper edge, not its lower.
-        counts: int64 ``(n_bins,)``: predictions in each bin.
-        confidence, accuracy: float64 ``(n_bins,)``: mean top probability, and share of correct predictions;
-            both 0 in an empty bin.
+        n_bins: number of bins.
+        counts: int64 ``(n_bins,)``, predictions in each bin.
+        confidence, accuracy: float64 ``(n_bins,)``, mean top probability and share of correct predictions;
+            0 in an empty bin.
     """
 
     n_bins: int
@@ -127,7 +110,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean gap of accuracy and confidence, bins weighted by their counts."""
+        """The expected calibration error: mean of ``|accuracy - confidence|``, weighted by the counts."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float((self.counts * gaps).sum() / max(int(self.counts.sum()), 1))
 
@@ -138,26 +121,21 @@ def reliability(probabilities: ArrayLike, truth: ArrayLike, n_bins: int = ECE_BI
     Args:
         probabilities: float ``(n, labels)``, each row summing to 1.
         truth: int ``(n,)``, the index of each row's true label.
-        n_bins: how many bins.
+        n_bins: number of bins.
     """
     matrix = np.asarray(probabilities, dtype=np.float64)
-    top = matrix.max(axis=1)
-    right = matrix.argmax(axis=1) == np.asarray(truth)
-    bins = np.clip(np.ceil(top * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    confidence = matrix.max(axis=1)
+    correct = matrix.argmax(axis=1) == np.asarray(truth)
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     counts = np.bincount(bins, minlength=n_bins)
-    held = np.maximum(counts, 1)
-    return Reliability(
-        n_bins,
-        counts,
-        np.bincount(bins, weights=top, minlength=n_bins) / held,
-        np.bincount(bins, weights=right, minlength=n_bins) / held,
-    )
+    means = [np.bincount(bins, weights=one, minlength=n_bins) / np.maximum(counts, 1) for one in (confidence, correct)]
+    return Reliability(n_bins, counts, *means)
 
 
 def expected_calibration_error(probabilities: ArrayLike, truth: ArrayLike, n_bins: int = ECE_BINS) -> float:
     """The expected calibration error (ECE) of the top probability, 0 to 1.
 
-    Naeini, Cooper and Hauskrecht 2015, in the form of Guo et al. 2017. It is never below what chance makes of few
-    recordings: some .03 to .05 for a perfectly calibrated model, 500 recordings and 15 bins.
+    Naeini, Cooper and Hauskrecht 2015, in the form of Guo et al. 2017. It is biased upwards for few recordings: some
+    .03 to .05 for a perfectly calibrated model, 500 recordings and 15 bins.
     """
     return reliability(probabilities, truth, n_bins).error

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from ser_batch.audio.frontends import FrontEnd, preset_name
 from ser_batch.corpus.splits import SPLITS
 from ser_batch.errors import SourceError
-from ser_batch.evaluation.fold_predictions import FOLDS, SCORES
-from ser_batch.evaluation.metrics import uar_text
-from ser_batch.formatting import pluralize
+from ser_batch.evaluation.folders import FOLDS, SCORES
+from ser_batch.formatting import format_uar, pluralize
 from ser_batch.inference.results import parts_folder
 from ser_batch.inference.table import read_summary
 from ser_batch.models.bundles import DESCRIPTION, open_bundle
@@ -145,7 +144,7 @@ def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
     n_scored = sum(one["support"] > 0 for one in classes.values())
     return [
         f"evaluation {path}: split {scores['split']}, {pluralize(scores['recordings'], 'recording')}, "
-        f"{uar_text(scores['uar'], n_scored, len(classes))}, WA {scores['wa']:.3f}",
+        f"{format_uar(scores['uar'], n_scored, len(classes))}, WA {scores['wa']:.3f}",
         f"model {scores['model'][:12]}, records {scores['records'][:12]}",
     ]
 

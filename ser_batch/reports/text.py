@@ -1,32 +1,36 @@
 """Results as text for a terminal."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ser_batch.evaluation.compare import Comparison
-from ser_batch.evaluation.fold_predictions import _read_summary
-from ser_batch.evaluation.fold_scores import _uar_shown
-from ser_batch.evaluation.metrics import Scores
-from ser_batch.formatting import pluralize
+from ser_batch.evaluation.folders import read_validation_summary
+from ser_batch.formatting import format_uar, pluralize
 from ser_batch.inference.summaries import Tally
+
+if TYPE_CHECKING:  # scikit-learn and pandas would slow down the start of infer
+    from ser_batch.evaluation.compare import ModelComparison
+    from ser_batch.evaluation.metrics import Scores
 
 _SHOWN_SPEAKERS = 24
 
 
-def comparison_lines(found: Comparison, name_a: str, name_b: str) -> list[str]:
-    """A comparison as a table for a terminal, with what it means in the last line."""
-    shown = found.speakers[:_SHOWN_SPEAKERS]
+def comparison_lines(comparison: ModelComparison, name_a: str, name_b: str) -> list[str]:
+    """A comparison as a table for a terminal, with the conclusion in the last line."""
+    shown = comparison.speakers[:_SHOWN_SPEAKERS]
     width = max(len("speaker"), *(len(pair.name) for pair in shown), 0)
     lines = [
-        f"A: {name_a}, {pluralize(found.seeds_a, 'seed')}",
-        f"B: {name_b}, {pluralize(found.seeds_b, 'seed')}",
-        f"{pluralize(found.recordings, 'recording')}; "
-        f"intervals and tests over {pluralize(found.units, found.over[:-1])}",
+        f"A: {name_a}, {pluralize(comparison.seeds_a, 'seed')}",
+        f"B: {name_b}, {pluralize(comparison.seeds_b, 'seed')}",
+        f"{pluralize(comparison.recordings, 'recording')}; "
+        f"intervals and tests over {pluralize(comparison.units, comparison.over[:-1])}",
         f"{'':{width}}      A      B    B - A  95 % interval           p",
     ]
-    for name, one in (("UAR", found.uar), ("WA", found.wa)):
+    for name, one in (("UAR", comparison.uar), ("WA", comparison.wa)):
         limits = f"{one.low:+.3f} to {one.high:+.3f}"
         lines.append(f"{name:{width}}  {one.a:.3f}  {one.b:.3f}  {one.b - one.a:+7.3f}  {limits:18}  {one.p:7.4f}")
     if shown:
@@ -36,27 +40,27 @@ def comparison_lines(found: Comparison, name_a: str, name_b: str) -> list[str]:
         f"  {pair.wa_a:.3f}  {pair.wa_b:.3f}  {pair.wa_b - pair.wa_a:+7.3f}  {pair.recordings:10d}"
         for pair in shown
     ]
-    if len(found.speakers) > len(shown):
-        lines.append(f"and {pluralize(len(found.speakers) - len(shown), 'more speaker')}")
-    return [*lines, _meaning(found)]
+    if len(comparison.speakers) > len(shown):
+        lines.append(f"and {pluralize(len(comparison.speakers) - len(shown), 'more speaker')}")
+    return [*lines, _conclusion(comparison)]
 
 
-def _meaning(found: Comparison) -> str:
-    """One sentence; of UAR, because one score has to decide."""
-    points = 100 * (found.uar.b - found.uar.a)
-    low, high = 100 * found.uar.low, 100 * found.uar.high
-    p = "p < .001" if found.uar.p < 0.001 else f"p = {found.uar.p:.3f}".replace("0.", ".")
-    if found.uar.is_shown:
+def _conclusion(comparison: ModelComparison) -> str:
+    """One sentence on the difference of UAR, the primary score."""
+    points = 100 * (comparison.uar.b - comparison.uar.a)
+    low, high = 100 * comparison.uar.low, 100 * comparison.uar.high
+    p = "p < .001" if comparison.uar.p < 0.001 else f"p = {comparison.uar.p:.3f}".replace("0.", ".")
+    if comparison.uar.is_significant:
         better, sign = ("B", 1) if points > 0 else ("A", -1)
         limits = sorted((sign * low, sign * high))
         return (
             f"{better} is better by {abs(points):.1f} points UAR, 95 % interval {limits[0]:.1f} to {limits[1]:.1f}, "
-            f"{p} over {pluralize(found.units, found.over[:-1])}"
+            f"{p} over {pluralize(comparison.units, comparison.over[:-1])}"
         )
-    few = "; fewer than 6 cannot show one" if found.units < 6 else ""
+    few = "; fewer than 6 cannot show one" if comparison.units < 6 else ""
     return (
         f"no difference shown: B - A is {points:+.1f} points UAR, 95 % interval {low:+.1f} to {high:+.1f}, "
-        f"{p} over {pluralize(found.units, found.over[:-1])}{few}"
+        f"{p} over {pluralize(comparison.units, comparison.over[:-1])}{few}"
     )
 
 
@@ -75,16 +79,16 @@ def report_text(scores: Scores) -> str:
 
 
 def cross_validation_lines(folder: Path) -> list[str]:
-    """The figures of a finished cross-validation folder as a table for a terminal.
+    """The scores of a finished cross-validation folder as a table for a terminal.
 
     Raises:
         SourceError: it is missing, unfinished or something else.
     """
-    summary = _read_summary(folder)
-    drawn, n_seeds = summary["interval"], len(summary["seeds"])
+    summary = read_validation_summary(folder)
+    resampled, n_seeds = summary["interval"], len(summary["seeds"])
     lines = [
         f"{summary['title']}: {pluralize(summary['recordings'], 'recording')}, {pluralize(n_seeds, 'seed')}",
-        f"       mean      sd  95 % interval over {pluralize(drawn['units'], drawn['over'][:-1])}",
+        f"       mean      sd  95 % interval over {pluralize(resampled['units'], resampled['over'][:-1])}",
     ]
     n_labels = len(summary["labels"])
     for name in ("uar", "wa"):
@@ -111,6 +115,10 @@ def cross_validation_lines(folder: Path) -> list[str]:
         shown = [_uar_shown(figures, n_labels) for figures in (low, high)]
         lines.append(f"worst speaker {worst}: {shown[0]}; best speaker {best}: {shown[1]}")
     return lines
+
+
+def _uar_shown(figures: Mapping[str, Any], n_labels: int) -> str:
+    return format_uar(figures["uar"], figures.get("labels_scored", n_labels), n_labels)  # absent in older folders
 
 
 def _shown(limits: Sequence[float] | None) -> str:

@@ -10,7 +10,7 @@ from ser_batch.cli.app import main
 from ser_batch.evaluation import fold_scores as folds
 from ser_batch.evaluation.compare import compare
 from ser_batch.evaluation.fold_predictions import FoldPrediction
-from ser_batch.evaluation.intervals import interval_over_speakers, sign_flip_p, tally
+from ser_batch.evaluation.intervals import count_by_speaker, interval_over_speakers, sign_flip_p
 from ser_batch.reports.text import comparison_lines
 from tests.folding import LABELS, PROTOCOL, certain, made_predictions, written
 
@@ -103,10 +103,10 @@ def test_pairs_take_out_what_speakers_have_in_common(tmp_path: Path) -> None:
         for name, right in (("a", known), ("b", more))
     )
     found = compare(a, b)
-    alone = interval_over_speakers(tally(truth, known, speakers, range(80), 3))
+    alone = interval_over_speakers(count_by_speaker(truth, known, speakers, range(80), 3))
     assert found.wa.high - found.wa.low < 0.01 < 0.2 < alone.wa[1] - alone.wa[0]
     assert found.wa.p == 2 / 2**8
-    assert found.uar.is_shown
+    assert found.uar.is_significant
     assert comparison_lines(found, "a", "b")[-1].startswith("B is better by 10.0 points UAR, 95 % interval ")
     assert comparison_lines(found, "a", "b")[-1].endswith(", p = .008 over 8 speakers")
     other = compare(b, a)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def test_predictions_are_calibrated_and_in_order(tmp_path: Path) -> None:
         '"a ""b"", c\r\n.wav",00:00:01.500000,01:01:01.000000,03,joy,fold 1,4,fear,0.700000,'
         "0.200000,0.700000,0.100000\n"
     )
-    assert read_predictions(folder).recordings == ((one.file, "00:00:01.500000", "01:01:01.000000"),)
+    (row,) = read_predictions(folder).table[["file", "start", "end", "speaker"]].to_numpy().tolist()
+    assert row == [one.file, "00:00:01.500000", "01:01:01.000000", "03"]
 
 
 def test_figures_are_scikit_learns_on_the_predictions_that_were_written(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoilt", [made_predictions()[:-1], [*made_predictions(), made_predictions()[0]]])
 def test_a_seed_that_lacks_or_repeats_a_recording_is_refused(tmp_path: Path, spoilt: list[FoldPrediction]) -> None:
-    with pytest.raises(ValueError, match="every recording once"):
+    with pytest.raises(ValueError, match="not one row for each recording and seed"):
         write_folds(tmp_path, spoilt, LABELS, "", {})
     assert not list(tmp_path.iterdir())
 
@@ -153,7 +155,7 @@ def test_the_scores_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*arguments: object) -> None:
         raise OSError("disk full")
 
-    for name in ("plot_reliability", "plot_confusion", "_write_table", "_write_predictions"):
+    for name in ("plot_reliability", "plot_confusion", "write_table"):
         with monkeypatch.context() as broken:
             broken.setattr(folds, name, fail)
             with pytest.raises(OSError, match="disk full"):
@@ -167,12 +169,21 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     predictions = made_predictions()
     found = read_predictions(written(tmp_path / "cv", predictions))
     assert (found.labels, found.protocol) == (LABELS, PROTOCOL)
-    assert found.truth.tolist() == [one.label for one in predictions]
-    assert found.seeds.tolist() == [one.seed for one in predictions]
-    assert found.speakers == tuple(one.speaker for one in predictions)
-    assert found.folds == tuple(one.fold for one in predictions)
-    assert found.probabilities == pytest.approx(np.array([one.calibrated for one in predictions]), abs=1e-6)
-    assert (found.predicted == found.probabilities.argmax(axis=1)).all()
+    table = found.table
+    assert table.label.tolist() == [LABELS[one.label] for one in predictions]
+    assert table.seed.tolist() == [one.seed for one in predictions]
+    assert table.speaker.tolist() == [one.speaker for one in predictions]
+    assert table.fold.tolist() == [one.fold for one in predictions]
+    probabilities = table[[f"p_{label}" for label in LABELS]].to_numpy()
+    assert probabilities == pytest.approx(np.array([one.calibrated for one in predictions]), abs=1e-6)
+    assert table.emotion.tolist() == [LABELS[best] for best in probabilities.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("name", ["nan.wav", "NA", "a\rb.wav", "1", " a ", '"', "-"])
+def test_any_name_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
+    predictions = [replace(one, file=name, speaker="NA", fold="007") for one in certain([1], [1], ["anna"])]
+    (row,) = read_predictions(written(tmp_path / "cv", predictions)).table.to_dict("records")
+    assert (row["file"], row["speaker"], row["fold"]) == (name, "NA", "007")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from ser_batch.evaluation.intervals import Tallies, interval_over_speakers, tally
+from ser_batch.evaluation.intervals import SpeakerCounts, count_by_speaker, interval_over_speakers
 from ser_batch.evaluation.metrics import expected_calibration_error, reliability, score
 
 LABELS = ("anger", "fear", "joy", "sadness")
@@ -81,8 +81,8 @@ def clustered(n_speakers: int, seed: int, per_speaker: int = 40) -> tuple[np.nda
     return truth, chance.random(len(clear)) < clear, speakers
 
 
-def tallied(truth: np.ndarray, right: np.ndarray, speakers: list[str]) -> Tallies:
-    return tally(truth, right, speakers, range(len(truth)), 4)
+def tallied(truth: np.ndarray, right: np.ndarray, speakers: list[str]) -> SpeakerCounts:
+    return count_by_speaker(truth, right, speakers, range(len(truth)), 4)
 
 
 def test_the_interval_is_that_of_the_theory() -> None:
@@ -119,11 +119,11 @@ def test_seeds_of_a_speaker_travel_together() -> None:
     truth, right, speakers = clustered(10, seed=3)
     once = interval_over_speakers(tallied(truth, right, speakers))
     thrice = interval_over_speakers(
-        tally(np.tile(truth, 3), np.tile(right, 3), speakers * 3, list(range(len(truth))) * 3, 4)
+        count_by_speaker(np.tile(truth, 3), np.tile(right, 3), speakers * 3, list(range(len(truth))) * 3, 4)
     )
     assert thrice == once
-    unknown = tally(np.tile(truth, 3), np.tile(right, 3), [""] * 1200, list(range(400)) * 3, 4)
-    assert len(unknown.hits) == 400
+    unknown = count_by_speaker(np.tile(truth, 3), np.tile(right, 3), [""] * 1200, list(range(400)) * 3, 4)
+    assert len(unknown.support) == 400
 
 
 def test_one_speaker_has_no_interval_over_speakers() -> None:
@@ -139,11 +139,11 @@ def test_one_unknown_speaker_is_enough_to_draw_recordings() -> None:
 
 
 def test_a_label_that_few_speakers_have_may_be_absent_from_a_draw() -> None:
-    found = interval_over_speakers(tally([0, 0, 1, 0], [True, True, False, True], list("aabb"), range(4), 3))
+    found = interval_over_speakers(count_by_speaker([0, 0, 1, 0], [True, True, False, True], list("aabb"), range(4), 3))
     assert found.uar == (0.5, 1.0)
     assert found.recalls == ((1.0, 1.0), (0.0, 0.0), None)
 
 
 def test_one_recording_is_its_own_interval() -> None:
-    found = interval_over_speakers(tally([1], [True], ["anna"], ["x"], 3))
+    found = interval_over_speakers(count_by_speaker([1], [True], ["anna"], ["x"], 3))
     assert (found.uar, found.wa, found.units) == ((1.0, 1.0), (1.0, 1.0), 1)
