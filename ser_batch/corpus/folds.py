@@ -1,12 +1,12 @@
-"""Which examples a fold of a cross-validation holds out, which it calibrates with, and which it trains on."""
+"""Cross-validation folds: training, validation and test examples of each."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
 from ser_batch.corpus.splits import shuffle_key
 from ser_batch.errors import TrainingError, UsageError
@@ -32,8 +32,8 @@ class Fold:
 
     Attributes:
         name: the held-out speaker, or a number where there is more than one.
-        train, validation, test: the rows of each side; every row is on one side of each fold at most.
-        copies: rows with audio of ``validation`` under another speaker's name; trained on together with it only.
+        train, validation, test: the rows of each side; every row is on at most one side of a fold.
+        copies: rows with the audio of ``validation`` and another speaker; trained on only together with it.
     """
 
     name: str
@@ -44,27 +44,27 @@ class Fold:
 
     @property
     def rest(self) -> NDArray[np.bool_]:
-        """What the fold's own network is trained on: all that has no audio of ``test``."""
+        """The rows that the final network is trained on: all without audio of ``test``."""
         return self.train | self.validation | self.copies
 
 
 def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None, seed: int) -> list[Fold]:
     """Divide a record folder's examples, whatever split they are in.
 
-    ``speaker``: a fold holds out one speaker, or with ``n_folds`` several of about equally many examples; its
+    ``speaker``: leave one speaker out, or with ``n_folds`` groups of speakers with about equally many examples; the
     validation side is one speaker of the others, if there are three or more. ``random``: folds are stratified
-    by label, and the validation side is the next fold's test side. What shares audio (parts, windows, copies of
-    one file) is never divided. By speaker, an example without one is on no side: it may be anybody's.
+    by label, and the validation side is the next fold's test side. Examples with the same audio (parts, windows,
+    copies of one file) are never divided. By speaker, an example without one is on no side.
 
     Args:
         rows: of the manifest, all of them, in order.
         by: what is held out as a whole.
-        n_folds: how many; None: one for each speaker, or ten.
-        seed: which of the possible divisions.
+        n_folds: number of folds; None: one for each speaker, or ten random ones.
+        seed: chooses the validation speaker, and the division into random folds.
 
     Raises:
-        TrainingError: there are no speakers.
-        UsageError: there is too little for so many folds.
+        TrainingError: there are fewer than two speakers.
+        UsageError: there are fewer speakers or recordings than folds.
     """
     if by == "speaker":
         return _speaker_folds(rows, n_folds, seed)
@@ -90,18 +90,17 @@ def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None, seed: in
             f"known speakers: {len(names)}, and a fold by speaker needs two or more: give a speaker for each "
             "recording to build-records, or cross-validate --by random"
         )
-    if n_folds is None:
-        groups = [[name] for name in names]
-    elif n_folds > len(names):
+    if n_folds is not None and n_folds > len(names):
         raise UsageError(f"--folds {n_folds}: there are {len(names)} speakers; give as many or fewer")
-    else:
-        groups = _balanced_groups(Counter(speakers), names, n_folds, seed)
+    splitter = LeaveOneGroupOut() if n_folds is None else GroupKFold(n_folds)
+    labelled = speakers[speakers != ""]
+    groups = [sorted(set(labelled[held_out])) for _, held_out in splitter.split(labelled, groups=labelled)]
     order = [name for group in groups for name in group]
     known = speakers != ""
     folds = []
     for number, group in enumerate(groups):
         test = np.isin(speakers, group)
-        # A copy of what is tested, under another speaker's name, is on no side.
+        # Copies of test audio under another speaker's name are on no side.
         leaked = _copies(rows, test)
         after = order.index(group[-1]) + 1
         left = set(speakers[known & ~(test | leaked)])
@@ -126,20 +125,12 @@ def _copies(rows: Sequence[dict[str, str]], side: NDArray[np.bool_]) -> NDArray[
     return np.array([row["sha256"] in audio for row in rows]) & ~side
 
 
-def _balanced_groups(sizes: Counter[str], names: Sequence[str], n_folds: int, seed: int) -> list[list[str]]:
-    """The speakers in groups of about equal size: the largest first, each into the smallest group."""
-    groups: list[list[str]] = [[] for _ in range(n_folds)]
-    totals = [0] * n_folds
-    for name in sorted(names, key=lambda name: (-sizes[name], shuffle_key(seed, name))):
-        smallest = min(range(n_folds), key=lambda group: totals[group])
-        groups[smallest].append(name)
-        totals[smallest] += sizes[name]
-    return groups
-
-
 def _stratified(rows: Sequence[dict[str, str]], units: Sequence[str], n_folds: int, seed: int) -> list[int]:
-    """Each row's fold: the units of each label are dealt out in turn, each label going on where the last stopped."""
+    """Each row's fold: units sorted by label, shuffled within it, are numbered in turn.
+
+    Folds differ by one unit at most. scikit-learn's StratifiedKFold refuses labels that are all rarer than the folds.
+    """
     label_of = {unit: row["label"] for unit, row in zip(reversed(units), reversed(rows), strict=True)}
-    dealt = sorted(label_of, key=lambda unit: (label_of[unit], shuffle_key(seed, unit)))
-    fold_of = {unit: place % n_folds for place, unit in enumerate(dealt)}
+    ordered = sorted(label_of, key=lambda unit: (label_of[unit], shuffle_key(seed, unit)))
+    fold_of = {unit: place % n_folds for place, unit in enumerate(ordered)}
     return [fold_of[unit] for unit in units]

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: what is held out is never heard in training."""
+"""Folds of a cross-validation: examples that are held out are never trained on."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def audio_of(rows: Rows, side: np.ndarray) -> set[str]:
 
 
 def assert_sound(folds: Sequence[Fold], rows: Rows) -> None:
-    """TrainValidation are disjoint, in rows as well as in audio; what has a speaker is held out once."""
+    """Sides are disjoint, in rows as well as in audio; what has a speaker is held out once."""
     for fold in folds:
         sides = (fold.train, fold.validation, fold.test, fold.copies)
         assert all(side.dtype == bool and len(side) == len(rows) for side in sides)
@@ -100,7 +100,7 @@ def test_without_copies_everyone_else_is_trained_or_validated_on() -> None:
         assert (fold.train | fold.validation | fold.test).all()
 
 
-def test_a_copy_under_another_name_is_heard_by_no_one() -> None:
+def test_a_copy_of_test_audio_under_another_name_is_on_no_side() -> None:
     rows = [
         {"file": f"{number}.wav", "speaker": speaker, "label": "anger", "sha256": sha256}
         for number, (speaker, sha256) in enumerate(
@@ -197,6 +197,8 @@ def test_a_seed_is_one_division(by: FoldRule) -> None:
     assert tested(0) == tested(0)
     if by == "random":
         assert tested(0) != tested(1)
+    else:
+        assert tested(0, rows[::-1]) == tested(0)
 
 
 @pytest.mark.parametrize("speakers", [[""], ["a"], ["a", ""]])
