@@ -136,30 +136,26 @@ def _drawn_splits(groups: Rows, splits: Codes, n_groups: int) -> Codes:
 
 
 def _speaker_groups(recordings: Recordings, twins: Rows) -> tuple[Rows, list[str]]:
-    """Each recording's group ``(n,)``: all that a chain of shared speakers and shared audio joins; and their names.
+    """Each recording's group ``(n,)``: speakers that share audio, directly or by others, are one; and their names.
 
-    A group is called by the last of its speakers; group 0, without a name, has none.
+    The groups are connected components, each named by the last of its speakers; group 0, without a name, has none.
     """
+    from scipy.sparse import coo_array  # here, as infer and workers import this module, too
+    from scipy.sparse.csgraph import connected_components
+
     found, codes = recordings.column("speaker")
     names = sorted({speaker or "" for speaker in found} | {""})
     place = {name: number for number, name in enumerate(names)}
     speakers = np.array([place[speaker or ""] for speaker in found])[codes]
-    leader = list(range(len(names)))
-
-    def lead(speaker: int) -> int:
-        while leader[speaker] != speaker:
-            leader[speaker] = leader[leader[speaker]]
-            speaker = leader[speaker]
-        return speaker
-
     of_audio = np.zeros(len(twins), np.int64)  # the last speaker of each audio
     np.maximum.at(of_audio, twins, speakers)
     joined = of_audio[twins]
     apart = (speakers > 0) & (speakers != joined)
-    for pair in np.unique(speakers[apart] * len(names) + joined[apart]).tolist():
-        first, last = sorted(map(lead, divmod(pair, len(names))))
-        leader[first] = last
-    return np.array([lead(speaker) for speaker in range(len(names))])[joined], names
+    edges = np.ones(np.count_nonzero(apart), np.int8), (speakers[apart], joined[apart])
+    n_groups, components = connected_components(coo_array(edges, (len(names), len(names))), directed=False)
+    last = np.zeros(n_groups, np.int64)
+    last[components] = np.arange(len(names))  # the last assignment stays
+    return last[components][joined], names
 
 
 @dataclass(frozen=True, slots=True)
