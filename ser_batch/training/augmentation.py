@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import librosa
 import numpy as np
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.logmels import PADDING_DB
-from ser_batch.audio.mel import mel_scale
 from ser_batch.training.recipes import Augmentation
 
 if TYPE_CHECKING:
@@ -75,28 +75,30 @@ class _Draws:
 
 
 class _WarpSources:
-    """Where a warped spectrogram's mel bands come from."""
+    """The source of each mel band of a warped spectrogram."""
 
     def __init__(self, front_end: FrontEnd) -> None:
-        self.scale = mel_scale(front_end)
+        edges_hz = librosa.mel_frequencies(front_end.n_mels + 2, fmin=front_end.fmin_hz, fmax=front_end.fmax_hz)
+        self._centres_hz = edges_hz[1:-1]
         self._top_hz = front_end.fmax_hz
+        # Bands are evenly spaced on the mel scale: the fractional band of frequencies from 0 Hz to the top.
+        edges_mel = librosa.hz_to_mel(edges_hz)
+        mels = librosa.hz_to_mel(np.linspace(0.0, self._top_hz, 1024))
+        self._bands = (mels - edges_mel[1]) / (edges_mel[1] - edges_mel[0])
 
     def places(self, factor: tf.Tensor) -> tf.Tensor:
-        """For every band the place, counted in bands, that it is taken from; float32 ``(n_mels,)``.
+        """The fractional band that each band is taken from, float32 ``(n_mels,)``.
 
-        Jaitly & Hinton, 2013, eq. 1: frequencies below a bend are multiplied by the factor; the rest runs
-        straight from there to the top, which stays.
+        Jaitly & Hinton, 2013, eq. 1: frequencies below a bend are multiplied by the factor; those above are
+        mapped linearly, and the top stays.
         """
         import tensorflow as tf
 
-        centres = tf.constant(self.scale.centres_hz, tf.float32)
+        centres = tf.constant(self._centres_hz, tf.float32)
         bend = _WARPED_TO_HZ * tf.minimum(factor, 1.0) / factor
         slope = (self._top_hz - bend * factor) / (self._top_hz - bend)
         warped = tf.where(centres <= bend, centres * factor, self._top_hz - slope * (self._top_hz - centres))
-        # Bands are evenly spaced on the mel scale, not in Hz: look up where each frequency lies.
-        grid = np.linspace(0.0, self._top_hz, 1024)
-        table = tf.constant(self.scale.places(grid), tf.float32)
-        return _interpolated(table, warped * (1023.0 / self._top_hz))
+        return _interpolated(tf.constant(self._bands, tf.float32), warped * (1023.0 / self._top_hz))
 
 
 def warped(log_mel: tf.Tensor, factor: float | tf.Tensor, front_end: FrontEnd) -> tf.Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import librosa
 import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.audio.frontends import FrontEnd
-from ser_batch.audio.mel import mel_scale
 
 # Candidates for the pitch: 24 to the octave, over three octaves.
 _PITCHES_HZ = 70.0 * 2.0 ** (np.arange(73) / 24.0)
@@ -29,14 +29,14 @@ class _Spectrum:
     def __init__(self, fine: Any, front_end: FrontEnd) -> None:
         from keras import ops
 
-        scale = mel_scale(front_end)
+        bands_hz = _centres_hz(front_end)
         # Mel filters have unit area; times their width, a band's power is what lies in it.
-        widths_hz = np.gradient(scale.centres_hz)
+        widths_hz = np.gradient(bands_hz)
         n_joined = front_end.n_mels // _N_COARSE
         groups = np.kron(np.eye(_N_COARSE), np.ones((n_joined, 1)))
         joined = (groups * (widths_hz / widths_hz[0])[:, None]).astype(np.float32)
         self._power = ops.matmul(ops.exp(fine * _NEPERS_PER_DB), joined)  # (batch, frames, coarse bands)
-        self._centres_hz = scale.centres_hz.reshape(_N_COARSE, n_joined).mean(axis=1)
+        self._centres_hz = bands_hz.reshape(_N_COARSE, n_joined).mean(axis=1)
         self.coarse = _decibels(self._power, front_end.db_floor)
         total = ops.sum(self._power, -1)
         self.level = _decibels(total, front_end.db_floor)
@@ -103,8 +103,16 @@ def _saliences(fine: Any, front_end: FrontEnd) -> Any:
     """
     from keras import ops
 
-    heard = ops.maximum(fine, ops.max(fine, axis=(1, 2), keepdims=True) - 70.0)
-    return ops.matmul(heard, _combs(mel_scale(front_end).centres_hz)) / 10.0
+    limited = ops.maximum(fine, ops.max(fine, axis=(1, 2), keepdims=True) - 70.0)
+    return ops.matmul(limited, _combs(_centres_hz(front_end))) / 10.0
+
+
+def _centres_hz(front_end: FrontEnd) -> NDArray[np.float64]:
+    """Centres of the mel bands, float64 ``(n_mels,)``."""
+    edges_hz: NDArray[np.float64] = librosa.mel_frequencies(
+        front_end.n_mels + 2, fmin=front_end.fmin_hz, fmax=front_end.fmax_hz
+    )
+    return edges_hz[1:-1]
 
 
 def _pitch(saliences: Any) -> Any:
