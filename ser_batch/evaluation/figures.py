@@ -1,34 +1,36 @@
-"""Scores to pictures."""
+"""Plots of confusion matrices and reliability."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+import seaborn
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pandas import DataFrame
 
 from ser_batch.evaluation.metrics import Reliability
 from ser_batch.storage.writing import open_atomically
 
 _LABELS_WITH_COUNTS = 20
 
+matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # a label may contain dollar signs
+
 
 def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
     """Draw a confusion matrix as a PNG: shaded by the share of each true label, with counts if labels are few.
 
     Args:
-        confusion: ``(labels, labels)``; row: the truth, column: the prediction.
+        confusion: int64 ``(labels, labels)``; rows are true labels, columns predicted ones.
         labels: names of rows and columns.
-        title: above the picture.
+        title: above the plot.
         path: the PNG to write.
     """
-    _set_up()
-    import seaborn
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
-
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    few = len(labels) <= _LABELS_WITH_COUNTS  # more do not fit into the cells of any page
+    few = len(labels) <= _LABELS_WITH_COUNTS  # the counts of more labels do not fit into the cells
     texts = [
         [f"{share:.0%}\n{count}" if count else "" for share, count in zip(*row, strict=True)]
         for row in zip(shares, confusion, strict=True)
@@ -59,26 +61,23 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
 
 
 def plot_reliability(before: Reliability, after: Reliability, title: str, path: Path) -> None:
-    """Draw a reliability diagram as a PNG: accuracy over confidence, and below how many predictions there are.
+    """Draw a reliability diagram as a PNG: accuracy over confidence, and below it the number of predictions.
 
     Args:
-        before, after: calibration.
-        title: above the picture.
+        before, after: the reliability before and after calibration.
+        title: above the plot.
         path: the PNG to write.
     """
-    _set_up()
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5.6, 7.2), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="right as often as sure")
     edges = np.linspace(0, 1, before.n_bins + 1)
     for one, name, colour in ((before, "before", "#d08020"), (after, "after", "#1f5fa8")):
-        held = one.counts > 0
-        shares = one.counts[held] / one.counts.sum()
-        points = one.confidence[held], one.accuracy[held]
+        filled = one.counts > 0
+        shares = one.counts[filled] / one.counts.sum()
+        points = one.confidence[filled], one.accuracy[filled]
         axes.scatter(*points, s=8 + 400 * shares, color=colour, alpha=0.8, linewidths=0)
-        # A few predictions by chance right or wrong would draw the eye.
+        # Bins with few predictions have noisy accuracies: no line.
         steady = shares >= 0.01
         named = f"{name} calibration, ECE {one.error:.3f}"
         axes.plot(points[0][steady], points[1][steady], color=colour, linewidth=1.5, label=named)
@@ -88,13 +87,6 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
     counts.set(xlabel="confidence (probability of the predicted emotion)", ylabel="predictions", xlim=(-0.02, 1.02))
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-
-
-def _set_up() -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a label may hold dollar signs
 
 
 def _wrapped(title: str) -> str:

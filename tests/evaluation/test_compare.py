@@ -149,9 +149,9 @@ def test_on_the_command_line(tmp_path: Path, capfd) -> None:
     a = written(tmp_path / "a", made_predictions())
     b = written(tmp_path / "b", made_predictions(skill=2.5))
     assert main(["compare", str(a), str(b)]) == 0
-    said = capfd.readouterr()
-    assert said.err == ""
-    lines = said.out.splitlines()
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    lines = captured.out.splitlines()
     assert lines[:2] == [f"A: {a}, 2 seeds", f"B: {b}, 2 seeds"]
     assert [line.split()[0] for line in lines[4:13]] == ["UAR", "WA", "speaker", *(f"{who:02d}" for who in range(6))]
     assert lines[13].startswith("B is better by ")
@@ -188,17 +188,17 @@ def relabelled(predictions: list[FoldPrediction]) -> list[FoldPrediction]:
 def test_other_recordings_are_refused(tmp_path: Path, capfd, other, says: str) -> None:
     a, b = written(tmp_path / "a", made_predictions(seeds=(0,))), written(tmp_path / "b", other())
     assert main(["compare", str(a), str(b)]) == 1
-    said = capfd.readouterr()
-    assert says in said.err
-    assert said.err.count("\n") == 1
-    assert said.out == ""
+    captured = capfd.readouterr()
+    assert says in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
 
 
 def test_what_is_no_cross_validation_is_refused(tmp_path: Path, capfd) -> None:
     a = written(tmp_path / "a", made_predictions())
     for other, says in ((tmp_path / "absent", "no such folder"), (tmp_path, "no finished cross-validation")):
         assert main(["compare", str(a), str(other)]) == 1
-        said = capfd.readouterr().err
-        assert says in said
-        assert str(other) in said
-        assert said.count("\n") == 1
+        error = capfd.readouterr().err
+        assert says in error
+        assert str(other) in error
+        assert error.count("\n") == 1
