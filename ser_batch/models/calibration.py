@@ -1,8 +1,8 @@
-"""Temperature scaling: how sure a network may sound, learnt on recordings it was not trained on.
+"""Temperature scaling: calibrated confidences, fitted on recordings that the network was not trained on.
 
 One number T divides the logits; here the logarithms of the probabilities, which differ from the logits by a constant
 per row, so that softmax gives the same (Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
-ICML 2017). No prediction changes, only its confidence.
+ICML 2017). The confidence changes, the predicted label does not.
 """
 
 import math
@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_COLDEST, _HOTTEST = 0.05, 20.0
-# What a float32 softmax rounds to 0 was at most about this.
+_LOWEST, _HIGHEST = 0.05, 20.0
+# Lower bound: probabilities that a float32 softmax rounds to 0.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -23,32 +23,32 @@ def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
         truth: int ``(n,)``, the index of each row's true label.
 
     Returns:
-        The temperature; None where it cannot be fitted: there are no recordings, or all are predicted right, so
+        The temperature; None where it cannot be fitted: there are no recordings, or all are predicted correctly, so
         that the likelihood grows without limit as the temperature falls.
     """
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import minimize_scalar  # here, as workers of infer import this module, too
 
     logs = _logarithms(probabilities)
     rows = np.arange(len(logs))
-    right = np.asarray(truth, dtype=np.int64)
-    if not len(logs) or bool((logs[rows, right] == logs.max(axis=1)).all()):
+    labels = np.asarray(truth, dtype=np.int64)
+    if not len(logs) or bool((logs[rows, labels] == logs.max(axis=1)).all()):
         return None
 
     def loss(log_temperature: float) -> float:
-        return -float(np.mean(_log_softmax(logs / math.exp(log_temperature))[rows, right]))
+        return -float(np.mean(_log_softmax(logs / math.exp(log_temperature))[rows, labels]))
 
     best = minimize_scalar(
-        loss, bounds=(math.log(_COLDEST), math.log(_HOTTEST)), method="bounded", options={"xatol": 1e-6}
+        loss, bounds=(math.log(_LOWEST), math.log(_HIGHEST)), method="bounded", options={"xatol": 1e-6}
     )
     return math.exp(float(best.x))
 
 
 def apply_temperature(probabilities: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Probabilities at another temperature: above 1 less sure, below 1 surer; the order within a row stays.
+    """Probabilities at another temperature: less confident above 1, more below; the order within a row stays.
 
     Args:
         probabilities: float ``(n, labels)``, each row summing to 1.
-        temperature: positive; at 1 nothing changes.
+        temperature: positive; 1 changes nothing.
 
     Returns:
         float64 ``(n, labels)``, each row summing to 1.

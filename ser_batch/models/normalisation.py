@@ -1,8 +1,7 @@
-"""What a network's features are standardised with: statistics of the training examples, and of each speaker.
+"""Standardisation of features by statistics of the training examples and of each speaker.
 
-Speaker normalisation brings each speaker's features to the mean and variance of the training examples. It uses
-what a speaker's recordings have in common, not their labels: what is left tells less of who speaks and through what
-microphone.
+Speaker normalisation transforms each speaker's features to the mean and variance of the training examples, which
+removes differences of voices and microphones. It uses no labels. NumPy alone: workers of infer import this module.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +19,14 @@ _PRIOR_RECORDINGS = 10.0
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Mean and variance of features over the training examples: float32 ``(features,)`` each."""
+    """Mean and variance of features over the training examples, float32 ``(features,)`` each."""
 
     mean: Float32s
     variance: Float32s
 
 
 def measure_scale(batches: Iterable[NDArray[np.floating[Any]]]) -> Scale:
-    """The scale of examples that come in batches ``(batch, features)``."""
+    """Mean and variance over all batches ``(batch, features)``."""
     n_examples = 0
     total = squares = np.zeros(1)
     for batch in batches:
@@ -42,7 +41,7 @@ def measure_scale(batches: Iterable[NDArray[np.floating[Any]]]) -> Scale:
 
 @dataclass
 class SpeakerStatistics:
-    """What is known of a speaker: sums over the features of so many recordings, float64 ``(features,)``."""
+    """Sums and sums of squares over a speaker's recordings, float64 ``(features,)`` each."""
 
     n_recordings: int
     total: NDArray[np.float64]
@@ -50,7 +49,7 @@ class SpeakerStatistics:
 
     @classmethod
     def of(cls, features: NDArray[np.floating[Any]]) -> "SpeakerStatistics":
-        """Of recordings' features ``(recordings, features)``."""
+        """Statistics of features ``(recordings, features)``."""
         exact = features.astype(np.float64)
         return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
 
@@ -74,16 +73,16 @@ def within_speakers(features: NDArray[np.floating[Any]], speakers: Sequence[str]
     return Scale(features.mean(axis=0, dtype=np.float64).astype(np.float32), variance.astype(np.float32))
 
 
-def speaker_scale(heard: SpeakerStatistics, reference: Scale) -> Float32s:
-    """What a speaker's features are multiplied by, and what is added then; float32 ``(2, features)``.
+def speaker_scale(statistics: SpeakerStatistics, reference: Scale) -> Float32s:
+    """Factor and offset of a speaker's features, float32 ``(2, features)``.
 
     Args:
-        heard: of the speaker.
-        reference: what the speaker's mean and variance are brought to.
+        statistics: of the speaker.
+        reference: mean and variance that the speaker's are transformed to.
     """
-    n, prior = heard.n_recordings, _PRIOR_RECORDINGS
-    own_variance = np.maximum(heard.squares / n - np.square(heard.total / n), 0.0)
-    mean = (heard.total + prior * reference.mean) / (n + prior)
+    n, prior = statistics.n_recordings, _PRIOR_RECORDINGS
+    own_variance = np.maximum(statistics.squares / n - np.square(statistics.total / n), 0.0)
+    mean = (statistics.total + prior * reference.mean) / (n + prior)
     variance = (n * own_variance + prior * reference.variance) / (n + prior)
     factor = np.sqrt(reference.variance / np.maximum(variance, 1e-12))
     scale: Float32s = np.stack([factor, reference.mean - factor * mean]).astype(np.float32)
@@ -96,20 +95,20 @@ def scales_of_speakers(
     """Every speaker's scale ``(2, features)``, from all of their recordings.
 
     Args:
-        recordings: of each the speaker and its features ``(features,)``; recordings with an empty name are not used.
-        reference: what every speaker's mean and variance are brought to.
+        recordings: speaker and features ``(features,)`` of each; recordings with an empty name are not used.
+        reference: mean and variance that every speaker's are transformed to.
     """
-    heard: dict[str, SpeakerStatistics] = {}
+    by_speaker: dict[str, SpeakerStatistics] = {}
     for speaker, features in recordings:
-        if speaker in heard:
-            heard[speaker].add(SpeakerStatistics.of(features[None]))
+        if speaker in by_speaker:
+            by_speaker[speaker].add(SpeakerStatistics.of(features[None]))
         elif speaker:
-            heard[speaker] = SpeakerStatistics.of(features[None])
-    return {speaker: speaker_scale(known, reference) for speaker, known in heard.items()}
+            by_speaker[speaker] = SpeakerStatistics.of(features[None])
+    return {speaker: speaker_scale(statistics, reference) for speaker, statistics in by_speaker.items()}
 
 
 def unchanged(reference: Scale) -> Float32s:
-    """The scale of somebody unknown: times one, plus nothing."""
+    """The scale of recordings without a speaker: factor one, offset zero; float32 ``(2, features)``."""
     return np.stack([np.ones_like(reference.mean), np.zeros_like(reference.mean)])
 
 
@@ -119,7 +118,7 @@ def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str],
     Args:
         features: of the examples, ``(examples, features)``.
         speakers: of the examples; examples with an empty name are not normalised.
-        reference: what every speaker's mean and variance are brought to.
+        reference: mean and variance that every speaker's are transformed to.
 
     Returns:
         float32 ``(examples, 2, features)``.
@@ -132,7 +131,7 @@ def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str],
 
 
 def scales_of(speakers: Sequence[str], of_speaker: Mapping[str, Float32s], reference: Scale) -> Float32s:
-    """Each speaker's scale, float32 ``(speakers, 2, features)``; `unchanged` where it is not known."""
+    """Each speaker's scale, float32 ``(speakers, 2, features)``; `unchanged` for unknown names."""
     identity = unchanged(reference)
     return np.stack([of_speaker.get(name, identity) for name in speakers])
 
@@ -142,8 +141,8 @@ def random_speaker_scales(
 ) -> Float32s:
     """As `speaker_scales`, but each from the example itself and some random others of its speaker.
 
-    How many others is drawn evenly on a logarithmic scale, so that a network trained on these has met
-    speakers of whom there is one recording, and speakers of whom there are many.
+    The number of others is drawn uniformly on a logarithmic scale, so that a network trained on these works for
+    speakers with one recording and for speakers with many.
     """
     members = _members(speakers)
     scales = []
@@ -151,9 +150,9 @@ def random_speaker_scales(
         if not name:
             scales.append(unchanged(reference))
             continue
-        everyone = members[name]
-        n_heard = min(int(np.exp(random.uniform(0.0, np.log(len(everyone) + 1)))), len(everyone))
-        others = random.choice(everyone, size=n_heard - 1, replace=False)
+        rows = members[name]
+        n_used = min(int(np.exp(random.uniform(0.0, np.log(len(rows) + 1)))), len(rows))
+        others = random.choice(rows, size=n_used - 1, replace=False)
         scales.append(speaker_scale(SpeakerStatistics.of(features[np.union1d(others, [index])]), reference))
     return np.stack(scales)
 

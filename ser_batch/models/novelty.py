@@ -1,9 +1,9 @@
-"""Novelty: how far a recording lies from what a network was trained on.
+"""Novelty: distance of a recording to the training data of a network.
 
-The network's last features are taken to be spread around one centre per label, all alike; a recording is as far away
-as from the nearest centre (Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution
-Samples and Adversarial Attacks", NeurIPS 2018). Of the covariance only the diagonal is used: there may be more features
-than examples, and then what varies together cannot be known.
+The network's last features are modelled as Gaussian around one centre per label, with a shared covariance; the distance
+is that to the nearest centre (Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution
+Samples and Adversarial Attacks", NeurIPS 2018). Only the diagonal of the covariance is used: with
+more features than examples the rest cannot be estimated.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MEDIAN, _TAIL = 0.5, 0.95
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
-    """What distances are measured with, and how they become a figure from 0 to 1.
+    """Centres and deviations of the training data, and the mapping of distances to novelty from 0 to 1.
 
     Attributes:
-        centres: float32 ``(labels, features)``; only of labels that were trained on.
-        deviations: float32 ``(features,)``: the spread around the centres.
-        scale, shape: the figure is ``1 - exp(-(distance / scale) ** shape)``, which is .5 at the median of the
+        centres: float32 ``(labels, features)``, of the labels in the training data.
+        deviations: float32 ``(features,)``, standard deviations around the centres.
+        scale, shape: novelty is ``1 - exp(-(distance / scale) ** shape)``, which is .5 at the median of the
             training examples' distances and .95 at their 95th percentile.
     """
 
@@ -41,8 +41,8 @@ class Novelty:
 
     def of(self, features: Float32s) -> NDArray[np.float64]:
         """The novelty of each row of ``(n, features)``, 0 to 1."""
-        figures: NDArray[np.float64] = -np.expm1(-((self.distances(features) / self.scale) ** self.shape))
-        return figures
+        novelty: NDArray[np.float64] = -np.expm1(-((self.distances(features) / self.scale) ** self.shape))
+        return novelty
 
     def distances(self, features: Float32s) -> NDArray[np.float64]:
         """The root mean square offset, in deviations, of each row of ``(n, features)`` from the nearest centre."""
@@ -56,7 +56,7 @@ class Novelty:
 
     @classmethod
     def load(cls, path: Path) -> Novelty:
-        """What ``save`` wrote.
+        """Read an archive of `save`.
 
         Raises:
             OSError, KeyError, ValueError, BadZipFile: it is missing or damaged.
@@ -75,11 +75,11 @@ Batches = Callable[[], Iterable[tuple[Float32s, NDArray[np.int64]]]]
 
 
 def fit_novelty(batches: Batches) -> Novelty:
-    """Learn from the training examples.
+    """Fit to the training examples.
 
     Args:
-        batches: gives features ``(batch, features)`` and labels ``(batch,)``; called twice, so that not all have to
-            be held in memory.
+        batches: returns features ``(batch, features)`` and labels ``(batch,)``; called twice, so that one batch at
+            a time is in memory.
     """
     sums: dict[int, NDArray[np.float64]] = {}
     counts: dict[int, int] = {}
@@ -99,7 +99,7 @@ def fit_novelty(batches: Batches) -> Novelty:
     unscaled = Novelty(centres.astype(np.float32), deviations.astype(np.float32), scale=1.0, shape=1.0)
     distances = np.concatenate([unscaled.distances(features) for features, _ in batches()])
     median, tail = np.maximum(np.quantile(distances, [_MEDIAN, _TAIL]), 1e-9)
-    tail = max(tail, 1.001 * median)  # a handful of examples may all be equally far away
+    tail = max(tail, 1.001 * median)  # few examples may all be equally far away
     shape = np.log(np.log1p(-_TAIL) / np.log1p(-_MEDIAN)) / np.log(tail / median)
     scale = median / (-np.log1p(-_MEDIAN)) ** (1.0 / shape)
     return dataclasses.replace(unscaled, scale=float(scale), shape=float(shape))

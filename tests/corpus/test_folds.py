@@ -68,7 +68,7 @@ CORPORA = {
 @pytest.mark.parametrize("corpus", CORPORA)
 @pytest.mark.parametrize("n_folds", [None, 2, 3, 5, 6])
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_by_speaker_nobody_is_on_two_sides(corpus: str, n_folds: int | None, seed: int) -> None:
+def test_by_speaker_no_speaker_is_on_two_sides(corpus: str, n_folds: int | None, seed: int) -> None:
     rows = CORPORA[corpus]
     folds = make_folds(rows, "speaker", n_folds, seed)
     assert len(folds) == (n_folds or 6)

@@ -40,15 +40,15 @@ def test_it_has_the_least_loss_of_a_fine_grid(n_certain_mistakes: int) -> None:
     assert loss(fitted) <= min(map(loss, np.geomspace(0.05, 20, 2000))) + 1e-6
 
 
-def test_nothing_is_learnt_from_nothing() -> None:
+def test_no_temperature_without_recordings() -> None:
     assert fit_temperature(np.zeros((0, 7)), np.zeros(0, dtype=int)) is None
 
 
-def test_all_right_tells_nothing_of_how_sure_to_be() -> None:
+def test_no_temperature_where_all_are_predicted_correctly() -> None:
     assert fit_temperature([[0.6, 0.4], [0.1, 0.9]], [0, 1]) is None
 
 
-def test_all_wrong_is_as_unsure_as_it_gets() -> None:
+def test_all_wrong_gives_the_highest_temperature() -> None:
     assert fit_temperature([[0.6, 0.4], [0.1, 0.9]], [1, 0]) == pytest.approx(20, rel=1e-3)
 
 

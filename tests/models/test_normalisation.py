@@ -1,4 +1,4 @@
-"""Speaker normalisation: what is known of a speaker, and what it does to their features."""
+"""Speaker normalisation: statistics of speakers and scales of their features."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_within_speakers_is_what_is_left_without_their_differences() -> None:
     np.testing.assert_allclose(of_all.variance, features.var(axis=0), rtol=1e-4)
 
 
-def test_of_whom_much_is_heard_becomes_as_all_are() -> None:
+def test_many_recordings_bring_a_speaker_to_the_reference() -> None:
     loud, soft = features_of(5000, 70.0, 9.0, 1), features_of(5000, -70.0, 0.5, 2)
     features = np.concatenate([loud, soft])
     scales = speaker_scales(features, ["loud"] * 5000 + ["soft"] * 5000, REFERENCE)
@@ -73,7 +73,7 @@ def test_one_recording_is_pulled_only_a_part_of_the_way() -> None:
     assert (distances < 1).all()
 
 
-def test_the_more_is_heard_the_farther_it_is_pulled() -> None:
+def test_more_recordings_bring_a_speaker_nearer_to_the_reference() -> None:
     left = []
     for n in (1, 5, 20, 100, 1000):
         features = features_of(n, 70.0, 1.0, n)
@@ -83,17 +83,17 @@ def test_the_more_is_heard_the_farther_it_is_pulled() -> None:
     assert left[-1] < left[0] / 10
 
 
-def test_heard_bit_by_bit_is_heard_at_once() -> None:
+def test_merged_statistics_are_those_of_all_recordings() -> None:
     features = features_of(60, 12.0, 3.0)
-    heard = SpeakerStatistics.of(features[:1])
+    statistics = SpeakerStatistics.of(features[:1])
     for part in np.array_split(features[1:], 7):
-        heard.add(SpeakerStatistics.of(part))
+        statistics.add(SpeakerStatistics.of(part))
     np.testing.assert_allclose(
-        speaker_scale(heard, REFERENCE), speaker_scale(SpeakerStatistics.of(features), REFERENCE), rtol=1e-6
+        speaker_scale(statistics, REFERENCE), speaker_scale(SpeakerStatistics.of(features), REFERENCE), rtol=1e-6
     )
 
 
-def test_who_is_unknown_stays() -> None:
+def test_recordings_without_a_speaker_are_unchanged() -> None:
     features = features_of(4, 70.0, 9.0)
     for make in (speaker_scales, lambda *known: random_speaker_scales(*known, np.random.default_rng(0))):
         scales = make(features, ["", "a", "", "a"], REFERENCE)
@@ -101,8 +101,8 @@ def test_who_is_unknown_stays() -> None:
             np.testing.assert_array_equal(scales[number], unchanged(REFERENCE))
             np.testing.assert_array_equal(applied(features[number], scales[number]), features[number])
         assert (scales[1] != unchanged(REFERENCE)).all()
-    nobody = scales_of(["stranger", ""], {"a": scales[1]}, REFERENCE)
-    np.testing.assert_array_equal(nobody, np.stack([unchanged(REFERENCE)] * 2))
+    unknown = scales_of(["stranger", ""], {"a": scales[1]}, REFERENCE)
+    np.testing.assert_array_equal(unknown, np.stack([unchanged(REFERENCE)] * 2))
 
 
 def test_a_random_subset_has_the_example_itself() -> None:
@@ -113,17 +113,17 @@ def test_a_random_subset_has_the_example_itself() -> None:
     own, sizes = [], []
     original = SpeakerStatistics.of
 
-    def spied(heard: np.ndarray) -> SpeakerStatistics:
-        sizes.append(len(heard))
-        own.append(set(np.log2(heard[:, 0]).astype(int).tolist()))
-        return original(heard)
+    def spied(used: np.ndarray) -> SpeakerStatistics:
+        sizes.append(len(used))
+        own.append(set(np.log2(used[:, 0]).astype(int).tolist()))
+        return original(used)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpeakerStatistics, "of", spied)
         random_speaker_scales(features, speakers, reference, np.random.default_rng(0))
-    for index, heard in enumerate(own):
-        assert index in heard
-        assert len({speakers[one] for one in heard}) == 1
+    for index, used in enumerate(own):
+        assert index in used
+        assert len({speakers[one] for one in used}) == 1
     assert min(sizes) == 1
     assert max(sizes) > 10
     assert sorted(sizes)[25] < 12  # evenly on a logarithmic scale

@@ -21,12 +21,12 @@ def info(path: Path, capfd) -> str:
 
 def test_a_bundle(capfd) -> None:
     bundle = shipped_bundle()
-    said = info(bundle.path, capfd)
-    assert "labels: anger, boredom, disgust, fear, happiness, neutral, sadness" in said
-    assert "front end: speech (16000 Hz, 192 mel bands, up to 626 frames" in said
-    assert f"temperature {bundle.temperature:.3f}, fitted on 535 examples" in said
-    assert "535 examples, seed 0" in said
-    assert bundle.short_fingerprint in said
+    output = info(bundle.path, capfd)
+    assert "labels: anger, boredom, disgust, fear, happiness, neutral, sadness" in output
+    assert "front end: speech (16000 Hz, 192 mel bands, up to 626 frames" in output
+    assert f"temperature {bundle.temperature:.3f}, fitted on 535 examples" in output
+    assert "535 examples, seed 0" in output
+    assert bundle.short_fingerprint in output
 
 
 def test_a_cross_validation(tmp_path: Path, capfd) -> None:
@@ -37,8 +37,8 @@ def test_a_cross_validation(tmp_path: Path, capfd) -> None:
 def test_an_evaluation(tmp_path: Path, kept_records: RecordFolder, capfd) -> None:
     identity = {"model": "a" * 64, "records": "b" * 64, "split": "test", "uar": 0.5, "wa": 0.25, "recordings": 4}
     (tmp_path / "scores.json").write_text(json.dumps(identity))
-    said = info(tmp_path, capfd)
-    assert said.startswith(f"evaluation {tmp_path}: split test, 4 recordings, UAR 0.500, WA 0.250\n")
+    output = info(tmp_path, capfd)
+    assert output.startswith(f"evaluation {tmp_path}: split test, 4 recordings, UAR 0.500, WA 0.250\n")
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_what_is_unfinished_or_damaged_is_said(
     elif made == "bytes":
         path.write_bytes(b"RIFF\xff\xfe")
     assert main(["info", str(path)]) == 1
-    said = capfd.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert says in output
+    assert output.count("\n") == 1
 
 
 def test_anything_else_is_one_line(tmp_path: Path, capfd) -> None:
