@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def kept_records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -
 @pytest.fixture(scope="session")
 def small_records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
     """The sample, 32 bands x 47 frames, split by speaker."""
-    small = replace(TRUNCATED, hop_length=1024, n_mels=32)
+    small = TRUNCATED.replace(hop_length=1024, n_mels=32)
     return build_sample(emodb_sample, tmp_path_factory.mktemp("records") / "small", small)
 
 

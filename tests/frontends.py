@@ -1,7 +1,5 @@
 """Front ends for tests whose subject is not a preset; they stay as they are when presets change."""
 
-from dataclasses import replace
-
 from ser_batch.audio.frontends import FrontEnd
 
 WINDOWED = FrontEnd(
@@ -21,7 +19,7 @@ WINDOWED = FrontEnd(
     db_floor=1e-6,
     db_range=None,
 )
-TRUNCATED = replace(WINDOWED, longer="truncate", window_hop_secs=None)
+TRUNCATED = WINDOWED.replace(longer="truncate", window_hop_secs=None)
 
 # As many frames as a recording has.
-KEPT = replace(WINDOWED, length_secs=10.0, shorter="keep", window_hop_secs=5.0)
+KEPT = WINDOWED.replace(length_secs=10.0, shorter="keep", window_hop_secs=5.0)

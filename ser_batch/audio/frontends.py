@@ -1,17 +1,15 @@
 """The front end: the frozen description of a transform from waveform to log-mel spectrogram."""
 
-import dataclasses
 import re
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from ser_batch.audio.decoders import MAX_CHANNELS
 from ser_batch.errors import FrontEndError, UsageError
 from ser_batch.storage.fingerprints import json_fingerprint
+from ser_batch.storage.settings import Settings
 
 
-@dataclass(frozen=True)
-class FrontEnd:
+class FrontEnd(Settings):
     """Every choice between an audio file and the numbers a network sees.
 
     The steps, in order: one channel, resampled, trimmed, Wiener-filtered, brought to
@@ -80,22 +78,14 @@ class FrontEnd:
         """SHA-256 of all values: equal for two front ends exactly when they compute the same."""
         return json_fingerprint(self.to_json())
 
-    def to_json(self) -> dict[str, Any]:
-        """All values as a JSON object."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FrontEnd":
         """The front end that ``to_json`` wrote.
 
         Raises:
-            FrontEndError: a value is missing or unknown.
+            FrontEndError: a value is missing, unknown or wrong.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if values.keys() != names:
-            odd = ", ".join(sorted(values.keys() ^ names))
-            raise FrontEndError(f"front end: missing or unknown values: {odd}; was it written by another version?")
-        return cls(**values)
+        return cls.parse(values, "front end", FrontEndError, "; was it written by another version?")
 
 
 # The published notebook recipe that this project set out from. Its values never change.
@@ -147,7 +137,7 @@ def preset(name: str, channel: Literal["mean"] | int = "mean") -> FrontEnd:
         UsageError: there is none.
     """
     try:
-        return dataclasses.replace(PRESETS[name], channel=channel)
+        return PRESETS[name].replace(channel=channel)
     except KeyError:
         known = ", ".join(sorted(PRESETS))
         raise UsageError(f"--front-end {name}: no such preset; choose one of {known}") from None
@@ -168,7 +158,7 @@ def parse_channel(text: str) -> Literal["mean"] | int:
 
 def preset_name(front_end: FrontEnd) -> str:
     """The preset's name, whatever its channel, or ``custom``."""
-    plain = dataclasses.replace(front_end, channel="mean")
+    plain = front_end.replace(channel="mean")
     return next((name for name, preset in PRESETS.items() if preset == plain), "custom")
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import pytest
@@ -16,7 +15,7 @@ def test_shapes_of_the_presets():
 
 
 def test_the_seed_never_changes():
-    assert dataclasses.asdict(SEED) == {
+    assert SEED.to_json() == {
         "rate_hz": 44_100,
         "n_fft": 2048,
         "hop_length": 512,
@@ -45,17 +44,18 @@ def test_json_brings_a_front_end_back(name):
 
 
 def test_every_value_is_in_the_fingerprint():
+    others = {"shorter": "pad", "longer": "truncate", "wiener": True, "db_reference": "max"}
     fingerprints = {SPEECH.fingerprint}
-    for field in dataclasses.fields(FrontEnd):
-        fingerprints.add(dataclasses.replace(SPEECH, **{field.name: 1234}).fingerprint)
-    assert len(fingerprints) == 1 + len(dataclasses.fields(FrontEnd))
+    for name in FrontEnd.model_fields:
+        fingerprints.add(SPEECH.replace(**{name: others.get(name, 1234)}).fingerprint)
+    assert len(fingerprints) == 1 + len(FrontEnd.model_fields)
 
 
 def test_json_of_another_version_is_refused():
     missing = {name: value for name, value in SEED.to_json().items() if name != "n_mels"}
-    with pytest.raises(FrontEndError, match="n_mels"):
+    with pytest.raises(FrontEndError, match=r"front end: n_mels: is missing; was it written by another version\?"):
         FrontEnd.from_json(missing)
-    with pytest.raises(FrontEndError, match="dither"):
+    with pytest.raises(FrontEndError, match="dither: no such value; there are rate_hz, n_fft"):
         FrontEnd.from_json(SEED.to_json() | {"dither": 1})
 
 
@@ -66,13 +66,13 @@ def test_an_unknown_preset_is_refused_and_the_known_ones_named():
 
 def test_preset_names_do_not_depend_on_the_channel():
     assert preset_name(preset("speech", channel=1)) == "speech"
-    assert preset_name(dataclasses.replace(SEED, n_mels=64)) == "custom"
+    assert preset_name(SEED.replace(n_mels=64)) == "custom"
 
 
 def test_the_options_that_choose_a_front_end():
     assert build_options(SEED) == "--front-end seed"
     assert build_options(preset("speech", channel=1)) == "--front-end speech --channel 1"
-    custom = dataclasses.replace(SEED, n_mels=64)
+    custom = SEED.replace(n_mels=64)
     assert build_options(custom) == f"custom, {custom.fingerprint[:12]}"
 
 

@@ -2,7 +2,6 @@
 
 import signal
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,7 @@ def test_a_mutant_that_ends_its_worker_is_told_and_kept(intact: Intact, tmp_path
 
 
 def test_an_error_that_nobody_catches_is_told_with_the_mutant(intact: Intact, monkeypatch: pytest.MonkeyPatch) -> None:
-    senseless = replace(SPEECH, channel="left")  # compared with a number once a recording is open
+    senseless = SPEECH.model_copy(update={"channel": "left"})  # compared with a number once a recording is open
     monkeypatch.setattr(fuzz_audio, "_FRONT_ENDS", (senseless,))
     tally = Tally()
     with LocalEngine(2) as engine:

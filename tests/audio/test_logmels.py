@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import librosa
@@ -198,7 +197,7 @@ def test_fix_length_cuts_and_pads_at_the_end():
 def test_the_seed_sees_nothing_after_three_seconds():
     samples = noise(5 * 44_100)
     longer = np.concatenate([samples, noise(44_100, seed=1)])
-    filtered_alike = dataclasses.replace(SEED, wiener=False)
+    filtered_alike = SEED.replace(wiener=False)
     np.testing.assert_array_equal(
         log_mel(samples, 44_100, filtered_alike), log_mel(longer, 44_100, filtered_alike), strict=True
     )
@@ -211,7 +210,7 @@ def test_audio_shorter_than_speechs_length_is_not_padded():
     beyond = SPEECH.n_fft // SPEECH.hop_length  # frames that reach beyond the end
     same = half.shape[1] - beyond
     np.testing.assert_allclose(half[:, :same], whole[:, :same], atol=1e-4)
-    padded = log_mel(noise(48_000)[:24_000], 16_000, dataclasses.replace(SPEECH, shorter="pad"))
+    padded = log_mel(noise(48_000)[:24_000], 16_000, SPEECH.replace(shorter="pad"))
     np.testing.assert_allclose(padded[:, : half.shape[1]], half, atol=1e-4)
     assert (padded[:, half.shape[1] + beyond :] == padded.min()).all()
 

@@ -1,4 +1,3 @@
-import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -165,7 +164,7 @@ def test_where_shorter_audio_is_kept_every_frame_is_heard(tmp_path, n_samples):
 @pytest.mark.parametrize("hop_secs", [3.0, 1.0, 0.1])
 def test_other_hops(tmp_path, hop_secs):
     samples = noise(100_000)
-    front_end = dataclasses.replace(WINDOWED, window_hop_secs=hop_secs)
+    front_end = WINDOWED.replace(window_hop_secs=hop_secs)
     hop = round(hop_secs * 16_000)
     starts = [*range(0, len(samples) - LENGTH, hop), len(samples) - LENGTH]
     found, _ = read(write(tmp_path, samples), front_end)
@@ -224,16 +223,16 @@ def test_one_channel_of_a_call(tmp_path, front_end):
     caller, agent = noise(32_000), noise(32_000, level=0.02)[::-1]
     path = write(tmp_path, np.stack([caller, agent], axis=1))
     for channel, expected in [(0, caller), (1, agent), ("mean", (caller + agent) / 2)]:
-        chosen = dataclasses.replace(front_end, channel=channel)
+        chosen = front_end.replace(channel=channel)
         found, _ = read(path, chosen)
         np.testing.assert_allclose(found[0].log_mel, log_mel(expected, 16_000, front_end), rtol=0, atol=1e-3)
-    error = refusal(path, dataclasses.replace(front_end, channel=2))
+    error = refusal(path, front_end.replace(channel=2))
     assert (error.stage, "no channel 2" in error.reason) == ("check", True)
 
 
 def test_warnings_look_at_the_channel_that_is_heard(tmp_path):
     path = write(tmp_path, np.stack([noise(16_000), np.zeros(16_000, dtype=np.float32)], axis=1))
-    assert "silence" in refusal(path, dataclasses.replace(WINDOWED, channel=1)).reason
+    assert "silence" in refusal(path, WINDOWED.replace(channel=1)).reason
     assert read(path)[1].warnings == []
 
 
@@ -283,7 +282,7 @@ def test_different_channels_are_warned_about_where_they_are_mixed(tmp_path, fron
     ]:
         path = stereo(tmp_path, left, right)
         assert ("channels-differ" in read(path, front_end)[1].warnings) == differ
-        assert read(path, dataclasses.replace(front_end, channel=0))[1].warnings == []
+        assert read(path, front_end.replace(channel=0))[1].warnings == []
 
 
 def test_channels_are_compared_within_the_part_only(tmp_path):
@@ -296,7 +295,7 @@ def test_channels_are_compared_within_the_part_only(tmp_path):
 def test_channels_that_cancel_each_other_are_not_called_zeros(tmp_path):
     path = stereo(tmp_path, noise(16_000), -noise(16_000))
     assert "the mean of its channels is zero throughout; try --channel 0" in refusal(path, WINDOWED).reason
-    assert read(path, dataclasses.replace(WINDOWED, channel=0))[1].warnings == []
+    assert read(path, WINDOWED.replace(channel=0))[1].warnings == []
 
 
 def test_a_cut_recording_is_called_so_where_its_end_is_read(tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ RATE_HZ = 16_000
 TONE_EVERY_SECS = 300  # the tone's pitch says where it stands
 
 # One window in 30 s and one frame a second: records of hours stay small.
-COARSE = replace(WINDOWED, length_secs=30.0, window_hop_secs=30.0, hop_length=RATE_HZ, n_mels=16)
+COARSE = WINDOWED.replace(length_secs=30.0, window_hop_secs=30.0, hop_length=RATE_HZ, n_mels=16)
 
 MEMORY_OF_WINDOWS = """
 import sys

@@ -77,7 +77,7 @@ def test_a_recording_that_is_in_a_folder_twice_is_named(
     rows = [f"{emodb_sample / path.name},{path.name[5]},0,{end}" for path in emodb_sample.iterdir() for end in (60, 1)]
     whole = emodb_sample / "16b03Ta.wav"
     (tmp_path / "parts.csv").write_text("\n".join(["file,label,start,end", *rows, f"{whole},T,0,"]))
-    options = BuildOptions(replace(WINDOWED, length_secs=0.5, window_hop_secs=0.25), SplitPlan("random"), 2)
+    options = BuildOptions(WINDOWED.replace(length_secs=0.5, window_hop_secs=0.25), SplitPlan("random"), 2)
     plan = plan_build(label_recordings(list_source(str(tmp_path / "parts.csv"))), options)
     records = build_records(plan, tmp_path / "records", engine).records
     (problem,) = verify_records(records, engine)
@@ -185,7 +185,7 @@ def test_windows_parts_and_odd_names_are_no_problem(tmp_path: Path, emodb_sample
         shutil.copy(emodb_sample / name, tmp_path / (f'a, "b"\n{name}' if number == 0 else name))
         lines += [f"{odd},{'ab'[number % 2]},,", f"{odd},{'ab'[number % 2]},0.1234567,1.0000004"]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    hopping = replace(WINDOWED, length_secs=0.7, window_hop_secs=0.3)
+    hopping = WINDOWED.replace(length_secs=0.7, window_hop_secs=0.3)
     folder = build(tmp_path / "list.csv", tmp_path / "out", engine, hopping)
     assert len(rows_of(folder)) > 3 * len(names)
     assert verify_records(open_records(folder), engine, list_source(str(tmp_path / "list.csv"))) == []
