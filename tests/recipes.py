@@ -1,16 +1,13 @@
 """Recipes that train in seconds, whatever the default one's values are."""
 
-import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ser_batch.training.recipes import RECIPES, Augmentation, Recipe
 
 # For records of any front end that is no preset.
-PLAIN = replace(
-    RECIPES["default"],
+PLAIN = RECIPES["default"].replace(
     name="plain",
     front_end="custom",
     network="functionals",
@@ -33,8 +30,7 @@ PLAIN = replace(
 )
 
 # All that may be random or has a state of its own.
-FULL = replace(
-    PLAIN,
+FULL = PLAIN.replace(
     name="full",
     normalise="speaker",
     warmup_epochs=1,
@@ -67,7 +63,7 @@ def write_recipe(recipe: Recipe, folder: Path) -> Path:
     def lines(values: dict[str, Any]) -> list[str]:
         return [f"{name} = {json.dumps(value)}" for name, value in values.items()]
 
-    values = dataclasses.asdict(recipe)
+    values = recipe.to_json()
     path = folder / f"{values.pop('name')}.toml"
     augmentation = values.pop("augmentation")
     path.write_text("\n".join([*lines(values), "[augmentation]", *lines(augmentation)]))

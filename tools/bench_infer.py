@@ -29,7 +29,7 @@ from ser_batch.corpus.sources import list_source
 from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.inference.predictor import Float64s
 from ser_batch.inference.results import complete_results, keys_of
-from ser_batch.models.bundles import Bundle, BundleContent, open_bundle, save_bundle, shipped_bundle
+from ser_batch.models.bundles import Bundle, BundleContent, Calibration, open_bundle, save_bundle, shipped_bundle
 from ser_batch.models.novelty import Novelty
 from ser_batch.runtime.local import LocalEngine
 from tools.measuring import (
@@ -72,16 +72,24 @@ def make_seed_bundle(folder: str) -> None:
     """A bundle of the seed network, not trained."""
     import keras
 
-    from ser_batch.models.networks.crnn import CrnnOptions, seed_crnn
+    from ser_batch.models.networks.crnn import seed_crnn
     from ser_batch.models.networks.families import features_of
+    from ser_batch.models.networks.options import NetworkOptions
 
     keras.utils.set_random_seed(0)
-    network = seed_crnn(SEED.shape, 7, CrnnOptions(dropout=0.3, norm_momentum=0.99))
+    network = seed_crnn(SEED.shape, 7, NetworkOptions(network="seed_crnn", dropout=0.3, norm_momentum=0.99))
     n_features = features_of(network).output_shape[-1]
     novelty = Novelty(np.zeros((7, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     labels = shipped_bundle().labels
     Path(folder).mkdir()
-    save_bundle(Path(folder), network, novelty, BundleContent(labels, SEED, 1.0, None, training={}))
+    content = BundleContent(
+        labels=labels,
+        front_end=SEED,
+        calibration=Calibration(temperature=1.0, fitted_on=None),
+        speaker_reference=None,
+        training={},
+    )
+    save_bundle(Path(folder), network, novelty, content)
 
 
 def front_end_alone(source: str, bundle: str, workers: int) -> None:

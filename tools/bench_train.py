@@ -38,11 +38,11 @@ from ser_batch.records.folder import RecordFolder, open_records  # noqa: E402
 from ser_batch.records.reader import split_selection  # noqa: E402
 from ser_batch.records.tfds import shard_name  # noqa: E402
 from ser_batch.storage.fingerprints import json_fingerprint  # noqa: E402
-from ser_batch.training.augmentation import mixed, varied  # noqa: E402
-from ser_batch.training.features import graph_of  # noqa: E402
+from ser_batch.training.augmentation import augment, mixup  # noqa: E402
+from ser_batch.training.features import traced  # noqa: E402
 from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, n_batches  # noqa: E402
+from ser_batch.training.optimisation import make_optimizer  # noqa: E402
 from ser_batch.training.recipes import Recipe, find_recipe  # noqa: E402
-from ser_batch.training.trainer import make_optimizer  # noqa: E402
 
 _MIB = 1 << 20
 _REPORTED_EVERY_BYTES = 2_000_000_000
@@ -68,21 +68,25 @@ def main() -> None:
 
 def preparation(records: RecordFolder, recipe: Recipe) -> Preparation:
     """What the recipe does to examples."""
-    extractor = build_extractor(records, recipe)
-    vary = varied(recipe.augmentation, records.front_end)
-    return Preparation(vary, extractor and graph_of(extractor), recipe.copies)
+    extractor = build_extractor(records.front_end, recipe)
+    augmentation = augment(recipe.augmentation, records.front_end)
+    return Preparation(augmentation, extractor and traced(extractor), recipe.copies)
 
 
 def print_cost(records: RecordFolder, recipe: Recipe, repeats: int, epochs: int) -> None:
     """Seconds per epoch from the folder and from memory, and their ratio."""
     keras.utils.set_random_seed(0)
     train = split_selection(records, "train")
-    extractor = build_extractor(records, recipe)
+    extractor = build_extractor(records.front_end, recipe)
     width = records.front_end.n_mels if extractor is None else extractor.output_shape[-1]
     nothing = Scale(np.zeros(width, np.float32), np.ones(width, np.float32))
-    network = build_learner(records, recipe, None if recipe.normalise == "none" else nothing)
-    network.compile(make_optimizer(recipe, train.n_examples), loss="categorical_crossentropy")
-    options = EpochOptions(recipe.batch_size, 0, mixed(recipe.augmentation))
+    network = build_learner(
+        records.front_end, len(records.labels), recipe, None if recipe.normalise == "none" else nothing
+    )
+    network.compile(
+        make_optimizer(recipe, n_batches(train.n_examples, recipe.batch_size)), loss="categorical_crossentropy"
+    )
+    options = EpochOptions(recipe.batch_size, 0, mixup(recipe.augmentation))
     began = time.perf_counter()
     data = TrainingData(records, train, preparation(records, recipe))
     from_folder = data.epochs(options, range(1, epochs + 1))

@@ -7,7 +7,6 @@ folds, and copies it into the package. All steps are the product's own; a run th
 """
 
 import argparse
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ser_batch.audio.frontends import preset_name
-from ser_batch.models.bundles import Bundle, open_bundle, save_bundle
+from ser_batch.models.bundles import Bundle, Calibration, open_bundle, save_bundle
 
 SHIPPED = Path(__file__).parent.parent / "ser_batch" / "shipped"
 SEEDS = 3
@@ -90,7 +89,8 @@ def main() -> None:
     ser_batch("train", str(records), "-o", str(model))
     scores = json.loads((validation / "scores.json").read_text(encoding="utf-8"))
     trained = open_bundle(model)
-    content = dataclasses.replace(trained.content, temperature=scores["temperature"], fitted_on=scores["recordings"])
+    calibration = Calibration(temperature=scores["temperature"], fitted_on=scores["recordings"])
+    content = trained.content.replace(calibration=calibration)
     bundle = save_bundle(SHIPPED, trained.load_network(), trained.load_novelty(), content)
     confusion = (validation / "confusion_matrix.csv").read_text(encoding="utf-8")
     (SHIPPED / "MODEL_CARD.md").write_text(card(bundle, scores, confusion), encoding="utf-8")

@@ -24,9 +24,9 @@ from ser_batch.models.normalisation import SpeakerStatistics, speaker_scale
 from ser_batch.records.folder import open_records
 from ser_batch.records.reader import TrainValidation, read_examples, row_selection
 from ser_batch.runtime.local import LocalEngine
-from ser_batch.runtime.process import one_thread
 from ser_batch.runtime.resources import usable_cpus
-from ser_batch.training.recipes import RecipeChanges, find_recipe
+from ser_batch.training.determinism import one_thread
+from ser_batch.training.recipes import find_recipe
 from ser_batch.training.train import train
 
 COUNTS = (1, 3, 5, 10, 20, None)
@@ -50,7 +50,7 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
     one_thread()
     records = open_records(records_path)
     fold = make_folds(list(records.manifest()), "speaker", None, held.seed)[held.number]
-    recipe = find_recipe("default", RecipeChanges(None, "speaker", None))
+    recipe = find_recipe("default", normalise="speaker")
     folder = work / f"{fold.name}-{held.seed}"
     sides = TrainValidation(row_selection(records, "all others", fold.rest), None, fold.name)
     bundle = train(records, folder, recipe, held.seed, restart=True, sides=sides).bundle
@@ -75,8 +75,8 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
 
 def uar(pairs: Iterable[tuple[int, int]], labels: tuple[str, ...]) -> float:
     """Of all speakers and draws together."""
-    truth, said = zip(*pairs, strict=True)
-    return score(truth, said, labels).uar
+    truth, predicted = zip(*pairs, strict=True)
+    return score(truth, predicted, labels).uar
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import typer
 from ser_batch.cli.console import _print, _say
 from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose, Workers
 from ser_batch.runtime.local import LocalEngine
-from ser_batch.runtime.process import _prepare_tensorflow
+from ser_batch.runtime.process import prepare_tensorflow
 from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
 
@@ -66,18 +66,20 @@ def cross_validate(
 
     Example: ser-batch cross-validate tfrecords/emodb -o validation/emodb --seeds 3
     """
-    _prepare_tensorflow(verbose)
     from ser_batch.corpus.folds import parse_fold_rule
-    from ser_batch.evaluation.cross_validate import Protocol, parallel_folds
-    from ser_batch.evaluation.cross_validate import cross_validate as run
     from ser_batch.records.folder import open_records
-    from ser_batch.reports.text import cross_validation_lines
-    from ser_batch.training.recipes import RecipeChanges, find_recipe
+    from ser_batch.training.recipes import find_recipe
 
     began = time.perf_counter()
-    protocol = Protocol(parse_fold_rule(by), folds, seeds, seed)
-    chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
+    rule = parse_fold_rule(by)
+    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
     folder = open_records(records)
+    prepare_tensorflow(verbose)
+    from ser_batch.evaluation.cross_validate import Protocol, parallel_folds
+    from ser_batch.evaluation.cross_validate import cross_validate as run
+    from ser_batch.reports.text import cross_validation_lines
+
+    protocol = Protocol(rule, folds, seeds, seed)
     with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine, resumable():
         finished = run(folder, out, chosen, protocol, engine, restart, lambda fold: _say(fold.line(), quiet))
     if not quiet:

@@ -9,7 +9,7 @@ import typer
 
 from ser_batch.cli.console import _say
 from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose
-from ser_batch.runtime.process import _prepare_tensorflow
+from ser_batch.runtime.process import prepare_tensorflow
 from ser_batch.runtime.signals import resumable
 
 if TYPE_CHECKING:
@@ -37,24 +37,19 @@ def train(
 
     Example: ser-batch train tfrecords/emodb -o models/emodb
     """
-    _prepare_tensorflow(verbose)
     from ser_batch.records.folder import open_records
-    from ser_batch.training.recipes import RecipeChanges, find_recipe
-    from ser_batch.training.train import train as run
-    from ser_batch.training.trainer import parse_precision
+    from ser_batch.training.recipes import find_recipe, parse_precision, recipe_title
 
     began = time.perf_counter()
-    shown = quiet or not sys.stderr.isatty()
-    chosen = find_recipe(recipe, RecipeChanges(epochs, normalise, class_weight))
+    hidden = quiet or not sys.stderr.isatty()
+    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
+    precision, folder = parse_precision(mixed_precision), open_records(records)
+    prepare_tensorflow(verbose)
+    from ser_batch.training.train import train as run
+
     with resumable():
         result = run(
-            open_records(records),
-            out,
-            chosen,
-            seed,
-            restart,
-            precision=parse_precision(mixed_precision),
-            on_epoch=lambda epoch: _say(_line(epoch), shown),
+            folder, out, chosen, seed, restart, precision=precision, on_epoch=lambda epoch: _say(_line(epoch), hidden)
         )
     for note in result.notes:
         _say(f"warning: {note}", quiet)
@@ -64,7 +59,8 @@ def train(
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.continued_from:
         _say(f"{out}: continued after epoch {result.continued_from}", quiet)
-    _say(f"{out}: {result.bundle.summary()}, in {time.perf_counter() - began:.1f} s", quiet)
+    summary = result.bundle.summary(recipe_title(result.bundle.training["recipe"]))
+    _say(f"{out}: {summary}, in {time.perf_counter() - began:.1f} s", quiet)
 
 
 def _line(epoch: "Epoch") -> str:

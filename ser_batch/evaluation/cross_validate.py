@@ -26,14 +26,14 @@ from ser_batch.evaluation.folders import FOLDS, SCORES
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.inference.predictions import predict_examples
 from ser_batch.inference.predictor import Predictor
-from ser_batch.models.networks.families import refuse_unfit
+from ser_batch.models.networks.options import check_normalisation
 from ser_batch.records.folder import RecordFolder, open_records, refuse_repeated
 from ser_batch.records.reader import TrainValidation, row_selection
 from ser_batch.runtime.engine import Engine
-from ser_batch.runtime.process import one_thread
 from ser_batch.runtime.resources import usable_memory
 from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
 from ser_batch.storage.writing import write_json
+from ser_batch.training.determinism import one_thread
 from ser_batch.training.recipes import Recipe, recipe_title
 from ser_batch.training.train import train
 
@@ -162,7 +162,7 @@ def cross_validate(
         "records": records.fingerprint,
         "recipe": recipe.to_json(),
     }
-    refuse_unfit(recipe)
+    check_normalisation(recipe)
     refuse_repeated(records, records.manifest)
     tasks = _tasks(records, folder, recipe, protocol)
     with open_output(folder, _KIND, identity, restart) as output:

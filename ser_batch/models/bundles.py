@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -12,20 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from ser_batch.audio.frontends import FrontEnd
-from ser_batch.errors import BundleError, FrontEndError
+from ser_batch.errors import BundleError
 from ser_batch.formatting import pluralize
-from ser_batch.models.exports import convert
 from ser_batch.models.litert import RuntimeNetwork
-from ser_batch.models.normalisation import Scale, unchanged
+from ser_batch.models.normalisation import Scale, identity_scale
 from ser_batch.models.novelty import Novelty
 from ser_batch.storage.fingerprints import file_sha256, json_fingerprint
+from ser_batch.storage.settings import Settings
 from ser_batch.storage.writing import open_atomically, sync_folder, write_json
-from ser_batch.training.recipes import recipe_title
 
 if TYPE_CHECKING:
     import keras
@@ -37,71 +32,57 @@ DESCRIPTION = "bundle.json"
 BUNDLE_FILES = {MODEL, RUNTIME, NOVELTY, DESCRIPTION}
 
 
-@dataclass(frozen=True)
-class BundleContent:
+class Calibration(Settings):
+    """What probabilities are calibrated with.
+
+    Attributes:
+        temperature: divides the logits; 1 leaves them.
+        fitted_on: how many examples, none of them trained on, it was fitted on; None: it was not fitted.
+    """
+
+    temperature: float
+    fitted_on: int | None = None
+
+
+class BundleContent(Settings):
     """What a bundle holds besides its network.
 
     Attributes:
         labels: label names in the order of the network's outputs.
-        front_end: what the network expects its input to be made with.
-        temperature: what the network's probabilities are calibrated with; 1 leaves them.
+        front_end: what the network's input is made with.
+        calibration: of the network's probabilities.
         speaker_reference: what every speaker's functionals are brought to; None: they are taken as they are.
-        training: JSON: where it came from: records, recipe, seed, versions, scores.
+        training: provenance as JSON: records, recipe, seed, versions, last epoch.
         novelty: fingerprint of what novelty is measured with; `save_bundle` fills it in.
-        runtime: SHA-256 of the network as predictions run it; likewise.
-        fitted_on: how many examples, none of them trained on, the temperature was fitted on; None: it was not fitted.
+        runtime: SHA-256 of the LiteRT network; likewise.
     """
 
     labels: tuple[str, ...]
     front_end: FrontEnd
-    temperature: float
+    calibration: Calibration
     speaker_reference: Scale | None
     training: dict[str, Any]
     novelty: str = ""
     runtime: str = ""
-    fitted_on: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """All values as a JSON object."""
-        reference = self.speaker_reference
-        return {
-            "labels": list(self.labels),
-            "front_end": self.front_end.to_json(),
-            "calibration": {"temperature": self.temperature, "fitted_on": self.fitted_on},
-            "speaker_reference": reference
-            and {"mean": reference.mean.tolist(), "variance": reference.variance.tolist()},
-            "novelty": self.novelty,
-            "runtime": self.runtime,
-            "training": self.training,
-        }
+    @property
+    def temperature(self) -> float:
+        """What the network's probabilities are calibrated with."""
+        return self.calibration.temperature
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> BundleContent:
-        """What ``to_json`` wrote.
-
-        Raises:
-            FrontEndError: the front end is not one.
-            KeyError, TypeError, ValueError: a value is missing or of the wrong kind.
-        """
-        reference, calibration = values["speaker_reference"], values["calibration"]
-        return cls(
-            tuple(values["labels"]),
-            FrontEnd.from_json(values["front_end"]),
-            float(calibration["temperature"]),
-            reference and Scale(np.array(reference["mean"], np.float32), np.array(reference["variance"], np.float32)),
-            values["training"],
-            str(values["novelty"]),
-            str(values["runtime"]),
-            _fitted_on(calibration, values["training"]),
-        )
+    @property
+    def fitted_on(self) -> int | None:
+        """See `Calibration`. Earlier versions did not store it: there, a temperature of 1 was not fitted."""
+        if "fitted_on" in self.calibration.model_fields_set or self.temperature == 1.0:
+            return self.calibration.fitted_on
+        return int(self.training.get("n_examples", {}).get("validation", 0))
 
 
-def _fitted_on(calibration: dict[str, Any], training: dict[str, Any]) -> int | None:
-    """Bundles of earlier versions do not tell; there a temperature of 1 is one that could not be fitted."""
-    if "fitted_on" in calibration:
-        found = calibration["fitted_on"]
-        return None if found is None else int(found)
-    return None if calibration["temperature"] == 1.0 else int(training.get("n_examples", {}).get("validation", 0))
+class _BundleFile(BundleContent):
+    """``bundle.json``."""
+
+    kind: Literal["bundle"] = "bundle"
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -153,13 +134,13 @@ class Bundle:
         """The first 12 digits: what a prediction table names the model by."""
         return self.fingerprint[:12]
 
-    def summary(self) -> str:
-        """What it is in one line, for people."""
-        recipe = self.training["recipe"]
+    def summary(self, recipe_title: str) -> str:
+        """One line for people, with the recipe as `ser_batch.training.recipes.recipe_title` names it."""
         last = "  ".join(f"{name} {value:.3f}" for name, value in self.training["last_epoch"].items())
         return (
-            f"{pluralize(len(self.labels), 'label')}, recipe {recipe_title(recipe)}, "
-            f"{pluralize(recipe['epochs'], 'epoch')}, {self.training['parameters']:,} parameters; last epoch: {last}"
+            f"{pluralize(len(self.labels), 'label')}, recipe {recipe_title}, "
+            f"{pluralize(self.training['recipe']['epochs'], 'epoch')}, {self.training['parameters']:,} parameters; "
+            f"last epoch: {last}"
         )
 
     def check(self) -> None:
@@ -202,7 +183,7 @@ class Bundle:
         if hashlib.sha256(content).hexdigest() != self.content.runtime:
             raise BundleError(f"{path}: is not the network that {DESCRIPTION} names; copy the bundle again")
         reference = self.content.speaker_reference
-        return RuntimeNetwork(content, None if reference is None else unchanged(reference))
+        return RuntimeNetwork(content, None if reference is None else identity_scale(reference))
 
     def load_novelty(self) -> Novelty:
         """What novelty is measured with.
@@ -227,8 +208,9 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: it is missing, unfinished or damaged.
     """
     try:
-        content = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        return Bundle(path, BundleContent.from_json(content), content["fingerprint"])
+        text = (path / DESCRIPTION).read_bytes()
+        content = _BundleFile.parse(text, str(path / DESCRIPTION), BundleError, "; copy the bundle again")
+        return Bundle(path, content, content.fingerprint)
     except FileNotFoundError:
         unfinished = (path / "checkpoints").is_dir()
         reason = "training is not finished; run its train command again" if unfinished else "not a model bundle"
@@ -237,7 +219,7 @@ def open_bundle(path: Path) -> Bundle:
         ) from None
     except NotADirectoryError:
         raise BundleError(f"{path}: a file, not a model bundle; name the folder that train made") from None
-    except (OSError, ValueError, KeyError, TypeError, FrontEndError) as error:
+    except OSError as error:
         raise BundleError(f"{path / DESCRIPTION}: cannot be read ({error}); copy the bundle again") from error
 
 
@@ -255,13 +237,15 @@ def save_bundle(path: Path, network: keras.Model, novelty: Novelty, content: Bun
         novelty: fitted on its features.
         content: all that belongs to it.
     """
+    from ser_batch.models.exports import convert  # it imports TensorFlow
+
     save_keras(network, path / MODEL)
     _write_whole(path / RUNTIME, partial(convert, network))
     with open_atomically(path / NOVELTY, "wb") as file:
         novelty.save(file)
-    content = dataclasses.replace(content, novelty=novelty.fingerprint, runtime=file_sha256(path / RUNTIME))
+    content = content.replace(novelty=novelty.fingerprint, runtime=file_sha256(path / RUNTIME))
     fingerprint = network_fingerprint(network, content)
-    write_json(path / DESCRIPTION, {"kind": "bundle", "fingerprint": fingerprint} | content.to_json())
+    write_json(path / DESCRIPTION, content.to_json() | {"kind": "bundle", "fingerprint": fingerprint})
     return open_bundle(path)
 
 
@@ -297,10 +281,9 @@ def load_keras(path: Path) -> keras.Model:
 
 def network_fingerprint(network: keras.Model, content: BundleContent) -> str:
     """SHA-256 over all that decides about predictions: equal for equal models, whatever their files' dates."""
-    values = content.to_json()
-    del values["training"], values["runtime"]  # converters differ in what they write of the same network
-    del values["calibration"]["fitted_on"]  # it changes no prediction
-    return json_fingerprint([weights_sha256(network), values])
+    # Not `runtime`: converters differ in what they write of the same network.
+    ignored: Any = {"training": True, "runtime": True, "kind": True, "fingerprint": True, "calibration": {"fitted_on"}}
+    return json_fingerprint([weights_sha256(network), content.model_dump(exclude=ignored)])
 
 
 def weights_sha256(network: keras.Model) -> str:

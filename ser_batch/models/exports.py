@@ -1,14 +1,13 @@
-"""A network converted to LiteRT."""
+"""Conversion of a network to LiteRT. It imports TensorFlow."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import keras
+import tensorflow as tf
 
 from ser_batch.runtime.process import native_code_silenced, temporary_files_removed
-
-if TYPE_CHECKING:
-    import keras
 
 
 def convert(network: keras.Model, path: Path) -> None:
@@ -18,9 +17,6 @@ def convert(network: keras.Model, path: Path) -> None:
         network: from log-mels, and speakers' scales if it normalises by speaker, to probabilities.
         path: what to write, ending in ``.tflite``.
     """
-    import keras
-    import tensorflow as tf
-
     outputs = {"probabilities": network.outputs[0], "features": network.get_layer("emotion").input}
     if len(network.inputs) > 1:
         outputs["functionals"] = network.get_layer("functionals").output

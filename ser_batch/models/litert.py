@@ -1,4 +1,4 @@
-"""A network as predictions run it: LiteRT on one thread, one log-mel at a time.
+"""A network for prediction: LiteRT on one thread, one log-mel at a time.
 
 It is written from the Keras network when a bundle is saved, and run without TensorFlow, whose import takes longer than
 a small folder. A log-mel alone is padded to no other's length.
@@ -21,12 +21,12 @@ _MIN_FRAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a network says of one log-mel.
+class NetworkOutput:
+    """The outputs of a network for one log-mel.
 
     Attributes:
         probabilities: float32 ``(labels,)``.
-        features: float32 ``(features,)``: what its softmax layer sees.
+        features: float32 ``(features,)``: the input of its softmax layer.
         functionals: float32 ``(functionals,)`` before they are brought to the reference; empty unless the network
             normalises by speaker.
     """
@@ -37,38 +37,39 @@ class Said:
 
 
 class RuntimeNetwork:
-    """What `convert` wrote, at work.
+    """The interpreter of a file that `ser_batch.models.exports.convert` wrote.
 
     Args:
         content: of the file.
-        unchanged_scale: float32 ``(2, functionals)``, of somebody unknown; None: it does not normalise by speaker.
+        default_scale: float32 ``(2, functionals)``, of recordings without a speaker; None: the network does not
+            normalise by speaker.
 
     Raises:
         ValueError: the content is damaged.
     """
 
-    def __init__(self, content: bytes, unchanged_scale: Float32s | None) -> None:
+    def __init__(self, content: bytes, default_scale: Float32s | None) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self._run: Any = Interpreter(model_content=content, num_threads=1).get_signature_runner()
         self._has_run = False
-        self._unchanged_scale = unchanged_scale
+        self._default_scale = default_scale
 
-    def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Said:
-        """What the network says.
+    def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> NetworkOutput:
+        """Run the network.
 
         Args:
             log_mel: float32 ``(n_mels, n_frames)``.
-            speaker_scale: float32 ``(2, functionals)``; None: somebody unknown.
+            speaker_scale: float32 ``(2, functionals)``; None: the default scale.
         """
         missing = max(_MIN_FRAMES - log_mel.shape[1], 0)
         if missing:
             log_mel = np.pad(log_mel, [(0, 0), (0, missing)], constant_values=PADDING_DB)
         inputs = {"log_mel": log_mel[None]}
-        if self._unchanged_scale is not None:
-            inputs["speaker_scale"] = (self._unchanged_scale if speaker_scale is None else speaker_scale)[None]
-        with nullcontext() if self._has_run else native_code_silenced():  # at first it says which kernels it uses
-            said = self._run(**inputs)
+        if self._default_scale is not None:
+            inputs["speaker_scale"] = (self._default_scale if speaker_scale is None else speaker_scale)[None]
+        with nullcontext() if self._has_run else native_code_silenced():  # at first it prints which kernels it uses
+            outputs = self._run(**inputs)
         self._has_run = True
-        functionals = said["functionals"][0] if "functionals" in said else np.empty(0, np.float32)
-        return Said(said["probabilities"][0], said["features"][0], functionals)
+        functionals = outputs["functionals"][0] if "functionals" in outputs else np.empty(0, np.float32)
+        return NetworkOutput(outputs["probabilities"][0], outputs["features"][0], functionals)

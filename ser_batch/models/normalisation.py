@@ -6,10 +6,11 @@ removes differences of voices and microphones. It uses no labels. NumPy alone: w
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 
 from ser_batch.audio.decoders import Float32s
 
@@ -17,12 +18,23 @@ from ser_batch.audio.decoders import Float32s
 _PRIOR_RECORDINGS = 10.0
 
 
+def _vector(values: Any) -> Float32s:
+    try:
+        return np.array(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError("should be a list of numbers") from None
+
+
+# Float32 ``(features,)``; in JSON a list of numbers.
+Vector = Annotated[Float32s, PlainValidator(_vector), PlainSerializer(np.ndarray.tolist)]
+
+
 @dataclass(frozen=True, eq=False)
 class Scale:
     """Mean and variance of features over the training examples, float32 ``(features,)`` each."""
 
-    mean: Float32s
-    variance: Float32s
+    mean: Vector
+    variance: Vector
 
 
 def measure_scale(batches: Iterable[NDArray[np.floating[Any]]]) -> Scale:
@@ -107,7 +119,7 @@ def scales_of_speakers(
     return {speaker: speaker_scale(statistics, reference) for speaker, statistics in by_speaker.items()}
 
 
-def unchanged(reference: Scale) -> Float32s:
+def identity_scale(reference: Scale) -> Float32s:
     """The scale of recordings without a speaker: factor one, offset zero; float32 ``(2, features)``."""
     return np.stack([np.ones_like(reference.mean), np.zeros_like(reference.mean)])
 
@@ -131,8 +143,8 @@ def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str],
 
 
 def scales_of(speakers: Sequence[str], of_speaker: Mapping[str, Float32s], reference: Scale) -> Float32s:
-    """Each speaker's scale, float32 ``(speakers, 2, features)``; `unchanged` for unknown names."""
-    identity = unchanged(reference)
+    """Each speaker's scale, float32 ``(speakers, 2, features)``; `identity_scale` for unknown names."""
+    identity = identity_scale(reference)
     return np.stack([of_speaker.get(name, identity) for name in speakers])
 
 
@@ -148,7 +160,7 @@ def random_speaker_scales(
     scales = []
     for index, name in enumerate(speakers):
         if not name:
-            scales.append(unchanged(reference))
+            scales.append(identity_scale(reference))
             continue
         rows = members[name]
         n_used = min(int(np.exp(random.uniform(0.0, np.log(len(rows) + 1)))), len(rows))

@@ -19,6 +19,7 @@ from ser_batch.records.manifest import BUILDING
 from ser_batch.records.plan import BuildPlan
 from ser_batch.reports.text import cross_validation_lines
 from ser_batch.storage.outputs import read_own_json
+from ser_batch.training.recipes import recipe_title
 
 _SHOWN_SPEAKERS = 12
 
@@ -117,7 +118,7 @@ def _describe_bundle(path: Path) -> list[str]:
     bundle = open_bundle(path)
     training = bundle.training
     return [
-        f"bundle {path}: {bundle.summary()}",
+        f"bundle {path}: {bundle.summary(recipe_title(training['recipe']))}",
         f"labels: {', '.join(bundle.labels)}",
         f"front end: {_shown(bundle.front_end)}",
         f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}, "

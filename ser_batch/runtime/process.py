@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shutil
 import signal
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
 
 from ser_batch.errors import OutputError
 from ser_batch.runtime.signals import cleanup_on_signal
-
-_Args = ParamSpec("_Args")
-_Result = TypeVar("_Result")
 
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -77,31 +75,14 @@ def temporary_files_removed() -> Iterator[None]:
             tempfile.tempdir = before
 
 
-def _prepare_tensorflow(verbose: bool) -> None:
-    """What has to be set before TensorFlow is imported."""
+def prepare_tensorflow(verbose: bool) -> None:
+    """Set up this process for TensorFlow, before that is imported."""
     keep_freed_memory()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     if not verbose:
-        import logging
-        import warnings
-
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="keras")
-
-
-def one_thread() -> None:
-    """A worker's TensorFlow, set before its first use: one thread, as folds are what runs in parallel.
-
-    Sums that are divided among more threads are rounded otherwise; the number of workers must change nothing.
-    """
-    import keras
-    import tensorflow as tf
-
-    if tf.config.threading.get_intra_op_parallelism_threads() != 1:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    keras.backend.clear_session()
 
 
 # A decoder that made no progress for so long never will.

@@ -6,30 +6,25 @@ Every random choice is a function of a seed that is passed in, so that a trainin
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import librosa
 import numpy as np
+import tensorflow as tf
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.training.recipes import Augmentation
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 # Up to here a vocal tract's length scales frequencies; above, what is left is squeezed or stretched to fit
 # (Jaitly & Hinton, "Vocal Tract Length Perturbation improves speech recognition", 2013).
 _WARPED_TO_HZ = 4800.0
 
 
-def varied(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
-    """The augmentation of single examples: from ``(n_mels, n_frames)`` and a seed to as many mels; None if nothing is.
+def augment(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+    """The augmentation of single examples: from ``(n_mels, n_frames)`` and a seed to as many mels; None if it is off.
 
-    Where the front end pads, its frames are not cropped and its tempo is not varied: the length has to stay.
+    Where the front end pads, neither crop nor tempo is applied: the number of frames has to stay.
     """
-    import tensorflow as tf
-
     steps: list[Callable[[tf.Tensor, _Draws], tf.Tensor]] = []
     if options.warp:
         sources = _WarpSources(front_end)
@@ -48,13 +43,13 @@ def varied(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, t
     if not steps:
         return None
 
-    def vary(log_mel: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def augmented(log_mel: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = _Draws(seed)
         for step in steps:
             log_mel = step(log_mel, draws)
         return tf.ensure_shape(log_mel, front_end.shape)
 
-    traced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(vary, autograph=False)
+    traced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(augmented, autograph=False)
     return traced
 
 
@@ -67,8 +62,6 @@ class _Draws:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
         """One float32 from ``low`` to ``high``."""
-        import tensorflow as tf
-
         self._n_drawn += 1
         stream = tf.random.experimental.stateless_fold_in(self._seed, self._n_drawn)
         return tf.random.stateless_uniform((), stream, low, high)
@@ -92,8 +85,6 @@ class _WarpSources:
         Jaitly & Hinton, 2013, eq. 1: frequencies below a bend are multiplied by the factor; those above are
         mapped linearly, and the top stays.
         """
-        import tensorflow as tf
-
         centres = tf.constant(self._centres_hz, tf.float32)
         bend = _WARPED_TO_HZ * tf.minimum(factor, 1.0) / factor
         slope = (self._top_hz - bend * factor) / (self._top_hz - bend)
@@ -103,14 +94,10 @@ class _WarpSources:
 
 def warped(log_mel: tf.Tensor, factor: float | tf.Tensor, front_end: FrontEnd) -> tf.Tensor:
     """The log-mel ``(n_mels, n_frames)`` with its spectral envelope taken from ``factor`` times each frequency."""
-    import tensorflow as tf
-
     return _interpolated(log_mel, _WarpSources(front_end).places(tf.convert_to_tensor(factor, tf.float32)))
 
 
 def _warped(log_mel: tf.Tensor, sources: _WarpSources, options: Augmentation, draws: _Draws) -> tf.Tensor:
-    import tensorflow as tf
-
     factor = draws.uniform(1.0 - options.warp, 1.0 + options.warp)
     factor = tf.where(draws.uniform() < options.warp_share, factor, 1.0)
     return _interpolated(log_mel, sources.places(factor))
@@ -118,8 +105,6 @@ def _warped(log_mel: tf.Tensor, sources: _WarpSources, options: Augmentation, dr
 
 def _interpolated(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
     """The rows of ``values`` at fractional places, between the first and the last."""
-    import tensorflow as tf
-
     last = tf.shape(values)[0] - 1
     places = tf.clip_by_value(places, 0.0, tf.cast(last, tf.float32))
     below = tf.cast(places, tf.int32)
@@ -131,8 +116,6 @@ def _interpolated(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
 
 def at_tempo(log_mel: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """The log-mel ``(n_mels, n_frames)`` spoken ``factor`` times as fast: ``n_frames / factor`` frames."""
-    import tensorflow as tf
-
     n_frames = tf.shape(log_mel)[1]
     n_new = tf.maximum(tf.cast(tf.round(tf.cast(n_frames, tf.float32) / factor), tf.int32), 1)
     places = tf.linspace(0.0, tf.cast(n_frames - 1, tf.float32), n_new)
@@ -140,8 +123,6 @@ def at_tempo(log_mel: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def _cropped(log_mel: tf.Tensor, options: Augmentation, draws: _Draws) -> tf.Tensor:
-    import tensorflow as tf
-
     n_frames = tf.shape(log_mel)[1]
     longest = options.crop_max_frames + 1
     length = tf.cast(draws.uniform(float(options.crop_min_frames), float(longest)), tf.int32)
@@ -153,8 +134,6 @@ def _cropped(log_mel: tf.Tensor, options: Augmentation, draws: _Draws) -> tf.Ten
 
 def _masked(log_mel: tf.Tensor, axis: int, largest_share: float, draws: _Draws) -> tf.Tensor:
     """One random stretch along an axis replaced by the log-mel's mean (Park et al., "SpecAugment", 2019)."""
-    import tensorflow as tf
-
     size = tf.cast(tf.shape(log_mel)[axis], tf.float32)
     width = draws.uniform(0.0, largest_share) * size
     first = draws.uniform() * (size - width)
@@ -164,10 +143,8 @@ def _masked(log_mel: tf.Tensor, axis: int, largest_share: float, draws: _Draws) 
     return tf.where(hidden, tf.reduce_mean(log_mel), log_mel)
 
 
-def mixed(options: Augmentation) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
-    """The augmentation of batches: each example mixed with the one opposite; None if the options say so."""
-    import tensorflow as tf
-
+def mixup(options: Augmentation) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
+    """The augmentation of batches: each example mixed with the one opposite; None if it is off."""
     if not options.mixup:
         return None
 
@@ -177,7 +154,7 @@ def mixed(options: Augmentation) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], 
         share = tf.reduce_max(gammas) / tf.reduce_sum(gammas)
         others = tf.reverse(log_mels, [0])
         both = share * log_mels + (1.0 - share) * others
-        # After the end of one of them the other goes on alone.
+        # Where one of them has ended, the other is not mixed.
         both = tf.where(others == PADDING_DB, log_mels, tf.where(log_mels == PADDING_DB, others, both))
         return both, share * labels + (1.0 - share) * tf.reverse(labels, [0])
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
+import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.models.normalisation import Scale, random_speaker_scales, speaker_scales
+from ser_batch.models.networks.families import build_extractor
+from ser_batch.models.normalisation import (
+    Scale,
+    measure_scale,
+    random_speaker_scales,
+    speaker_scales,
+    within_speakers,
+)
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_rows
-from ser_batch.training.input_pipeline import Preparation, TrainingData, read_batches
+from ser_batch.training.augmentation import augment, mixup
+from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, read_batches
+from ser_batch.training.recipes import Recipe
 
-if TYPE_CHECKING:
-    import keras
-    import tensorflow as tf
+_BATCH_SIZE = 32
 
 
-def graph_of(network: keras.Model) -> Callable[..., tf.Tensor]:
-    """A network, traced once whatever the batch's size."""
-    import tensorflow as tf
-
+def traced(network: keras.Model) -> Callable[..., tf.Tensor]:
+    """The network's inference as a graph that is made once for all batch sizes."""
     signature = [tf.TensorSpec(one.shape, tf.float32) for one in network.inputs]
 
     def called(*inputs: tf.Tensor) -> tf.Tensor:
@@ -32,73 +39,114 @@ def graph_of(network: keras.Model) -> Callable[..., tf.Tensor]:
     return graph
 
 
-_BATCH_SIZE = 32
+class FeatureSet:
+    """One side of a training: its examples as they are stored, and augmented to learn from.
 
+    The features of the stored examples are kept if they fit in memory, or if examples are normalised by speaker.
 
-class _FeatureSet:
-    """Examples of a training, as they are and as they are learnt from.
+    Args:
+        records: a finished record folder.
+        selection: which of its examples.
+        recipe: how they are normalised and augmented.
+        training_side: what a validation side is standardised with; None: this is the training side.
 
-    What is extracted from the examples as they are is kept if they fit in memory, or if their speakers count.
+    Attributes:
+        records: where they are.
+        n_examples: how many there are.
+        scale: of the training side; None if the network does not standardise.
     """
 
-    def __init__(
-        self,
-        records: RecordFolder,
-        selection: Selection,
-        extractor: keras.Model | None,
-        by_speaker: bool,
-        vary: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
-        copies: int = 1,
-    ) -> None:
-        extract = graph_of(extractor) if extractor else None
-        self.data = TrainingData(records, selection, Preparation(vary, extract, copies, in_order=by_speaker))
-        self._records = records
-        self._selection = selection
-        self._extract = extract
-        self._by_speaker = by_speaker
-        self._kept: list[tuple[Float32s, NDArray[np.int64]]] = []
+    scale: Scale | None
 
-    def batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """The examples as they are, as a learner takes them, with their labels."""
+    def __init__(
+        self, records: RecordFolder, selection: Selection, recipe: Recipe, training_side: FeatureSet | None = None
+    ) -> None:
+        self.records, self._selection, self._recipe = records, selection, recipe
+        self._by_speaker = recipe.normalise == "speaker"
+        self._kept: list[tuple[Float32s, NDArray[np.int64]]] = []
+        self.n_examples = selection.n_examples
+        if training_side is None:
+            extractor = build_extractor(records.front_end, recipe)
+            self._extract = traced(extractor) if extractor else None
+            augmentation, self._mix = augment(recipe.augmentation, records.front_end), mixup(recipe.augmentation)
+        else:
+            self._extract, augmentation, self._mix = training_side._extract, None, None
+        copies = recipe.copies if training_side is None else 1
+        preparation = Preparation(augmentation, self._extract, copies, in_order=self._by_speaker)
+        self._data = TrainingData(records, selection, preparation)
+        self.scale = self._measured_scale() if training_side is None else training_side.scale
+
+    def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
+        """The augmented batches of some epochs; see `TrainingData.epochs`."""
+        weights = self._label_weights() if self._recipe.class_weight == "balanced" else None
+        options = EpochOptions(self._recipe.batch_size, seed, self._mix, self._random_speaker_scales(seed), weights)
+        return self._data.epochs(options, numbers)
+
+    def validation_epoch(self, seed: int) -> tf.data.Dataset:
+        """Batches of the examples as they are stored."""
+        scales = self._speaker_scales()
+        of_epoch = None if scales is None else lambda _: scales
+        return self._data.epochs(EpochOptions(self._recipe.batch_size, seed, scales=of_epoch), [0])
+
+    def outputs(self, learner: keras.Model) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+        """A learner's outputs for the examples as they are stored, with their labels, in batches."""
+        graph = traced(learner)
+        scales = self._speaker_scales()
+        first = 0
+        for examples, labels in self._batches():
+            last = first + len(labels)
+            extra = () if scales is None else (scales[first:last],)
+            yield graph(examples, *extra).numpy(), labels
+            first = last
+
+    def _batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+        """The examples as they are stored, or their features, with their labels."""
         if self._kept:
             yield from self._kept
             return
-        keep = self._extract is not None and (self.data.fits or self._by_speaker)
-        for batch in read_batches(self._records, self._selection, _BATCH_SIZE):
+        keep = self._extract is not None and (self._data.fits or self._by_speaker)
+        for batch in read_batches(self.records, self._selection, _BATCH_SIZE):
             pair = (self._extract(batch.log_mels).numpy() if self._extract else batch.log_mels, batch.labels)
             if keep:
                 self._kept.append(pair)
             yield pair
 
-    def speakers(self) -> list[str]:
-        """Of every example; empty where unknown."""
-        return [row["speaker"] for row in manifest_rows(self._records, self._selection)]
-
-    def scales(self, reference: Scale | None) -> Float32s | None:
-        """Of every example, from all of its speaker's; None if speakers do not count."""
-        if not self._by_speaker or reference is None:
-            return None
-        return speaker_scales(self._features(), self.speakers(), reference)
-
-    def random_scales(self, reference: Scale | None, seed: int) -> Callable[[int], Float32s] | None:
-        """From an epoch's number to every example's, from some of its speaker's; None if speakers do not count."""
-        if not self._by_speaker or reference is None:
-            return None
-        features, speakers = self._features(), self.speakers()
-        return lambda number: random_speaker_scales(
-            features, speakers, reference, np.random.default_rng([seed, number])
-        )
-
     def _features(self) -> Float32s:
-        return np.concatenate([examples for examples, _ in self.batches()])
+        return np.concatenate([examples for examples, _ in self._batches()])
 
-    def outputs(self, learner: keras.Model, reference: Scale | None) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """What a learner makes of the examples as they are, with their labels."""
-        graph = graph_of(learner)
-        scales = self.scales(reference)
-        first = 0
-        for examples, labels in self.batches():
-            last = first + len(labels)
-            extra = () if scales is None else (scales[first:last],)
-            yield graph(examples, *extra).numpy(), labels
-            first = last
+    def _speakers(self) -> list[str]:
+        return [row["speaker"] for row in manifest_rows(self.records, self._selection)]
+
+    def _measured_scale(self) -> Scale | None:
+        """Of functionals, or of every mel band over all frames."""
+        if self._recipe.normalise == "none":
+            return None
+        if self._by_speaker:
+            return within_speakers(self._features(), self._speakers())
+        examples = (examples for examples, _ in self._batches())
+        if self._extract is None:
+            n_mels = self.records.front_end.n_mels
+            return measure_scale(log_mels.transpose(0, 2, 1).reshape(-1, n_mels) for log_mels in examples)
+        return measure_scale(examples)
+
+    def _speaker_scales(self) -> Float32s | None:
+        """Of every example, from all examples of its speaker; None if they are not normalised by speaker."""
+        if not self._by_speaker or self.scale is None:
+            return None
+        return speaker_scales(self._features(), self._speakers(), self.scale)
+
+    def _random_speaker_scales(self, seed: int) -> Callable[[int], Float32s] | None:
+        """From an epoch's number to the scale of every example, from some examples of its speaker."""
+        scale = self.scale
+        if not self._by_speaker or scale is None:
+            return None
+        features, speakers = self._features(), self._speakers()
+        return lambda number: random_speaker_scales(features, speakers, scale, np.random.default_rng([seed, number]))
+
+    def _label_weights(self) -> Float32s:
+        """For every label the weight at which all labels present count alike, 1 on average over examples."""
+        labels = [self.records.labels.index(row["label"]) for row in manifest_rows(self.records, self._selection)]
+        present = np.unique(labels)
+        weights = np.ones(len(self.records.labels), np.float32)
+        weights[present] = compute_class_weight("balanced", classes=present, y=labels)
+        return weights

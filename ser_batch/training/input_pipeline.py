@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from ser_batch.audio.decoders import Float32s
@@ -17,14 +18,11 @@ from ser_batch.errors import RecordsError
 from ser_batch.records.examples import parse_tensors
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, _shard_paths
-from ser_batch.runtime.process import _Args, _Result
 from ser_batch.runtime.resources import usable_memory
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-if TYPE_CHECKING:
-    _Columns = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+_Columns = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 _SHARDS_AT_ONCE = 16
 _SHUFFLED_BYTES = 512 << 20
@@ -51,15 +49,15 @@ class Preparation:
     """What is done to examples before they are batched.
 
     Attributes:
-        vary: from a log-mel ``(n_mels, n_frames)`` and a seed, int32 ``(2,)``, to a varied log-mel; None: as it is.
+        augment: from a log-mel ``(n_mels, n_frames)`` and a seed, int32 ``(2,)``, to another log-mel; None: as it is.
         extract: from log-mels ``(batch, n_mels, n_frames)`` to what the network learns from, ``(batch, features)``;
-            None: the log-mels themselves, varied anew in every epoch.
-        copies: with ``extract``: so many varied copies of every example are made once, and used in turn.
+            None: the log-mels themselves, augmented anew in every epoch.
+        copies: with ``extract``: so many augmented copies of every example are made once, and used in turn.
         in_order: count examples in the manifest's order, as ``EpochOptions.scales`` does; else shards are read in
             parallel.
     """
 
-    vary: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     extract: Callable[[tf.Tensor], tf.Tensor] | None = None
     copies: int = 1
     in_order: bool = False
@@ -115,8 +113,6 @@ class TrainingData:
         `n_batches(n_examples, batch_size)`, so that the next is prepared while a network is still busy with the last.
         An epoch does not depend on those before it: a training that continues sees the same.
         """
-        import tensorflow as tf
-
         weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
         used, of_epoch = np.unique([number % self._preparation.copies for number in numbers], return_inverse=True)
         copies = [_seed_number(options.seed, copy) for copy in used.tolist()]
@@ -157,18 +153,16 @@ class TrainingData:
         Args:
             size: examples a batch.
             seed: of the training.
-            copies: what each copy that is needed is varied by.
+            copies: seeds of the augmentation of each copy that is needed.
         """
-        import tensorflow as tf
-
         if self._preparation.extract is None:
             buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
 
-            def varied(order: tf.Tensor, _: tf.Tensor) -> tf.data.Dataset:
-                examples = self._varied(self._shuffle(self._serialized, buffer, seed, order), order)
+            def augmented(order: tf.Tensor, _: tf.Tensor) -> tf.data.Dataset:
+                examples = self._augmented(self._shuffle(self._serialized, buffer, seed, order), order)
                 return examples.padded_batch(size, padding_values=_PADDING)
 
-            return varied, lambda batch: batch
+            return augmented, lambda batch: batch
         of_copies = np.array(copies, np.int64)
         batches = tf.data.Dataset.from_tensor_slices(of_copies).flat_map(without_autograph(self._extracted))
         width = batches.element_spec[1].shape[1]
@@ -190,8 +184,6 @@ class TrainingData:
 
     def _shuffle(self, dataset: tf.data.Dataset, buffer: int, seed: int, order: tf.Tensor) -> tf.data.Dataset:
         """As `tf.data.Dataset.shuffle`, which takes no tensor for a seed beside a global one of 0."""
-        import tensorflow as tf
-
         specs = tf.nest.flatten(dataset.element_spec)
         shuffled = tf.raw_ops.ShuffleDataset(
             input_dataset=tf.data.experimental.to_variant(dataset),
@@ -204,29 +196,25 @@ class TrainingData:
         )
         return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
 
-    def _varied(self, serialized: tf.data.Dataset, order: tf.Tensor) -> tf.data.Dataset:
+    def _augmented(self, serialized: tf.data.Dataset, order: tf.Tensor) -> tf.data.Dataset:
         """Elements ``(index, log-mel, one-hot label)``."""
-        import tensorflow as tf
-
-        vary = self._preparation.vary
+        augment = self._preparation.augment
 
         @without_autograph
         def parsed(index: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             features = parse_tensors(serialized, self._shape)
             log_mel = features["log_mel"]
-            if vary is not None:
-                log_mel = vary(log_mel, tf.stack([tf.cast(order, tf.int32), tf.cast(index, tf.int32)]))
+            if augment is not None:
+                log_mel = augment(log_mel, tf.stack([tf.cast(order, tf.int32), tf.cast(index, tf.int32)]))
             return index, log_mel, tf.one_hot(features["label"], self._n_labels)
 
         return serialized.map(parsed, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _extracted(self, order: tf.Tensor) -> tf.data.Dataset:
-        """Batches ``(indices, extracted, one-hot labels)`` of one varied copy of the examples."""
-        import tensorflow as tf
-
+        """Batches ``(indices, extracted, one-hot labels)`` of one augmented copy of the examples."""
         extract = self._preparation.extract
         assert extract is not None
-        batches = self._varied(self._serialized, order).padded_batch(_EXTRACTED_AT_ONCE, padding_values=_PADDING)
+        batches = self._augmented(self._serialized, order).padded_batch(_EXTRACTED_AT_ONCE, padding_values=_PADDING)
         extracted = without_autograph(lambda index, log_mels, labels: (index, extract(log_mels), labels))
         return batches.map(extracted, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -238,8 +226,6 @@ def n_batches(n_examples: int, batch_size: int) -> int:
 
 def _called(function: Callable[[int], Float32s], number: tf.Tensor, example: int) -> tf.Tensor:
     """What the function returns for a number, of the shape that it has for the example."""
-    import tensorflow as tf
-
     result = tf.numpy_function(lambda one: function(int(one)), [number], tf.float32)
     return tf.ensure_shape(result, function(example).shape)
 
@@ -255,7 +241,6 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
     Raises:
         RecordsError: it is empty, or damaged.
     """
-    import tensorflow as tf
 
     @without_autograph
     def to_pair(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -276,8 +261,6 @@ def damage_named(records: RecordFolder) -> Iterator[None]:
     Raises:
         RecordsError: a record cannot be read or parsed.
     """
-    import tensorflow as tf
-
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
@@ -287,8 +270,6 @@ def damage_named(records: RecordFolder) -> Iterator[None]:
 
 def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int) -> tf.data.Dataset:
     """Serialized Examples in an order that is always the same; with one shard at once, the manifest's."""
-    import tensorflow as tf
-
     paths = [str(path) for path in _shard_paths(records, selection)]
     # Parts of shards are read one after another, because the choice counts examples in the manifest's order.
     chosen = selection.chosen
@@ -309,7 +290,5 @@ def without_autograph(function: Callable[_Args, _Result]) -> Callable[_Args, _Re
 
     Nothing here needs that, and it leaves files in the temporary folder when a process is killed.
     """
-    import tensorflow as tf
-
     kept: Callable[_Args, _Result] = tf.autograph.experimental.do_not_convert(function)
     return kept

@@ -8,7 +8,6 @@ started again ends with the same weights as one that was not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,16 @@ from ser_batch.audio.frontends import preset_name
 from ser_batch.errors import BundleError, OutputError, TrainingError
 from ser_batch.formatting import pluralize
 from ser_batch.models.bundles import BUNDLE_FILES, DESCRIPTION, Bundle, open_bundle
-from ser_batch.models.networks.families import refuse_unfit
+from ser_batch.models.networks.families import build_learner
+from ser_batch.models.networks.options import check_normalisation
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import TrainValidation, manifest_rows, split_train_validation
 from ser_batch.storage.outputs import OutputKind, open_output
-from ser_batch.training.recipes import Recipe
-from ser_batch.training.trainer import CHECKPOINTS, HISTORY, LOGS, Epoch, Precision, _Run
+from ser_batch.training.determinism import computing_in, deterministic
+from ser_batch.training.features import FeatureSet
+from ser_batch.training.packaging import package
+from ser_batch.training.recipes import Precision, Recipe
+from ser_batch.training.trainer import CHECKPOINTS, HISTORY, LOGS, Epoch, Trainer
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,7 @@ def train(
         TrainingError: there is nothing to learn from, or the recipe does not fit the records.
         OutputError: the folder is in use, not writable, or holds something else.
     """
-    if len(records.labels) < 2:
-        raise TrainingError(f"{records.path}: only one label, {records.labels[0]}; a classifier needs two or more")
-    _refuse_other_front_end(records, recipe)
-    refuse_unfit(recipe)
+    _check_records(records, recipe)
     sides = sides or split_train_validation(records)
     identity = {
         "records": records.fingerprint,
@@ -81,41 +81,48 @@ def train(
     }
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
-            bundle = open_bundle(folder)
-            with _restart_advised():
-                bundle.check()
-            return TrainingResult(bundle, True, recipe.epochs)
-        run = _Run(records, sides, folder, recipe, seed, precision)
-        notes = run.resume()
-        if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
-            notes.append(
-                "the recipe normalises by speaker, but the records name no speakers; the training statistics are used"
-            )
-        if sides.n_copies:
-            examples = pluralize(sides.n_copies, "training example")
-            notes.append(f"{examples} left out: the same audio is in the split validation or test, too")
-        continued_from = len(run.history)
-        run.train_on(on_epoch)
-        bundle = run.finish(identity)
+            return TrainingResult(_checked_bundle(folder), True, recipe.epochs)
+        with deterministic(seed):
+            train_side = FeatureSet(records, sides.train, recipe)
+            validation = FeatureSet(records, sides.validation, recipe, train_side) if sides.validation else None
+            with computing_in(precision):
+                network = build_learner(records.front_end, len(records.labels), recipe, train_side.scale)
+            trainer = Trainer(network, recipe, train_side, validation, folder, seed)
+            notes = (*trainer.resume(), *_notes(records, recipe, sides))
+            continued_from = len(trainer.history)
+            trainer.fit(on_epoch)
+            bundle = package(trainer, recipe, train_side, validation, identity)
         output.finish()
-        return TrainingResult(bundle, False, continued_from, tuple(notes))
+        return TrainingResult(bundle, False, continued_from, notes)
 
 
-def _refuse_other_front_end(records: RecordFolder, recipe: Recipe) -> None:
+def _check_records(records: RecordFolder, recipe: Recipe) -> None:
+    if len(records.labels) < 2:
+        raise TrainingError(f"{records.path}: only one label, {records.labels[0]}; a classifier needs two or more")
     found = preset_name(records.front_end)
     if found != recipe.front_end:
         raise TrainingError(
             f"{records.path}: made with the front end {found}, and the recipe {recipe.name} is for {recipe.front_end}; "
             f"build the records with --front-end {recipe.front_end}, or choose another --recipe"
         )
+    check_normalisation(recipe)
 
 
-@contextmanager
-def _restart_advised() -> Iterator[None]:
+def _notes(records: RecordFolder, recipe: Recipe, sides: TrainValidation) -> Iterator[str]:
+    if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
+        yield "the recipe normalises by speaker, but the records name no speakers; the training statistics are used"
+    if sides.n_copies:
+        examples = pluralize(sides.n_copies, "training example")
+        yield f"{examples} left out: the same audio is in the split validation or test, too"
+
+
+def _checked_bundle(folder: Path) -> Bundle:
+    bundle = open_bundle(folder)
     try:
-        yield
+        bundle.check()
     except BundleError as error:
         raise OutputError(f"{error}, or give --restart to train anew") from error
+    return bundle
 
 
 def _is_ours(name: str) -> bool:

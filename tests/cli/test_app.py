@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from ser_batch.cli.app import app, main
+from ser_batch.models.bundles import shipped_bundle
 from tests.conftest import write_tone
 
 
@@ -28,6 +29,26 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
         f"sys.exit(code or ','.join(m for m in {heavy} if m in sys.modules) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["build-records", "SAMPLE", "-o", "OUT", "-j", "1"],
+        ["infer", "SAMPLE/03a01Wa.wav", "-o", "OUT.csv", "-j", "1"],
+        ["info", str(shipped_bundle().path)],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_needs_no_tensorflow_does_not_import_it(tmp_path: Path, emodb_sample: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys; from ser_batch.cli.app import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or ','.join({'tensorflow', 'keras'} & {*sys.modules}) or 0)"
+    )
+    places = {"SAMPLE": str(emodb_sample), "OUT": str(tmp_path / "out")}
+    given = [re.sub("SAMPLE|OUT", lambda match: places[match[0]], one) for one in arguments]
+    result = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 

@@ -31,7 +31,7 @@ from tests.conftest import made_once
 from tests.inline import Dying, Inline
 from tests.recipes import PLAIN, write_recipe
 
-QUICK = replace(PLAIN, name="quick", epochs=1)
+QUICK = PLAIN.replace(name="quick", epochs=1)
 FILES = {
     *("predictions.csv", "scores.json", "scores.csv", "confusion_matrix.csv", "confusion_matrix.png"),
     "reliability.png",
@@ -305,7 +305,7 @@ def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_pa
 
 
 def test_normalising_by_speaker_is_told_wherever_a_score_is(trainings: Trainings, tmp_path: Path) -> None:
-    recipe = replace(QUICK, normalise="speaker")
+    recipe = QUICK.replace(normalise="speaker")
     cross_validate(trainings.records, tmp_path / "cv", recipe, Protocol("speaker", 3, 1, 0), Inline())
     scores = json.loads((tmp_path / "cv" / "scores.json").read_text())
     assert scores["title"].endswith(

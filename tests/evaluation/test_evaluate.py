@@ -3,7 +3,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan
 from ser_batch.inference.predictions import PredictionOptions, predict_examples
 from ser_batch.inference.predictor import Predictor
-from ser_batch.models.bundles import Bundle, BundleContent, save_bundle, shipped_bundle
+from ser_batch.models.bundles import Bundle, BundleContent, Calibration, save_bundle, shipped_bundle
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.models.networks.families import build_network
 from ser_batch.models.networks.functionals import functional_extractor
@@ -154,14 +153,20 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
     folder.mkdir()
     n_features = functional_extractor(records.front_end).output_shape[-1]
     scale = Scale(np.zeros(n_features, np.float32), np.ones(n_features, np.float32))
-    network = build_network(records, recipe, scale)
+    network = build_network(records.front_end, len(records.labels), recipe, scale)
     chance = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(chance.normal(0, 0.3, weight.shape))
     novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
     reference = scale if recipe.normalise == "speaker" else None
-    content = BundleContent(records.labels, records.front_end, temperature, reference, training)
+    content = BundleContent(
+        labels=records.labels,
+        front_end=records.front_end,
+        calibration=Calibration(temperature=temperature),
+        speaker_reference=reference,
+        training=training,
+    )
     return save_bundle(folder, network, novelty, content)
 
 
@@ -169,7 +174,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
 def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str, capfd) -> None:
     """By speaker: `infer` hears everybody first, as `evaluate` does; without names, nobody is known."""
     records = build(emodb_sample, tmp_path / "records", KEPT)
-    bundle = untrained_bundle(tmp_path / "bundle", records, recipe=replace(PLAIN, normalise=normalise))
+    bundle = untrained_bundle(tmp_path / "bundle", records, recipe=PLAIN.replace(normalise=normalise))
     split = split_selection(records, "train")
     evaluated = {
         one.prediction.file: one.prediction.probabilities
@@ -192,7 +197,7 @@ def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str
 SHORT = {"length_secs": 2.0, "window_hop_secs": 1.0}
 
 
-@pytest.mark.parametrize("front_end", [replace(KEPT, **SHORT), replace(WINDOWED, **SHORT)], ids=["kept", "padded"])
+@pytest.mark.parametrize("front_end", [KEPT.replace(**SHORT), WINDOWED.replace(**SHORT)], ids=["kept", "padded"])
 def test_windows_of_a_recording_are_one_prediction_in_both(
     tmp_path: Path, emodb_sample: Path, front_end: FrontEnd
 ) -> None:

@@ -199,7 +199,7 @@ from tests.counting import CountingNetwork
 def main():
     keep_freed_memory()
     PredictionOptions.predictions = CountingNetwork(Path("/dev/null")).asked
-    bundle = Bundle(Path("none"), replace(shipped_bundle().content, front_end=WINDOWED), "f" * 64)
+    bundle = Bundle(Path("none"), shipped_bundle().content.replace(front_end=WINDOWED), "f" * 64)
     with LocalEngine(1) as engine:
         result = infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, InferOptions(windows=True))
     print(result.tally.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from ser_batch.errors import TrainingError
-from ser_batch.models.networks.crnn import CrnnOptions, seed_crnn
+from ser_batch.models.networks.crnn import seed_crnn
+from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.normalisation import Scale
 
-PLAIN = CrnnOptions(dropout=0.0, norm_momentum=0.99)
+PLAIN = NetworkOptions(network="seed_crnn")
 
 
 def test_the_seed_network_is_the_published_one() -> None:
@@ -44,8 +45,8 @@ def test_the_input_scale_is_inside() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_dropout_is_only_there_when_asked_for(dropout: float) -> None:
-    network = seed_crnn((32, 64), 3, CrnnOptions(dropout, 0.9))
+def test_dropout_is_only_there_where_the_options_have_it(dropout: float) -> None:
+    network = seed_crnn((32, 64), 3, PLAIN.replace(dropout=dropout))
     assert len([layer for layer in network.layers if layer.name.startswith("drop_")]) == (2 if dropout else 0)
 
 

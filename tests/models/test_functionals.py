@@ -1,6 +1,5 @@
 """The functional network on log-mels of real speech: padding is nothing, pitch is what is sung."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,17 @@ from ser_batch.models.bundles import load_keras, save_keras, shipped_bundle, wei
 from ser_batch.models.networks import descriptors
 from ser_batch.models.networks.families import features_of, functionals_of
 from ser_batch.models.networks.functionals import (
-    FunctionalOptions,
     functional_extractor,
     functional_head,
     functional_network,
 )
+from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.normalisation import Scale
-from ser_batch.training.features import graph_of
+from ser_batch.training.features import traced
 from tests.batches import stack
 from tests.frontends import KEPT, WINDOWED
 
-OPTIONS = FunctionalOptions(dropout=0.0, l2=0.0)
+OPTIONS = NetworkOptions(network="functionals")
 LENGTHS = [1, 2, 3, 4, 5, 50, 83, 118]
 N_FEATURES = 1365
 UNIT = Scale(np.zeros(N_FEATURES, np.float32), np.full(N_FEATURES, 100.0, np.float32))
@@ -44,7 +43,7 @@ class Traced:
         for weight in network.weights:
             weight.assign(chance.normal(0, 0.02, weight.shape))
         outputs = [functionals_of(network).output, features_of(network).output, network.output]
-        graph = graph_of(keras.Model(network.inputs, outputs))
+        graph = traced(keras.Model(network.inputs, outputs))
         self._graph = graph
 
     def __call__(self, batch: np.ndarray, *scales: np.ndarray) -> list[np.ndarray]:
@@ -67,12 +66,20 @@ def plain() -> Traced:
 
 @pytest.fixture(scope="module")
 def centred() -> Traced:
-    """Each recording's mean is taken away, and each speaker's scale is a second input."""
-    return Traced(functional_network(KEPT, 7, OPTIONS, UNIT, centre_files=True, by_speaker=True))
+    """Each recording's mean is taken away."""
+    return Traced(functional_network(KEPT, 7, OPTIONS.replace(normalise="file"), UNIT))
 
 
-def test_padding_and_neighbours_change_nothing(plain: Traced, centred: Traced, speech: np.ndarray) -> None:
-    for network in (plain, centred):
+@pytest.fixture(scope="module")
+def scaled() -> Traced:
+    """Each speaker's scale is a second input."""
+    return Traced(functional_network(KEPT, 7, OPTIONS.replace(normalise="speaker"), UNIT))
+
+
+def test_padding_and_neighbours_change_nothing(
+    plain: Traced, centred: Traced, scaled: Traced, speech: np.ndarray
+) -> None:
+    for network in (plain, centred, scaled):
         alone = {n_frames: network(speech[None, :, :n_frames]) for n_frames in LENGTHS}
         assert all(np.isfinite(values).all() for found in alone.values() for values in found)
         assert np.ptp([probabilities for *_, probabilities in alone.values()], axis=0).max() > 0.05
@@ -113,30 +120,30 @@ def test_the_head_on_the_extractor_is_the_network(plain: Traced, speech: np.ndar
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     head = functional_head(KEPT, 7, OPTIONS, UNIT)
     head.set_weights(plain.network.get_weights())
-    np.testing.assert_allclose(graph_of(head)(features), probabilities, atol=1e-6)
+    np.testing.assert_allclose(traced(head)(features), probabilities, atol=1e-6)
     np.testing.assert_allclose(np.asarray(head.get_layer("emotion")(seen)), probabilities, atol=1e-6)
 
 
-def test_a_speakers_scale_is_a_second_input(centred: Traced, speech: np.ndarray) -> None:
-    features, seen, probabilities = centred(speech[None])
+def test_a_speakers_scale_is_a_second_input(scaled: Traced, speech: np.ndarray) -> None:
+    features, seen, probabilities = scaled(speech[None])
     halved = np.stack([np.full_like(features, 0.5), np.full_like(features, 3.0)], axis=1)
-    as_before, otherwise, other = centred(speech[None], halved)
+    as_before, otherwise, other = scaled(speech[None], halved)
     np.testing.assert_array_equal(as_before, features)
     assert np.abs(other - probabilities).max() > 1e-3
     head = functional_head(KEPT, 7, OPTIONS, UNIT)
-    head.set_weights(centred.network.get_weights())
-    np.testing.assert_allclose(graph_of(head)(0.5 * features + 3.0), other, atol=1e-6)
+    head.set_weights(scaled.network.get_weights())
+    np.testing.assert_allclose(traced(head)(0.5 * features + 3.0), other, atol=1e-6)
     assert np.abs(otherwise - seen).max() > 1e-3
 
 
-def test_it_is_saved_and_loaded_without_running_code(centred: Traced, speech: np.ndarray, tmp_path: Path) -> None:
-    save_keras(centred.network, tmp_path / "model.keras")
+def test_it_is_saved_and_loaded_without_running_code(scaled: Traced, speech: np.ndarray, tmp_path: Path) -> None:
+    save_keras(scaled.network, tmp_path / "model.keras")
     loaded = load_keras(tmp_path / "model.keras")
-    assert weights_sha256(loaded) == weights_sha256(centred.network)
+    assert weights_sha256(loaded) == weights_sha256(scaled.network)
     assert loaded.inputs[0].shape == (None, KEPT.n_mels, None)
     scale = np.random.default_rng(0).normal(1, 0.3, (1, 2, N_FEATURES)).astype(np.float32)
-    expected = centred(speech[None], scale)[2]
-    np.testing.assert_allclose(graph_of(loaded)(speech[None], scale), expected, rtol=0, atol=1e-6)
+    expected = scaled(speech[None], scale)[2]
+    np.testing.assert_allclose(traced(loaded)(speech[None], scale), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("pitch_hz", [110.0, 165.0, 220.0, 330.0])
@@ -160,7 +167,7 @@ def test_it_is_as_wide_as_the_labels_and_fits_padded_records() -> None:
 
 def test_bands_that_do_not_fit_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"a multiple of 64 mel bands, and this front end has 40.*speech"):
-        functional_extractor(replace(KEPT, n_mels=40))
+        functional_extractor(KEPT.replace(n_mels=40))
 
 
 def test_the_spectrum_is_described_by_its_power() -> None:
@@ -182,5 +189,5 @@ def test_the_shipped_network_is_made_of_these_functionals(emodb_sample: Path) ->
     """Whoever changes one makes the shipped model anew."""
     samples, rate_hz = soundfile.read(emodb_sample / "03a01Wa.wav", dtype="float32")
     heard = log_mel(samples, rate_hz, SPEECH)[None]
-    shipped = graph_of(functionals_of(shipped_bundle().load_network()))(heard).numpy()
-    np.testing.assert_allclose(graph_of(functional_extractor(SPEECH))(heard), shipped, rtol=1e-3, atol=1e-3)
+    shipped = traced(functionals_of(shipped_bundle().load_network()))(heard).numpy()
+    np.testing.assert_allclose(traced(functional_extractor(SPEECH))(heard), shipped, rtol=1e-3, atol=1e-3)

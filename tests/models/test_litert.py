@@ -15,11 +15,12 @@ from ser_batch.errors import BundleError
 from ser_batch.models.bundles import RUNTIME, Bundle, open_bundle, shipped_bundle
 from ser_batch.models.exports import convert
 from ser_batch.models.litert import RuntimeNetwork
-from ser_batch.models.networks.crnn import CrnnOptions, seed_crnn
+from ser_batch.models.networks.crnn import seed_crnn
 from ser_batch.models.networks.families import features_of, functionals_of
-from ser_batch.models.networks.functionals import FunctionalOptions, functional_network
-from ser_batch.models.normalisation import Scale, unchanged
-from ser_batch.training.features import graph_of
+from ser_batch.models.networks.functionals import functional_network
+from ser_batch.models.networks.options import NetworkOptions
+from ser_batch.models.normalisation import Scale, identity_scale
+from ser_batch.training.features import traced
 
 N_FUNCTIONALS = 1365
 
@@ -51,7 +52,7 @@ def assert_same(said: np.ndarray, expected: np.ndarray) -> None:
 def shipped() -> tuple[RuntimeNetwork, Callable[..., Any], Callable[..., Any]]:
     """The runtime's, and from Keras the probabilities and the features."""
     network = shipped_bundle().load_network()
-    return shipped_bundle().load_runtime(), graph_of(network), graph_of(features_of(network))
+    return shipped_bundle().load_runtime(), traced(network), traced(features_of(network))
 
 
 def test_the_shipped_network_says_what_keras_says_on_all_of_emodb(emodb: Path, shipped) -> None:
@@ -84,7 +85,7 @@ def test_any_length(emodb_sample: Path, shipped, n_frames: int) -> None:
 
 
 def test_the_seed_network(emodb_sample: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    network = seed_crnn(SEED.shape, 7, CrnnOptions(dropout=0.3, norm_momentum=0.9))
+    network = seed_crnn(SEED.shape, 7, NetworkOptions(network="seed_crnn", dropout=0.3, norm_momentum=0.9))
     shake(network, 0.1)
     convert(network, tmp_path / "seed.tflite")
     runtime = RuntimeNetwork((tmp_path / "seed.tflite").read_bytes(), None)
@@ -97,16 +98,17 @@ def test_the_seed_network(emodb_sample: Path, tmp_path: Path, capfd: pytest.Capt
 
 def test_a_network_that_normalises_by_speaker(emodb_sample: Path, tmp_path: Path) -> None:
     scale = Scale(np.zeros(N_FUNCTIONALS, np.float32), np.full(N_FUNCTIONALS, 100.0, np.float32))
-    network = functional_network(SPEECH, 7, FunctionalOptions(0.0, 0.0), scale, by_speaker=True)
+    network = functional_network(SPEECH, 7, NetworkOptions(network="functionals", normalise="speaker"), scale)
     shake(network, 0.05)
     convert(network, tmp_path / "speaker.tflite")
-    runtime = RuntimeNetwork((tmp_path / "speaker.tflite").read_bytes(), unchanged(scale))
+    runtime = RuntimeNetwork((tmp_path / "speaker.tflite").read_bytes(), identity_scale(scale))
     somebody = np.random.default_rng(0).normal(1, 0.3, (2, N_FUNCTIONALS)).astype(np.float32)
-    graph, functionals = graph_of(network), graph_of(functionals_of(network))
+    graph, functionals = traced(network), traced(functionals_of(network))
     for speech in log_mels(emodb_sample, SPEECH)[:3]:
         known, unknown = runtime(speech, somebody), runtime(speech)
         np.testing.assert_allclose(known.probabilities, graph(speech[None], somebody[None])[0], atol=1e-4)
-        np.testing.assert_allclose(unknown.probabilities, graph(speech[None], unchanged(scale)[None])[0], atol=1e-4)
+        expected = graph(speech[None], identity_scale(scale)[None])[0]
+        np.testing.assert_allclose(unknown.probabilities, expected, atol=1e-4)
         np.testing.assert_allclose(known.functionals, functionals(speech[None])[0], rtol=1e-3, atol=1e-3)
         assert np.abs(known.probabilities - unknown.probabilities).max() > 1e-3
 

@@ -6,12 +6,12 @@ import pytest
 from ser_batch.models.normalisation import (
     Scale,
     SpeakerStatistics,
+    identity_scale,
     measure_scale,
     random_speaker_scales,
     scales_of,
     speaker_scale,
     speaker_scales,
-    unchanged,
     within_speakers,
 )
 
@@ -98,11 +98,11 @@ def test_recordings_without_a_speaker_are_unchanged() -> None:
     for make in (speaker_scales, lambda *known: random_speaker_scales(*known, np.random.default_rng(0))):
         scales = make(features, ["", "a", "", "a"], REFERENCE)
         for number in (0, 2):
-            np.testing.assert_array_equal(scales[number], unchanged(REFERENCE))
+            np.testing.assert_array_equal(scales[number], identity_scale(REFERENCE))
             np.testing.assert_array_equal(applied(features[number], scales[number]), features[number])
-        assert (scales[1] != unchanged(REFERENCE)).all()
+        assert (scales[1] != identity_scale(REFERENCE)).all()
     unknown = scales_of(["stranger", ""], {"a": scales[1]}, REFERENCE)
-    np.testing.assert_array_equal(unknown, np.stack([unchanged(REFERENCE)] * 2))
+    np.testing.assert_array_equal(unknown, np.stack([identity_scale(REFERENCE)] * 2))
 
 
 def test_a_random_subset_has_the_example_itself() -> None:

@@ -1,7 +1,6 @@
 """Augmentation of spectrograms whose cells say where they come from."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import librosa
@@ -9,11 +8,11 @@ import numpy as np
 import pytest
 
 from ser_batch.audio.logmels import PADDING_DB
-from ser_batch.training.augmentation import at_tempo, mixed, varied, warped
+from ser_batch.training.augmentation import at_tempo, augment, mixup, warped
 from ser_batch.training.recipes import Augmentation
 from tests.frontends import TRUNCATED, WINDOWED
 
-FRONT_END = replace(WINDOWED, shorter="keep")
+FRONT_END = WINDOWED.replace(shorter="keep")
 N_MELS = FRONT_END.n_mels
 SEEDS = range(150)
 
@@ -28,7 +27,7 @@ def bands_of(hz: float) -> float:
 
 
 def vary(options: Augmentation, front_end=FRONT_END) -> Callable[[np.ndarray, int], np.ndarray]:
-    function: Any = varied(options, front_end)
+    function: Any = augment(options, front_end)
     return lambda log_mel, seed: function(log_mel, np.array([seed, 7], np.int32)).numpy()
 
 
@@ -181,10 +180,10 @@ def test_examples_of_one_length_keep_it() -> None:
 
 
 def test_nothing_asked_for_is_nothing_done() -> None:
-    assert varied(Augmentation(), FRONT_END) is None
-    assert varied(Augmentation(mixup=0.3), FRONT_END) is None
-    assert varied(Augmentation(tempo=0.1, crop_max_frames=50), TRUNCATED) is None
-    assert mixed(FULL) is None
+    assert augment(Augmentation(), FRONT_END) is None
+    assert augment(Augmentation(mixup=0.3), FRONT_END) is None
+    assert augment(Augmentation(tempo=0.1, crop_max_frames=50), TRUNCATED) is None
+    assert mixup(FULL) is None
 
 
 # --- batches
@@ -194,7 +193,7 @@ LABELS = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 1]]
 
 
 def mix(log_mels: np.ndarray, seed: int, alpha: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    function: Any = mixed(Augmentation(mixup=alpha))
+    function: Any = mixup(Augmentation(mixup=alpha))
     both, labels = function(log_mels, LABELS, np.array([seed, -3], np.int32))
     return both.numpy(), labels.numpy()
 

@@ -240,10 +240,10 @@ def tags(stored: dict[str, Example], data: TrainingData, options: EpochOptions, 
 def test_every_example_is_varied_anew_in_every_epoch(
     records: RecordFolder, stored: dict[str, Example], everything: Any
 ) -> None:
-    data = TrainingData(records, everything, Preparation(vary=tagged))
+    data = TrainingData(records, everything, Preparation(augment=tagged))
     first, second = (tags(stored, data, EpochOptions(4, 0), epoch) for epoch in (1, 2))
     assert len(set(first.values()) | set(second.values())) == 28
-    again = TrainingData(records, everything, Preparation(vary=tagged))
+    again = TrainingData(records, everything, Preparation(augment=tagged))
     assert tags(stored, again, EpochOptions(5, 0), 2) == second
     assert tags(stored, again, EpochOptions(4, 1), 2) != second
 
@@ -263,7 +263,7 @@ def test_of_what_is_extracted_so_many_varied_copies_are_used_in_turn(
         monkeypatch.setattr("ser_batch.training.input_pipeline.usable_memory", lambda: 0)
     by_place = {float(example.log_mel[1, 0]): file for file, example in stored.items()}
     assert len(by_place) == 14
-    data = TrainingData(records, everything, Preparation(vary=tagged, extract=extracted, copies=2))
+    data = TrainingData(records, everything, Preparation(augment=tagged, extract=extracted, copies=2))
     assert data.fits == (memory != "none")
     if memory == "for the records alone":
         monkeypatch.setattr("ser_batch.training.input_pipeline.usable_memory", lambda: 0)

@@ -33,11 +33,10 @@ from tests.conftest import fill, made_once, write_tone
 from tests.recipes import FULL, PLAIN, write_recipe
 
 EPOCHS = 20
-LONG = replace(FULL, name="long", epochs=EPOCHS)
+LONG = FULL.replace(name="long", epochs=EPOCHS)
 
 # Every step of its network learns, so that everything is read and varied anew in every epoch.
-CRNN = replace(
-    FULL,
+CRNN = FULL.replace(
     name="crnn",
     network="seed_crnn",
     normalise="train",
@@ -215,8 +214,8 @@ def test_the_same_command_again_is_content(plain: Bundle, kept_records: RecordFo
 
 
 def test_a_finished_training_can_be_begun_anew(kept_records: RecordFolder, tmp_path: Path) -> None:
-    train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1))
-    again = train(kept_records, tmp_path / "out", replace(PLAIN, epochs=2), restart=True)
+    train(kept_records, tmp_path / "out", PLAIN.replace(epochs=1))
+    again = train(kept_records, tmp_path / "out", PLAIN.replace(epochs=2), restart=True)
     assert (again.was_finished, again.continued_from) == (False, 0)
     assert again.bundle.training["recipe"]["epochs"] == 2
 
@@ -244,7 +243,7 @@ def test_by_speaker_without_speakers_is_said(tmp_path: Path, kept_records: Recor
     rows = [line.split(",") for line in lines[1:]]
     rows = [[*row[:speaker], "", *row[speaker + 1 :]] for row in rows]
     (nobody / "manifest.csv").write_text("\n".join([lines[0], *map(",".join, rows), ""]))
-    result = train(open_records(nobody), tmp_path / "out", replace(PLAIN, epochs=1, normalise="speaker"))
+    result = train(open_records(nobody), tmp_path / "out", PLAIN.replace(epochs=1, normalise="speaker"))
     assert ["the records name no speakers" in note for note in result.notes] == [True]
 
 
@@ -281,7 +280,7 @@ def test_a_checkpoint_that_cannot_be_used_is_skipped_and_said(
 def test_checkpoints_of_an_unknown_recipe_are_not_taken_up(unfinished: Path, kept_records: RecordFolder) -> None:
     (unfinished / "checkpoints" / "identity.json").unlink()
     shutil.rmtree(unfinished / "logs")
-    assert train(kept_records, unfinished, replace(PLAIN, epochs=1)).continued_from == 0
+    assert train(kept_records, unfinished, PLAIN.replace(epochs=1)).continued_from == 0
 
 
 def test_a_network_that_learns_from_log_mels_continues_too(small_records: RecordFolder, tmp_path: Path) -> None:
@@ -295,8 +294,8 @@ def test_a_network_that_learns_from_log_mels_continues_too(small_records: Record
 @pytest.mark.parametrize(
     ("recipe", "seed", "says"),
     [
-        (replace(PLAIN, epochs=5), 0, "recipe epochs was 3, now 5"),
-        (replace(PLAIN, augmentation=Augmentation(warp=0.1)), 0, "recipe augmentation warp was 0.0, now 0.1"),
+        (PLAIN.replace(epochs=5), 0, "recipe epochs was 3, now 5"),
+        (PLAIN.replace(augmentation=Augmentation(warp=0.1)), 0, "recipe augmentation warp was 0.0, now 0.1"),
         (PLAIN, 1, "seed was 0, now 1"),
     ],
 )
@@ -348,7 +347,7 @@ def test_records_that_hold_less_than_they_say_are_refused(small_records: RecordF
     provenance["shards"] = [shard | {"examples": shard["examples"] + 9} for shard in provenance["shards"]]
     less = replace(small_records, provenance=provenance)
     with pytest.raises(RecordsError, match="holds fewer examples than it says; ser-batch verify says where"):
-        train(less, tmp_path / "out", replace(PLAIN, network="seed_crnn", epochs=2))
+        train(less, tmp_path / "out", PLAIN.replace(network="seed_crnn", epochs=2))
 
 
 # --- what is learnt from
@@ -388,7 +387,7 @@ def seen_options(monkeypatch: pytest.MonkeyPatch, records: RecordFolder, out: Pa
 def test_balanced_weights_make_labels_count_alike(
     kept_records: RecordFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = seen_options(monkeypatch, kept_records, tmp_path / "out", replace(PLAIN, class_weight="balanced"))
+    options = seen_options(monkeypatch, kept_records, tmp_path / "out", PLAIN.replace(class_weight="balanced"))
     labels = [row["label"] for row in manifest_rows(kept_records, split_selection(kept_records, "train"))]
     counts = np.array([labels.count(label) for label in kept_records.labels])
     assert options.label_weights is not None
@@ -401,7 +400,7 @@ def test_balanced_weights_make_labels_count_alike(
 
 
 def test_the_loss_is_weighed_by_label(small_records: RecordFolder, tmp_path: Path) -> None:
-    still = replace(PLAIN, network="seed_crnn", epochs=1, batch_size=64, learning_rate=0.0, class_weight="balanced")
+    still = PLAIN.replace(network="seed_crnn", epochs=1, batch_size=64, learning_rate=0.0, class_weight="balanced")
     result = train(small_records, tmp_path / "out", still)
     (batch,) = read_batches(small_records, split_selection(small_records, "train"), 64)
     probabilities = np.asarray(result.bundle.load_network()(batch.log_mels, training=True))
@@ -415,11 +414,11 @@ def test_the_loss_is_weighed_by_label(small_records: RecordFolder, tmp_path: Pat
 def test_speakers_are_told_from_the_training_side_alone(whole: Path, kept_records: RecordFolder) -> None:
     from ser_batch.models.networks.families import functionals_of
     from ser_batch.models.normalisation import within_speakers
-    from ser_batch.training.features import graph_of
+    from ser_batch.training.features import traced
 
     bundle = open_bundle(whole / "bundle")
     side = split_selection(kept_records, "train")
-    extract = graph_of(functionals_of(bundle.load_network()))
+    extract = traced(functionals_of(bundle.load_network()))
     features = np.concatenate([extract(batch.log_mels).numpy() for batch in read_batches(kept_records, side, 32)])
     expected = within_speakers(features, [row["speaker"] for row in manifest_rows(kept_records, side)])
     found = bundle.content.speaker_reference
@@ -461,8 +460,8 @@ def tones(folder: Path, rows: list[str]) -> Path:
 def test_a_temperature_that_cannot_be_fitted_is_said(
     kept_records: RecordFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ser_batch.training.trainer.fit_temperature", lambda *_: None)  # all are right
-    bundle = train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1)).bundle
+    monkeypatch.setattr("ser_batch.training.packaging.fit_temperature", lambda *_: None)  # all are right
+    bundle = train(kept_records, tmp_path / "out", PLAIN.replace(epochs=1)).bundle
     n_examples = kept_records.n_examples("validation")
     assert (bundle.temperature, bundle.content.fitted_on) == (1.0, None)
     assert bundle.uncalibrated == f"not calibrated: all {n_examples} validation examples are predicted right"
@@ -483,7 +482,7 @@ def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, 
     rows = [*["calm,ann,train", "angry,ann,train"] * 4, "glad,ann,test", "calm,ann,test", "calm,ann,test", "calm,,test"]
     records = build(tones(tmp_path / "in", rows), tmp_path / "records", "--front-end", "speech")
     assert records.n_examples("train") == 8
-    recipe = replace(FULL, front_end="speech", epochs=1)
+    recipe = FULL.replace(front_end="speech", epochs=1)
     arguments = [str(records.path), "-o", str(tmp_path / "out"), "--recipe", str(write_recipe(recipe, tmp_path))]
     assert main(["train", *arguments]) == 0
     bundle = open_bundle(tmp_path / "out")
@@ -507,7 +506,7 @@ def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, 
 def test_two_hundred_classes_train(tmp_path: Path) -> None:
     source = tones(tmp_path / "in", [f"class {number:03d},," for number in range(200)] * 2)
     records = build(source, tmp_path / "records", "--split", "none", "--front-end", "speech")
-    recipe = replace(PLAIN, front_end="speech", epochs=1, batch_size=64, class_weight="balanced")
+    recipe = PLAIN.replace(front_end="speech", epochs=1, batch_size=64, class_weight="balanced")
     bundle = train(records, tmp_path / "out", recipe).bundle
     assert len(bundle.labels) == 200
     assert bundle.load_network().output_shape == (None, 200)
@@ -530,9 +529,9 @@ def test_records_for_another_recipe_are_refused_with_the_way_out(
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        (replace(PLAIN, network="seed_crnn"), "takes log-mels of one length"),
-        (replace(PLAIN, normalise="none"), "cannot be without normalisation"),
-        (replace(PLAIN, network="seed_crnn", normalise="speaker"), "cannot be normalised by speaker"),
+        (PLAIN.replace(network="seed_crnn"), "takes log-mels of one length"),
+        (PLAIN.replace(normalise="none"), "cannot be without normalisation"),
+        (PLAIN.replace(network="seed_crnn", normalise="speaker"), "cannot be normalised by speaker"),
     ],
 )
 def test_a_recipe_that_does_not_fit_its_network_is_refused(
@@ -540,7 +539,7 @@ def test_a_recipe_that_does_not_fit_its_network_is_refused(
 ) -> None:
     with pytest.raises(TrainingError, match=says):
         train(kept_records, tmp_path / "out", recipe)
-    train(kept_records, tmp_path / "out", replace(PLAIN, epochs=1))  # nothing is in its way
+    train(kept_records, tmp_path / "out", PLAIN.replace(epochs=1))  # nothing is in its way
 
 
 def test_an_unknown_precision_is_wrong_usage(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:
@@ -570,7 +569,7 @@ def test_nothing_to_train_on_is_one_line(tmp_path: Path) -> None:
     source = tones(tmp_path / "in", ["calm,a,test", "angry,b,test"])
     records = build(source, tmp_path / "records", "--front-end", "speech")
     with pytest.raises(RecordsError, match="no examples in the split 'train'; it has test"):
-        train(records, tmp_path / "out", replace(PLAIN, front_end="speech"))
+        train(records, tmp_path / "out", PLAIN.replace(front_end="speech"))
     assert not (tmp_path / "out").exists()
 
 

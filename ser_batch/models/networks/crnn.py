@@ -1,33 +1,17 @@
-"""The networks, in pure Keras: no TensorFlow operation, so that they run on any Keras backend."""
+"""The network of the seed recipe, in pure Keras: no TensorFlow operation, so that it runs on any Keras backend."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import keras
+from keras import Input, Model, layers
 
 from ser_batch.errors import TrainingError
+from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.normalisation import Scale
-
-if TYPE_CHECKING:
-    import keras
-
-
-@dataclass(frozen=True)
-class CrnnOptions:
-    """What recipes vary in the network.
-
-    Attributes:
-        dropout: before the LSTM and before the softmax; 0 for none.
-        norm_momentum: of batch normalisation's running averages. Keras' .99 forgets with a time constant of 100
-            steps: with a few hundred steps in all, the averages lag far behind the weights.
-    """
-
-    dropout: float
-    norm_momentum: float
 
 
 def seed_crnn(
-    shape: tuple[int, int | None], n_labels: int, options: CrnnOptions, scale: Scale | None = None
+    shape: tuple[int, int | None], n_labels: int, options: NetworkOptions, scale: Scale | None = None
 ) -> keras.Model:
     """Four convolution blocks, then a bidirectional LSTM over time.
 
@@ -47,8 +31,6 @@ def seed_crnn(
     Raises:
         TrainingError: the number of frames is not fixed.
     """
-    from keras import Input, Model, layers
-
     if shape[1] is None:
         raise TrainingError(
             "the network seed_crnn takes log-mels of one length, and this front end keeps each recording's own; "

@@ -6,6 +6,7 @@ from typing import Any
 
 import librosa
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 
 from ser_batch.audio.frontends import FrontEnd
@@ -27,8 +28,6 @@ class _Spectrum:
     """Curves over time that describe the spectrum's shape; Keras tensors ``(batch, frames)``."""
 
     def __init__(self, fine: Any, front_end: FrontEnd) -> None:
-        from keras import ops
-
         bands_hz = _centres_hz(front_end)
         # Mel filters have unit area; times their width, a band's power is what lies in it.
         widths_hz = np.gradient(bands_hz)
@@ -48,23 +47,17 @@ class _Spectrum:
         self.loudness = ops.sqrt(ops.sum(ops.exp(self.coarse * (0.3 * _NEPERS_PER_DB)), -1))
 
     def _band_db(self, low_hz: float, high_hz: float) -> Any:
-        from keras import ops
-
         inside = (self._centres_hz >= low_hz) & (self._centres_hz < high_hz)
         return _decibels(ops.sum(self._power * _constant(inside), -1), _SMALL)
 
     def _slope(self, low_hz: float, high_hz: float) -> Any:
         """The straight line of least squares, in dB per kHz."""
-        from keras import ops
-
         inside = (self._centres_hz >= low_hz) & (self._centres_hz < high_hz)
         khz = np.where(inside, (self._centres_hz - self._centres_hz[inside].mean()) / 1000.0, 0.0)
         return ops.sum(self.coarse * _constant(khz / (khz @ khz)), -1)
 
     def _peak(self, low_hz: float, high_hz: float) -> Any:
         """Where a formant may be: the softened place of the highest band, in octaves over 500 Hz."""
-        from keras import ops
-
         inside = np.flatnonzero((self._centres_hz >= low_hz) & (self._centres_hz < high_hz))
         bands = slice(int(inside[0]), int(inside[-1]) + 1)
         weights = ops.softmax(self.coarse[..., bands] / 4.0, -1)
@@ -74,8 +67,6 @@ class _Spectrum:
         """Loudness, centroid, spread, alpha ratio, Hammarberg index, share of high frequencies, three slopes,
         flux, entropy, four cepstra, three peaks.
         """
-        from keras import ops
-
         distance = ops.expand_dims(self.centroid, -1) - _constant(self._octaves)
         spread = ops.sqrt(ops.sum(self._shares * ops.square(distance), -1) + _SMALL)
         alpha = self._band_db(1000, 5000) - self._band_db(50, 1000)
@@ -101,10 +92,8 @@ def _saliences(fine: Any, front_end: FrontEnd) -> Any:
     As far as its harmonics lie above the valleys between them, in decibels: a comb of ridges, weighted down with
     their number (after the harmonic summation of Hermes, "Measurement of pitch by subharmonic summation", 1988).
     """
-    from keras import ops
-
-    limited = ops.maximum(fine, ops.max(fine, axis=(1, 2), keepdims=True) - 70.0)
-    return ops.matmul(limited, _combs(_centres_hz(front_end))) / 10.0
+    audible = ops.maximum(fine, ops.max(fine, axis=(1, 2), keepdims=True) - 70.0)
+    return ops.matmul(audible, _combs(_centres_hz(front_end))) / 10.0
 
 
 def _centres_hz(front_end: FrontEnd) -> NDArray[np.float64]:
@@ -117,8 +106,6 @@ def _centres_hz(front_end: FrontEnd) -> NDArray[np.float64]:
 
 def _pitch(saliences: Any) -> Any:
     """The pitch in octaves over the lowest candidate, ``(batch, frames)``: their mean, weighted by salience."""
-    from keras import ops
-
     octaves = np.log2(_PITCHES_HZ / _PITCHES_HZ[0])
     return ops.sum(ops.softmax(1.5 * saliences, -1) * _constant(octaves), -1)
 
@@ -138,8 +125,6 @@ def _combs(centres_hz: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _decibels(power: Any, floor: float) -> Any:
-    from keras import ops
-
     return ops.log(power + floor) / _NEPERS_PER_DB
 
 

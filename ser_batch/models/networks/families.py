@@ -1,96 +1,54 @@
-"""From a recipe to its network: as a whole, and in a part without weights and one that learns."""
+"""From a recipe's options to a network: as a whole, and in a part without weights and one that learns."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import keras
 
-from ser_batch.errors import TrainingError
-from ser_batch.models.networks.crnn import CrnnOptions, seed_crnn
-from ser_batch.models.networks.functionals import (
-    FunctionalOptions,
-    functional_extractor,
-    functional_head,
-    functional_network,
-)
+from ser_batch.audio.frontends import FrontEnd
+from ser_batch.models.networks.crnn import seed_crnn
+from ser_batch.models.networks.functionals import functional_extractor, functional_head, functional_network
+from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.normalisation import Scale
-from ser_batch.records.folder import RecordFolder
-from ser_batch.training.recipes import Recipe
-
-if TYPE_CHECKING:
-    import keras
 
 
-def refuse_unfit(recipe: Recipe) -> None:
-    """See that the recipe's network can be normalised as it says.
-
-    Raises:
-        TrainingError: it cannot.
-    """
-    if recipe.network == "seed_crnn" and recipe.normalise in ("file", "speaker"):
-        raise TrainingError(
-            f"the network seed_crnn cannot be normalised by {recipe.normalise}; give --normalise none or train"
-        )
-    if recipe.network == "functionals" and recipe.normalise == "none":
-        raise TrainingError(
-            "the network functionals cannot be without normalisation; give --normalise train, file or speaker"
-        )
-
-
-def build_network(records: RecordFolder, recipe: Recipe, scale: Scale | None) -> keras.Model:
-    """The recipe's network, with its first weights, for the log-mels and labels of a record folder.
+def build_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale | None) -> keras.Model:
+    """A network with its first weights.
 
     Args:
-        records: a finished record folder.
-        recipe: which network.
-        scale: what it standardises with, from `training_scale`; None: nothing.
+        front_end: what its log-mels are made with.
+        n_labels: width of the softmax.
+        options: which network.
+        scale: of the training examples, to standardise with; None: not at all.
 
     Raises:
-        TrainingError: the recipe, its network and the front end do not fit.
+        TrainingError: the network and the front end do not fit.
     """
-    shape, n_labels = records.front_end.shape, len(records.labels)
-    if recipe.network == "seed_crnn":
-        return seed_crnn(shape, n_labels, CrnnOptions(recipe.dropout, recipe.norm_momentum), scale)
-    return functional_network(
-        records.front_end,
-        n_labels,
-        FunctionalOptions(recipe.dropout, recipe.l2),
-        _needed(scale),
-        centre_files=recipe.normalise == "file",
-        by_speaker=recipe.normalise == "speaker",
-    )
+    if options.network == "seed_crnn":
+        return seed_crnn(front_end.shape, n_labels, options, scale)
+    assert scale is not None  # see `check_normalisation`
+    return functional_network(front_end, n_labels, options, scale)
 
 
-def build_extractor(records: RecordFolder, recipe: Recipe) -> keras.Model | None:
-    """The first part of the recipe's network, if that has no weights; None: all of it learns."""
-    if recipe.network == "seed_crnn":
+def build_extractor(front_end: FrontEnd, options: NetworkOptions) -> keras.Model | None:
+    """The first part of a network, if that has no weights; None: all of it learns."""
+    if options.network == "seed_crnn":
         return None
-    return functional_extractor(records.front_end, recipe.normalise == "file")
+    return functional_extractor(front_end, options.normalise == "file")
 
 
-def build_learner(records: RecordFolder, recipe: Recipe, scale: Scale | None) -> keras.Model:
-    """The part of the recipe's network that learns, with the weights of all of it."""
-    if recipe.network == "seed_crnn":
-        return build_network(records, recipe, scale)
-    options = FunctionalOptions(recipe.dropout, recipe.l2)
-    by_speaker = recipe.normalise == "speaker"
-    return functional_head(records.front_end, len(records.labels), options, _needed(scale), by_speaker)
-
-
-def _needed(scale: Scale | None) -> Scale:
-    if scale is None:
-        raise TrainingError("the network functionals needs the scale of the training examples")
-    return scale
+def build_learner(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale | None) -> keras.Model:
+    """The part of a network that learns, with the weights of all of it; see `build_network`."""
+    if options.network == "seed_crnn":
+        return build_network(front_end, n_labels, options, scale)
+    assert scale is not None
+    return functional_head(front_end, n_labels, options, scale)
 
 
 def functionals_of(network: keras.Model) -> keras.Model:
     """The part of a functional network from log-mels to functionals ``(batch, features)``."""
-    from keras import Model
-
-    return Model(network.inputs[0], network.get_layer("functionals").output)
+    return keras.Model(network.inputs[0], network.get_layer("functionals").output)
 
 
 def features_of(network: keras.Model) -> keras.Model:
-    """The same network up to what its softmax layer sees: a model to features ``(batch, features)``."""
-    from keras import Model
-
-    return Model(network.inputs, network.get_layer("emotion").input)
+    """The network up to the input of its softmax layer: a model to features ``(batch, features)``."""
+    return keras.Model(network.inputs, network.get_layer("emotion").input)

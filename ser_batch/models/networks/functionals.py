@@ -10,15 +10,17 @@ is added. All of it in pure Keras operations on any backend; frames of padding w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
+from keras import Input, Model, layers, ops
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.errors import TrainingError
 from ser_batch.models.networks.descriptors import _N_COARSE, _SMALL, _constant, _cosines, _pitch, _saliences, _Spectrum
+from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.networks.statistics import (
     _change,
     _column,
@@ -34,9 +36,6 @@ from ser_batch.models.networks.statistics import (
 )
 from ser_batch.models.normalisation import Scale
 
-if TYPE_CHECKING:
-    import keras
-
 # Frames within this of the loud ones (the 95th percentile of level) count as speech.
 _LOUD_DB = 30.0
 
@@ -46,19 +45,6 @@ _N_CORRELATED = 16
 
 # Standardised functionals are cut there: one odd value must not decide.
 _FARTHEST = 5.0
-
-
-@dataclass(frozen=True)
-class FunctionalOptions:
-    """What recipes vary in the network.
-
-    Attributes:
-        dropout: share of the functionals dropped in training.
-        l2: penalty on the softmax layer's squared weights.
-    """
-
-    dropout: float
-    l2: float
 
 
 def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
@@ -74,8 +60,6 @@ def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
     Raises:
         TrainingError: the front end's bands do not fit.
     """
-    from keras import ops
-
     if front_end.n_mels % _N_COARSE:
         raise TrainingError(
             f"functionals need a multiple of {_N_COARSE} mel bands, and this front end has {front_end.n_mels}; "
@@ -133,72 +117,52 @@ def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> ker
     Returns:
         A model from float32 ``(batch, n_mels, n_frames)`` to ``(batch, features)``.
     """
-    from keras import Input, Model
-
     log_mel = Input(front_end.shape, name="log_mel")
     return Model(log_mel, _features(log_mel, front_end, centre_files)[0], name="functionals")
 
 
-def functional_head(
-    front_end: FrontEnd, n_labels: int, options: FunctionalOptions, scale: Scale, by_speaker: bool = False
-) -> keras.Model:
+def functional_head(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale) -> keras.Model:
     """From functionals to labels: standardised, then one softmax layer: multinomial logistic regression.
 
     Args:
         front_end: what the functionals are made from.
         n_labels: width of the softmax.
-        options: what a recipe chooses.
+        options: what a recipe chooses. Normalised by speaker, there is a second input, ``(batch, 2, features)``:
+            features are multiplied by the first and added to the second, which brings each speaker's to those of all.
         scale: of the training examples' functionals.
-        by_speaker: there is a second input, ``(batch, 2, features)``: features are multiplied by the first and
-            added to the second, which brings each speaker's to those of all.
 
     Returns:
         A model from ``(batch, features)`` to probabilities ``(batch, n_labels)``.
     """
-    from keras import Input, Model
-
     _, sizes = _features(Input(front_end.shape), front_end, False)
     features = Input((sum(sizes),), name="features")
-    inputs, outputs = _classified(features, sizes, n_labels, options, scale, by_speaker)
+    inputs, outputs = _classified(features, sizes, n_labels, options, scale)
     return Model([features, *inputs], outputs, name="head")
 
 
-def functional_network(
-    front_end: FrontEnd,
-    n_labels: int,
-    options: FunctionalOptions,
-    scale: Scale,
-    centre_files: bool = False,
-    by_speaker: bool = False,
-) -> keras.Model:
+def functional_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale) -> keras.Model:
     """`functional_extractor` and `functional_head` in one: from log-mels to probabilities ``(batch, n_labels)``.
 
     Its weights are the head's.
     """
-    from keras import Input, Model
-
     log_mel = Input(front_end.shape, name="log_mel")
-    features, sizes = _features(log_mel, front_end, centre_files)
-    inputs, outputs = _classified(features, sizes, n_labels, options, scale, by_speaker)
+    features, sizes = _features(log_mel, front_end, options.normalise == "file")
+    inputs, outputs = _classified(features, sizes, n_labels, options, scale)
     return Model([log_mel, *inputs], outputs, name="functional_network")
 
 
 def _features(log_mel: Any, front_end: FrontEnd, centre_files: bool) -> tuple[Any, list[int]]:
     """All functionals ``(batch, features)``, and how many there are in each group."""
-    from keras import layers
-
     groups = functionals(_centred(log_mel) if centre_files else log_mel, front_end)
     return layers.Concatenate(name="functionals")(list(groups.values())), [group.shape[-1] for group in groups.values()]
 
 
 def _classified(
-    features: Any, sizes: Sequence[int], n_labels: int, options: FunctionalOptions, scale: Scale, by_speaker: bool
+    features: Any, sizes: Sequence[int], n_labels: int, options: NetworkOptions, scale: Scale
 ) -> tuple[list[Any], Any]:
     """Further inputs, and the output."""
-    from keras import Input, layers, ops, regularizers
-
     inputs = []
-    if by_speaker:
+    if options.normalise == "speaker":
         speaker = Input((2, sum(sizes)), name="speaker_scale")
         inputs.append(speaker)
         features = features * speaker[:, 0] + speaker[:, 1]
@@ -211,7 +175,7 @@ def _classified(
         n_labels,
         activation="softmax",
         kernel_initializer="zeros",
-        kernel_regularizer=regularizers.L2(options.l2),
+        kernel_regularizer=keras.regularizers.L2(options.l2),
         dtype="float32",
         name="emotion",
     )
@@ -219,8 +183,6 @@ def _classified(
 
 
 def _centred(log_mel: Any) -> Any:
-    from keras import ops
-
     real = ops.cast(ops.greater(log_mel[:, :1], PADDING_DB / 2), "float32")
     mean = ops.sum(log_mel * real, -1, keepdims=True) / ops.maximum(ops.sum(real, -1, keepdims=True), 1.0)
     return ops.where(real > 0, log_mel - mean, log_mel)

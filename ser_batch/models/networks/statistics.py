@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from ser_batch.models.networks.descriptors import _N_COARSE, _SMALL, _constant
 
@@ -16,8 +17,6 @@ _N_MODULATED = 8
 
 def _curve_statistics(curves: Any, weights: Any) -> Any:
     """Mean, deviation, five percentiles and their range, change up and down, over one frame and four, skewness."""
-    from keras import ops
-
     mean, deviation = _moments(curves, weights)
     percentiles = _quantiles(curves, weights, (0.1, 0.2, 0.5, 0.8, 0.9))
     steps, both = _steps(curves, weights, 1)
@@ -45,8 +44,6 @@ def _curve_statistics(curves: Any, weights: Any) -> Any:
 
 def _rates(loudness: Any, voiced: Any, loud: Any, real: Any, frames_per_sec: float) -> Any:
     """Peaks of loudness and voiced stretches per second, mean lengths of stretches, shares, length."""
-    from keras import ops
-
     n_frames = ops.sum(real, 1)
     (median,) = _quantiles(_column(loudness), real, (0.5,))
     middle, before, after = loudness[:, 1:-1], loudness[:, :-2], loudness[:, 2:]
@@ -72,8 +69,6 @@ def _rates(loudness: Any, voiced: Any, loud: Any, real: Any, frames_per_sec: flo
 
 def _correlations(curves: Any, weights: Any) -> Any:
     """How each two curves vary together: Pearson's correlations, each pair once."""
-    from keras import ops
-
     size = curves.shape[-1]
     mean, deviation = _moments(curves, weights)
     centred = curves - ops.expand_dims(mean, 1)
@@ -85,8 +80,6 @@ def _correlations(curves: Any, weights: Any) -> Any:
 
 
 def _correlation(first: Any, second: Any, weights: Any) -> Any:
-    from keras import ops
-
     pair = ops.stack([first, second], -1)
     mean, deviation = _moments(pair, weights)
     scaled = (pair - ops.expand_dims(mean, 1)) / (ops.expand_dims(deviation, 1) + 1e-3)
@@ -95,8 +88,6 @@ def _correlation(first: Any, second: Any, weights: Any) -> Any:
 
 def _modulations(bands: Any, real: Any, frames_per_sec: float) -> Any:
     """Log power of a few groups of bands' levels in ranges of modulation frequency."""
-    from keras import ops
-
     groups = np.kron(np.eye(_N_MODULATED), np.ones((_N_COARSE // _N_MODULATED, 1))) / (_N_COARSE // _N_MODULATED)
     levels = ops.matmul(bands, _constant(groups))
     levels = (levels - ops.expand_dims(_mean(levels, real), 1)) * ops.expand_dims(real, -1)
@@ -114,14 +105,10 @@ def _modulations(bands: Any, real: Any, frames_per_sec: float) -> Any:
 
 
 def _mean(curves: Any, weights: Any) -> Any:
-    from keras import ops
-
     return ops.sum(curves * ops.expand_dims(weights, -1), 1) / (ops.sum(weights, 1, keepdims=True) + _SMALL)
 
 
 def _moments(curves: Any, weights: Any) -> tuple[Any, Any]:
-    from keras import ops
-
     mean = _mean(curves, weights)
     return mean, ops.sqrt(_mean(ops.square(curves - ops.expand_dims(mean, 1)), weights) + _SMALL)
 
@@ -133,8 +120,6 @@ def _steps(curves: Any, weights: Any, lag: int) -> tuple[Any, Any]:
 
 def _change(curves: Any, weights: Any, lag: int) -> Any:
     """Root mean square of the differences over ``lag`` frames."""
-    from keras import ops
-
     steps, step_weights = _steps(curves, weights, lag)
     return ops.sqrt(_mean(ops.square(steps), step_weights) + _SMALL)
 
@@ -144,8 +129,6 @@ def _quantiles(curves: Any, chosen: Any, shares: Sequence[float]) -> list[Any]:
 
     ``chosen`` is 1 or 0, ``(batch, frames)``.
     """
-    from keras import ops
-
     ordered = ops.sort(ops.where(ops.expand_dims(chosen, -1) > 0, curves, 1e9), 1)
     n_chosen = ops.sum(chosen, 1)
     places = [ops.maximum(ops.cast(ops.ceil(n_chosen * share - 1e-3), "int32") - 1, 0) for share in shares]
@@ -154,6 +137,4 @@ def _quantiles(curves: Any, chosen: Any, shares: Sequence[float]) -> list[Any]:
 
 
 def _column(curve: Any) -> Any:
-    from keras import ops
-
     return ops.expand_dims(curve, -1)

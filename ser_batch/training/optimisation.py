@@ -1,0 +1,71 @@
+"""What changes a network's weights: the optimizer, and the moving average of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ser_batch.training.recipes import OptimisationOptions
+
+
+def make_optimizer(options: OptimisationOptions, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Adam or AdamW with the recipe's schedule."""
+    rate: Any = options.learning_rate
+    if options.schedule == "cosine":
+        warmup_steps = min(options.warmup_epochs, options.epochs - 1) * steps_per_epoch
+        rate = keras.optimizers.schedules.CosineDecay(
+            rate if not warmup_steps else 0.0,
+            options.epochs * steps_per_epoch - warmup_steps,
+            warmup_target=rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
+    clip = options.clip_norm or None
+    if not options.weight_decay:
+        return keras.optimizers.Adam(rate, global_clipnorm=clip)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=options.weight_decay, global_clipnorm=clip)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+class MovingAverage:
+    """The moving average of a network's weights over the steps.
+
+    Kept outside the optimizer: Keras' own ends every ``fit`` by overwriting the weights with the average, from where
+    no training can continue. In the first steps the decay is lower, as there is little to average.
+
+    Args:
+        network: compiled, with a built optimizer.
+        decay: per step.
+    """
+
+    def __init__(self, network: keras.Model, decay: float) -> None:
+        self._network = network
+        weights = [weight.value for weight in network.weights]
+        self.variables = [tf.Variable(weight, trainable=False) for weight in weights]
+        steps = network.optimizer.iterations.value
+
+        def update() -> None:
+            done = tf.cast(steps, tf.float32)
+            decay_now = tf.minimum(decay, (1.0 + done) / (10.0 + done))
+            for average, weight in zip(self.variables, weights, strict=True):
+                average.assign_sub((1.0 - decay_now) * (average - weight))
+
+        self._update = tf.function(update, autograph=False)
+
+    def callback(self) -> keras.callbacks.Callback:
+        """Updates the average after every step."""
+        return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._update())
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network has the averaged weights in the body of the ``with`` block."""
+        trained = self._network.get_weights()
+        self._network.set_weights([average.numpy() for average in self.variables])
+        try:
+            yield
+        finally:
+            self._network.set_weights(trained)

@@ -1,0 +1,67 @@
+"""From a trained network to a bundle: calibration, novelty and provenance."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ser_batch import __version__
+from ser_batch.models.bundles import Bundle, BundleContent, Calibration, save_bundle
+from ser_batch.models.calibration import fit_temperature
+from ser_batch.models.networks.families import build_learner, build_network, features_of
+from ser_batch.models.novelty import fit_novelty
+from ser_batch.training.features import FeatureSet
+from ser_batch.training.recipes import Recipe
+from ser_batch.training.trainer import CHECKPOINTS, Trainer
+
+
+def package(
+    trainer: Trainer, recipe: Recipe, train: FeatureSet, validation: FeatureSet | None, identity: dict[str, Any]
+) -> Bundle:
+    """Write the history and the bundle, and remove the checkpoints.
+
+    Args:
+        trainer: after the last epoch.
+        recipe: of the training.
+        train: what novelty is measured from.
+        validation: what the temperature is fitted on; None: it is not fitted.
+        identity: JSON that goes into the provenance.
+    """
+    trainer.write_history()
+    records, folder = train.records, trainer.folder
+    # Not compiled: the optimizer's copies of the weights stay behind.
+    network = build_network(records.front_end, len(records.labels), recipe, train.scale)
+    learner = build_learner(records.front_end, len(records.labels), recipe, train.scale)
+    for one in (network, learner):
+        one.set_weights(trainer.final_weights())
+    provenance = identity | {
+        "records_path": records.path.name,
+        "n_examples": {"train": train.n_examples, "validation": validation.n_examples if validation else 0},
+        "last_epoch": trainer.history[-1],
+        "parameters": network.count_params(),
+        "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    novelty = fit_novelty(lambda: train.outputs(features_of(learner)))
+    content = BundleContent(
+        labels=records.labels,
+        front_end=records.front_end,
+        calibration=_calibration(learner, validation),
+        speaker_reference=train.scale if recipe.normalise == "speaker" else None,
+        training=provenance,
+    )
+    bundle = save_bundle(folder, network, novelty, content)
+    shutil.rmtree(folder / CHECKPOINTS)
+    return bundle
+
+
+def _calibration(learner: keras.Model, validation: FeatureSet | None) -> Calibration:
+    if validation is not None:
+        probabilities, truth = (np.concatenate(column) for column in zip(*validation.outputs(learner), strict=True))
+        temperature = fit_temperature(probabilities, truth)
+        if temperature is not None:
+            return Calibration(temperature=temperature, fitted_on=validation.n_examples)
+    return Calibration(temperature=1.0, fitted_on=None)
