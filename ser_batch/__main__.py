@@ -1,5 +1,6 @@
 """``python -m ser_batch``: the same as ``ser-batch``."""
 
+import os
 import sys
 
 from ser_batch.runtime.signals import cleanup_on_signal, signals_handled
@@ -8,6 +9,8 @@ from ser_batch.storage.writing import remove_partials
 
 def main() -> int:
     """Run the command line. Workers import the module that was started, this one; they need no commands."""
+    # Looking for plugins would read the metadata of every installed package, in every worker.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     with signals_handled(), cleanup_on_signal(remove_partials):
         from ser_batch.cli.app import main as run
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+
 from ser_batch.corpus.folds import make_folds
 from ser_batch.evaluation.cross_validate import parallel_folds
 from ser_batch.evaluation.metrics import score
@@ -86,7 +88,6 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for the bundles")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", KERAS_BACKEND="tensorflow")
     records = open_records(options.records)
     options.work.mkdir(parents=True, exist_ok=True)
     n_speakers = len({row["speaker"] for row in records.manifest()})

@@ -124,7 +124,7 @@ class Trainer:
             nonlocal began
             if self._network.optimizer.iterations.numpy() != (epoch + 1) * self._steps:
                 path = self._train.records.path
-                raise RecordsError(f"{path}: holds fewer examples than it says; ser-batch verify says where")
+                raise RecordsError(f"{path}: holds fewer examples than it lists; ser-batch verify says where")
             self.history.append({name: float(value) for name, value in (metrics | measure()).items()})
             self._write_checkpoint(epoch + 1)
             logs.add(epoch + 1, self.history[-1])

@@ -1,4 +1,4 @@
-"""The network as predictions run it says what the Keras network says, of real speech of any length."""
+"""The LiteRT network gives what the Keras network gives, for real speech of any length."""
 
 import shutil
 from collections.abc import Callable
@@ -42,10 +42,10 @@ def shake(network, deviation: float) -> None:
             weight.assign(chance.normal(0, deviation, weight.shape))
 
 
-def assert_same(said: np.ndarray, expected: np.ndarray) -> None:
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
     """Probabilities ``(n, labels)``."""
-    np.testing.assert_allclose(said, expected, rtol=0, atol=1e-4)
-    assert (said.argmax(axis=1) == expected.argmax(axis=1)).all()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +55,23 @@ def shipped() -> tuple[RuntimeNetwork, Callable[..., Any], Callable[..., Any]]:
     return shipped_bundle().load_runtime(), traced(network), traced(features_of(network))
 
 
-def test_the_shipped_network_says_what_keras_says_on_all_of_emodb(emodb: Path, shipped) -> None:
+def test_the_shipped_network_gives_what_keras_gives_on_all_of_emodb(emodb: Path, shipped) -> None:
     network, graph, _ = shipped
     speech = log_mels(emodb, shipped_bundle().front_end)
     assert len(speech) == 535
-    said = np.array([network(one).probabilities for one in speech])
-    assert_same(said, np.concatenate([graph(one[None]).numpy() for one in speech]))
+    found = np.array([network(one).probabilities for one in speech])
+    assert_same(found, np.concatenate([graph(one[None]).numpy() for one in speech]))
 
 
-def test_the_shipped_network_says_what_keras_says_on_the_sample(emodb_sample: Path, shipped) -> None:
+def test_the_shipped_network_gives_what_keras_gives_on_the_sample(emodb_sample: Path, shipped) -> None:
     network, graph, features = shipped
     speech = log_mels(emodb_sample, shipped_bundle().front_end)
-    said = [network(one) for one in speech]
+    found = [network(one) for one in speech]
     assert_same(
-        np.array([one.probabilities for one in said]), np.concatenate([graph(one[None]).numpy() for one in speech])
+        np.array([one.probabilities for one in found]), np.concatenate([graph(one[None]).numpy() for one in speech])
     )
-    for one, heard in zip(said, speech, strict=True):
-        np.testing.assert_allclose(one.features, features(heard[None])[0], rtol=0, atol=1e-3)
+    for one, one_log_mel in zip(found, speech, strict=True):
+        np.testing.assert_allclose(one.features, features(one_log_mel[None])[0], rtol=0, atol=1e-3)
         assert not one.functionals.size
 
 
@@ -90,9 +90,9 @@ def test_the_seed_network(emodb_sample: Path, tmp_path: Path, capfd: pytest.Capt
     convert(network, tmp_path / "seed.tflite")
     runtime = RuntimeNetwork((tmp_path / "seed.tflite").read_bytes(), None)
     speech = log_mels(emodb_sample, SEED)[:4]
-    said = np.array([runtime(one).probabilities for one in speech])
-    assert_same(said, network.predict(np.stack(speech), verbose=0))
-    assert np.ptp(said.max(axis=1)) > 0.01
+    found = np.array([runtime(one).probabilities for one in speech])
+    assert_same(found, network.predict(np.stack(speech), verbose=0))
+    assert np.ptp(found.max(axis=1)) > 0.01
     assert "W0000" not in capfd.readouterr().err
 
 
@@ -102,11 +102,11 @@ def test_a_network_that_normalises_by_speaker(emodb_sample: Path, tmp_path: Path
     shake(network, 0.05)
     convert(network, tmp_path / "speaker.tflite")
     runtime = RuntimeNetwork((tmp_path / "speaker.tflite").read_bytes(), identity_scale(scale))
-    somebody = np.random.default_rng(0).normal(1, 0.3, (2, N_FUNCTIONALS)).astype(np.float32)
+    speaker_scale = np.random.default_rng(0).normal(1, 0.3, (2, N_FUNCTIONALS)).astype(np.float32)
     graph, functionals = traced(network), traced(functionals_of(network))
     for speech in log_mels(emodb_sample, SPEECH)[:3]:
-        known, unknown = runtime(speech, somebody), runtime(speech)
-        np.testing.assert_allclose(known.probabilities, graph(speech[None], somebody[None])[0], atol=1e-4)
+        known, unknown = runtime(speech, speaker_scale), runtime(speech)
+        np.testing.assert_allclose(known.probabilities, graph(speech[None], speaker_scale[None])[0], atol=1e-4)
         expected = graph(speech[None], identity_scale(scale)[None])[0]
         np.testing.assert_allclose(unknown.probabilities, expected, atol=1e-4)
         np.testing.assert_allclose(known.functionals, functionals(speech[None])[0], rtol=1e-3, atol=1e-3)

@@ -107,7 +107,7 @@ def test_recordings_without_a_speaker_are_unchanged() -> None:
 
 def test_a_random_subset_has_the_example_itself() -> None:
     features = np.zeros((50, 3), np.float32)
-    features[np.arange(50), 0] = 2.0 ** np.arange(50)  # what was summed up says who was in it
+    features[np.arange(50), 0] = 2.0 ** np.arange(50)  # the sum tells which examples were in it
     speakers = ["a"] * 30 + ["b"] * 20
     reference = Scale(np.zeros(3, np.float32), np.ones(3, np.float32))
     own, sizes = [], []

@@ -51,10 +51,10 @@ def tempo(log_mel: np.ndarray, factor: float) -> np.ndarray:
 def test_a_warp_moves_a_peak_to_where_its_frequency_goes(factor: float, peak_hz: float) -> None:
     bands = np.arange(N_MELS)[:, None]
     log_mel = np.repeat(-np.square(bands - bands_of(peak_hz)), 3, axis=1).astype(np.float32)
-    heard = warp(log_mel, factor)
-    assert heard.shape == log_mel.shape
-    assert (heard[:, 0] == heard[:, 2]).all()
-    assert heard[:, 0].argmax() == pytest.approx(bands_of(peak_hz / factor), abs=0.75)
+    augmented = warp(log_mel, factor)
+    assert augmented.shape == log_mel.shape
+    assert (augmented[:, 0] == augmented[:, 2]).all()
+    assert augmented[:, 0].argmax() == pytest.approx(bands_of(peak_hz / factor), abs=0.75)
 
 
 @pytest.mark.parametrize("factor", [0.84, 1.16])
@@ -82,11 +82,11 @@ def test_random_warps_stay_in_range_and_spare_some() -> None:
 
 @pytest.mark.parametrize("factor", [0.7, 0.9, 1.0, 1.25, 2.0])
 def test_tempo_shortens_and_keeps_the_order(factor: float) -> None:
-    heard = tempo(FRAMES, factor)
-    assert heard.shape == (N_MELS, round(100 / factor))
-    assert (np.diff(heard[0]) > 0).all()
-    np.testing.assert_allclose(heard[0, [0, -1]], [0, 99], atol=1e-4)
-    np.testing.assert_allclose(heard[0], np.linspace(0, 99, heard.shape[1]), atol=1e-3)
+    augmented = tempo(FRAMES, factor)
+    assert augmented.shape == (N_MELS, round(100 / factor))
+    assert (np.diff(augmented[0]) > 0).all()
+    np.testing.assert_allclose(augmented[0, [0, -1]], [0, 99], atol=1e-4)
+    np.testing.assert_allclose(augmented[0], np.linspace(0, 99, augmented.shape[1]), atol=1e-3)
     assert tempo(FRAMES[:, :1], factor).shape == (N_MELS, 1)
 
 
@@ -125,10 +125,10 @@ def test_a_mask_hides_one_stretch_no_wider_than_allowed(options: Augmentation, a
     log_mel = np.random.default_rng(0).normal(-30, 10, (N_MELS, 100)).astype(np.float32)
     widths, seen = [], np.zeros(log_mel.shape[axis], dtype=bool)
     for seed in SEEDS:
-        heard = function(log_mel, seed)
-        hidden = (heard != log_mel).all(axis=1 - axis)
-        assert (heard == log_mel).all(axis=1 - axis)[~hidden].all()
-        np.testing.assert_allclose(np.compress(hidden, heard, axis), log_mel.mean(), atol=1e-3)
+        augmented = function(log_mel, seed)
+        hidden = (augmented != log_mel).all(axis=1 - axis)
+        assert (augmented == log_mel).all(axis=1 - axis)[~hidden].all()
+        np.testing.assert_allclose(np.compress(hidden, augmented, axis), log_mel.mean(), atol=1e-3)
         places = np.flatnonzero(hidden)
         assert (np.diff(places) == 1).all()
         widths.append(len(places))
@@ -174,12 +174,12 @@ def test_examples_of_one_length_keep_it() -> None:
     log_mel = np.random.default_rng(0).normal(-30, 10, TRUNCATED.shape).astype(np.float32)
     function = vary(FULL, TRUNCATED)
     for seed in range(10):
-        heard = function(log_mel, seed)
-        assert heard.shape == TRUNCATED.shape
-        assert (heard != log_mel).any()
+        augmented = function(log_mel, seed)
+        assert augmented.shape == TRUNCATED.shape
+        assert (augmented != log_mel).any()
 
 
-def test_nothing_asked_for_is_nothing_done() -> None:
+def test_no_options_are_no_augmentation() -> None:
     assert augment(Augmentation(), FRONT_END) is None
     assert augment(Augmentation(mixup=0.3), FRONT_END) is None
     assert augment(Augmentation(tempo=0.1, crop_max_frames=50), TRUNCATED) is None

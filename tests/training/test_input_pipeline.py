@@ -219,11 +219,11 @@ def test_what_is_mixed_weighs_what_its_labels_do(records: RecordFolder, everythi
 
 
 def tagged(log_mel: Any, seed: Any) -> Any:
-    """A variation that says its seed in the first band; the others are as they were."""
+    """An augmentation that writes its seed into the first band; the others are as they were."""
     import tensorflow as tf
 
-    said = tf.cast(seed[0] % 65_536, tf.float32) + tf.cast(seed[1], tf.float32) / 64.0
-    return tf.concat([tf.ones_like(log_mel[:1]) * said, log_mel[1:]], axis=0)
+    tag = tf.cast(seed[0] % 65_536, tf.float32) + tf.cast(seed[1], tf.float32) / 64.0
+    return tf.concat([tf.ones_like(log_mel[:1]) * tag, log_mel[1:]], axis=0)
 
 
 def tags(stored: dict[str, Example], data: TrainingData, options: EpochOptions, number: int) -> dict[str, float]:

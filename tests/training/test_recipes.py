@@ -42,7 +42,7 @@ def test_a_recipe_is_found_by_its_name_and_is_json(name: str) -> None:
     assert Recipe.model_validate(values) == recipe
 
 
-def test_an_unknown_name_says_which_there_are() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"--recipe best: no such recipe; choose one of default, seed, or name a \.to"):
         find_recipe("best")
 
@@ -50,7 +50,7 @@ def test_an_unknown_name_says_which_there_are() -> None:
 # --- files
 
 
-def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
+def test_a_file_holds_only_what_differs(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, 'base = "seed"\nepochs = 3\nlearning_rate = 1\n'))
     assert recipe == RECIPES["seed"].replace(name="mine", epochs=3, learning_rate=1.0)
     assert isinstance(recipe.learning_rate, float)
@@ -68,7 +68,7 @@ def test_augmentation_is_varied_value_by_value(tmp_path: Path) -> None:
     assert second == base.replace(name="mine", augmentation=base.augmentation.replace(gain_db=2.5))
 
 
-def test_a_file_may_say_everything(tmp_path: Path) -> None:
+def test_a_file_may_hold_everything(tmp_path: Path) -> None:
     assert read_recipe(write_recipe(FULL, tmp_path)) == FULL
 
 
@@ -77,7 +77,7 @@ def test_its_name_is_its_files_unless_it_has_one(tmp_path: Path) -> None:
     assert find_recipe(str(written(tmp_path, 'name = "tried"'))).name == "tried"
 
 
-def test_a_title_says_what_was_changed(tmp_path: Path) -> None:
+def test_a_title_names_what_was_changed(tmp_path: Path) -> None:
     assert recipe_title(find_recipe("default").to_json()) == "default"
     changed = find_recipe("default", epochs=60, class_weight="none")
     assert recipe_title(changed.to_json()) == "default (epochs 60, class_weight none)"
@@ -87,7 +87,7 @@ def test_a_title_says_what_was_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("epoch = 3", r"mine\.toml: epoch: no such value; did you mean epochs\?"),
         ("[augmentation]\nwrap = 0.1", r"mine\.toml: augmentation\.wrap: no such value; did you mean warp\?"),
@@ -122,9 +122,9 @@ def test_a_title_says_what_was_changed(tmp_path: Path) -> None:
         ("epochs = 3\nepochs = 4", "cannot be read"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_says_what_would_do(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_value_is_one_line_with_what_would_be_right(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path, text)
-    with pytest.raises(UsageError, match=says) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         read_recipe(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -150,7 +150,7 @@ def test_the_command_line_changes_a_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--recipe", "best"], "--recipe best: no such recipe"),
         (["--recipe", "absent.toml"], "--recipe absent.toml: cannot be read"),
@@ -160,7 +160,7 @@ def test_the_command_line_changes_a_recipe(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["train", "cross-validate"])
-def test_a_wrong_option_is_wrong_usage(tmp_path: Path, capfd, command: str, options: list[str], says: str) -> None:
+def test_a_wrong_option_is_wrong_usage(tmp_path: Path, capfd, command: str, options: list[str], message: str) -> None:
     assert main([command, str(tmp_path), "-o", str(tmp_path / "out"), *options]) == 2
-    assert says in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -64,8 +64,8 @@ def stopped(records: RecordFolder, out: Path, recipe: Recipe, after: int) -> Non
 
 def one_line(capfd: pytest.CaptureFixture[str]) -> str:
     """What went wrong; what TensorFlow's native code has to say, where another test loaded it, left out."""
-    said = capfd.readouterr().err.splitlines()
-    (line,) = [line for line in said if line and not line.startswith(("20", "\t [["))]
+    output = capfd.readouterr().err.splitlines()
+    (line,) = [line for line in output if line and not line.startswith(("20", "\t [["))]
     return line
 
 
@@ -81,7 +81,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) 
         recipe = write_recipe(LONG, folder / "recipe")
         done = subprocess.run(command(kept_records.path, folder / "bundle", recipe), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        (folder / "said").write_text(done.stdout + done.stderr)
+        (folder / "output").write_text(done.stdout + done.stderr)
 
     return made_once(tmp_path_factory, "whole-training", make)
 
@@ -116,13 +116,13 @@ def test_a_training_that_is_stopped_again_and_again_ends_with_the_same_bundle(
     for after, delay, signum in stops:
         with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment) as process:
             code = interrupted(out, process, after, delay, signum)
-            said = process.stderr.read() if process.stderr else ""
+            output = process.stderr.read() if process.stderr else ""
         assert not (out / "bundle.json").exists(), delays
         assert list((out / "checkpoints").glob("epoch-*.npz"))
         if signum == signal.SIGKILL:
-            assert code == -signal.SIGKILL, (delays, said)
+            assert code == -signal.SIGKILL, (delays, output)
         else:
-            assert (code, said) == (130, "interrupted; to go on, run the same command again, without --restart\n")
+            assert (code, output) == (130, "interrupted; to go on, run the same command again, without --restart\n")
     done = subprocess.run(start, capture_output=True, text=True)
     assert done.returncode == 0, (delays, done.stderr)
     assert "continued after epoch" in done.stderr
@@ -163,8 +163,8 @@ def test_the_bundle_is_whole_and_small(whole: Path) -> None:
     assert bundle.training["last_epoch"]["loss"] == float(rows[-1]["loss"])
 
 
-def test_the_command_says_one_line(whole: Path) -> None:
-    (line,) = (whole / "said").read_text().splitlines()
+def test_the_command_prints_one_line(whole: Path) -> None:
+    (line,) = (whole / "output").read_text().splitlines()
     assert line.startswith(f"{whole / 'bundle'}: 7 labels, recipe long, 20 epochs, ")
 
 
@@ -236,14 +236,14 @@ def test_what_cannot_be_read_of_an_unfinished_training_is_named(unfinished: Path
         train(kept_records, unfinished, PLAIN)
 
 
-def test_by_speaker_without_speakers_is_said(tmp_path: Path, kept_records: RecordFolder) -> None:
-    nobody = Path(shutil.copytree(kept_records.path, tmp_path / "nobody"))
-    lines = (nobody / "manifest.csv").read_text().splitlines()
+def test_by_speaker_without_speakers_is_noted(tmp_path: Path, kept_records: RecordFolder) -> None:
+    unnamed = Path(shutil.copytree(kept_records.path, tmp_path / "unnamed"))
+    lines = (unnamed / "manifest.csv").read_text().splitlines()
     speaker = lines[0].split(",").index("speaker")
     rows = [line.split(",") for line in lines[1:]]
     rows = [[*row[:speaker], "", *row[speaker + 1 :]] for row in rows]
-    (nobody / "manifest.csv").write_text("\n".join([lines[0], *map(",".join, rows), ""]))
-    result = train(open_records(nobody), tmp_path / "out", PLAIN.replace(epochs=1, normalise="speaker"))
+    (unnamed / "manifest.csv").write_text("\n".join([lines[0], *map(",".join, rows), ""]))
+    result = train(open_records(unnamed), tmp_path / "out", PLAIN.replace(epochs=1, normalise="speaker"))
     assert ["the records name no speakers" in note for note in result.notes] == [True]
 
 
@@ -264,7 +264,7 @@ def swap_network(checkpoints: Path) -> int:
 
 
 @pytest.mark.parametrize("damage", [cut_newest, empty_both, swap_network])
-def test_a_checkpoint_that_cannot_be_used_is_skipped_and_said(
+def test_a_checkpoint_that_cannot_be_used_is_skipped_and_noted(
     plain: Bundle, unfinished: Path, kept_records: RecordFolder, damage: Callable[[Path], int]
 ) -> None:
     taken_up = damage(unfinished / "checkpoints")
@@ -292,7 +292,7 @@ def test_a_network_that_learns_from_log_mels_continues_too(small_records: Record
 
 
 @pytest.mark.parametrize(
-    ("recipe", "seed", "says"),
+    ("recipe", "seed", "message"),
     [
         (PLAIN.replace(epochs=5), 0, "recipe epochs was 3, now 5"),
         (PLAIN.replace(augmentation=Augmentation(warp=0.1)), 0, "recipe augmentation warp was 0.0, now 0.1"),
@@ -300,10 +300,10 @@ def test_a_network_that_learns_from_log_mels_continues_too(small_records: Record
     ],
 )
 def test_another_training_in_the_folder_is_refused(
-    plain: Bundle, unfinished: Path, kept_records: RecordFolder, recipe: Recipe, seed: int, says: str
+    plain: Bundle, unfinished: Path, kept_records: RecordFolder, recipe: Recipe, seed: int, message: str
 ) -> None:
     for folder in (plain.path, unfinished):
-        with pytest.raises(OutputError, match=rf"made from something else; what differs: {says}.*--restart"):
+        with pytest.raises(OutputError, match=rf"made from something else; what differs: {message}.*--restart"):
             train(kept_records, folder, recipe, seed)
 
 
@@ -341,12 +341,12 @@ def test_logs_that_cannot_be_written_are_one_line(kept_records: RecordFolder, tm
     assert one_line(capfd).startswith(f"error: {out / 'logs'}: ")
 
 
-def test_records_that_hold_less_than_they_say_are_refused(small_records: RecordFolder, tmp_path: Path) -> None:
+def test_records_that_hold_less_than_they_list_are_refused(small_records: RecordFolder, tmp_path: Path) -> None:
     """A network that learns from a stream would see the first epochs again, in other batches."""
     provenance = dict(small_records.provenance)
     provenance["shards"] = [shard | {"examples": shard["examples"] + 9} for shard in provenance["shards"]]
     less = replace(small_records, provenance=provenance)
-    with pytest.raises(RecordsError, match="holds fewer examples than it says; ser-batch verify says where"):
+    with pytest.raises(RecordsError, match="holds fewer examples than it lists; ser-batch verify says where"):
         train(less, tmp_path / "out", PLAIN.replace(network="seed_crnn", epochs=2))
 
 
@@ -457,7 +457,7 @@ def tones(folder: Path, rows: list[str]) -> Path:
     return folder / "list.csv"
 
 
-def test_a_temperature_that_cannot_be_fitted_is_said(
+def test_a_temperature_that_cannot_be_fitted_is_recorded(
     kept_records: RecordFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ser_batch.training.packaging.fit_temperature", lambda *_: None)  # all are right
@@ -488,9 +488,9 @@ def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, 
     bundle = open_bundle(tmp_path / "out")
     assert bundle.labels == ("angry", "calm", "glad")
     assert (bundle.temperature, bundle.content.fitted_on) == (1.0, None)
-    said = capfd.readouterr().err
+    output = capfd.readouterr().err
     assert main(["train", *arguments]) == 0  # finished before
-    for lines in (said, capfd.readouterr().err):
+    for lines in (output, capfd.readouterr().err):
         assert "warning: not calibrated: no validation recordings; its probabilities may be" in lines
     assert main(["info", str(tmp_path / "out")]) == 0
     assert "temperature 1.000, not calibrated: no validation recordings" in capfd.readouterr().out
@@ -527,7 +527,7 @@ def test_records_for_another_recipe_are_refused_with_the_way_out(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "says"),
+    ("recipe", "message"),
     [
         (PLAIN.replace(network="seed_crnn"), "takes log-mels of one length"),
         (PLAIN.replace(normalise="none"), "cannot be without normalisation"),
@@ -535,9 +535,9 @@ def test_records_for_another_recipe_are_refused_with_the_way_out(
     ],
 )
 def test_a_recipe_that_does_not_fit_its_network_is_refused(
-    kept_records: RecordFolder, tmp_path: Path, recipe: Recipe, says: str
+    kept_records: RecordFolder, tmp_path: Path, recipe: Recipe, message: str
 ) -> None:
-    with pytest.raises(TrainingError, match=says):
+    with pytest.raises(TrainingError, match=message):
         train(kept_records, tmp_path / "out", recipe)
     train(kept_records, tmp_path / "out", PLAIN.replace(epochs=1))  # nothing is in its way
 
