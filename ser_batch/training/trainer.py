@@ -62,7 +62,7 @@ class Trainer:
         seed: of everything random.
 
     Attributes:
-        folder: see above.
+        folder: of the bundle.
         history: the metrics of every epoch so far.
     """
 
