@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ser_batch.formatting import pluralize
+from ser_batch.api import Note, Progress, Report
 from ser_batch.runtime.signals import cleanup_on_signal
 
 if TYPE_CHECKING:
-    from ser_batch.corpus.table import Listing
+    from ser_batch.evaluation.cross_validate import FoldReport
+    from ser_batch.training.trainer import Epoch
 
 
 @contextmanager
@@ -50,6 +51,28 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         bar.stop()
 
 
+@contextmanager
+def reporting(title: str, quiet: bool, steps: bool = True) -> Iterator[Report]:
+    """Print what a function of `ser_batch.api` reports: notes as lines, progress as a bar.
+
+    Args:
+        title: of the bar.
+        quiet: print nothing.
+        steps: print a line for each epoch and fold.
+    """
+
+    def report(event: "Note | Progress | Epoch | FoldReport") -> None:
+        if isinstance(event, Progress):
+            show(event.done, event.total)
+        elif isinstance(event, Note):
+            _say(f"warning: {event.text}" if event.is_warning else event.text, quiet)
+        else:
+            _say(event.line(), quiet or not steps)
+
+    with progress_bar(title, quiet) as show:
+        yield report
+
+
 SOME_FAILED = 3
 _LISTED_ERRORS = 20
 _MISSING = os.strerror(errno.ENOENT)
@@ -66,14 +89,6 @@ def _print(lines: Iterable[str]) -> None:
 
     with standard_output() as file:
         file.write("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
-
-
-def _say_notes(listing: "Listing", sources: list[str], quiet: bool) -> None:
-    if listing.other_files:
-        where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
-        _say(f"skipped: {pluralize(listing.other_files, 'file')} in {where} without an audio extension", quiet)
-    for note in listing.notes:
-        _say(f"warning: {note}", quiet)
 
 
 def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str, bases: dict[str, str]) -> None:

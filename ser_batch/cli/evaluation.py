@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ser_batch.cli.console import _print, _say
+from ser_batch import api
+from ser_batch.cli.console import _print, _say, reporting
 from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose, Workers
-from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.process import prepare_tensorflow
 from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
@@ -28,13 +28,10 @@ def evaluate(
 
     Example: ser-batch evaluate models/emodb tfrecords/emodb -o eval/emodb
     """
-    from ser_batch.evaluation.evaluate import evaluate as run
-    from ser_batch.models.bundles import open_bundle
-    from ser_batch.records.folder import open_records
     from ser_batch.reports.text import report_text
 
     with resumable():
-        scores, was_finished = run(open_bundle(bundle), open_records(records), split, out, restart)
+        scores, was_finished = api.evaluate(bundle, records, out, split=split, restart=restart)
     if not quiet:
         _print([report_text(scores)])
     _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
@@ -66,22 +63,26 @@ def cross_validate(
 
     Example: ser-batch cross-validate tfrecords/emodb -o validation/emodb --seeds 3
     """
-    from ser_batch.corpus.folds import parse_fold_rule
-    from ser_batch.records.folder import open_records
-    from ser_batch.training.recipes import find_recipe
-
     began = time.perf_counter()
-    rule = parse_fold_rule(by)
-    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
-    folder = open_records(records)
     prepare_tensorflow(verbose)
-    from ser_batch.evaluation.cross_validate import Protocol, parallel_folds
-    from ser_batch.evaluation.cross_validate import cross_validate as run
+    with reporting("cross-validating", quiet) as report, resumable():
+        finished = api.cross_validate(
+            records,
+            out,
+            by=by,
+            folds=folds,
+            seeds=seeds,
+            recipe=recipe,
+            epochs=epochs,
+            normalise=normalise,
+            class_weight=class_weight,
+            seed=seed,
+            workers=workers,
+            restart=restart,
+            report=report,
+        )
     from ser_batch.reports.text import cross_validation_lines
 
-    protocol = Protocol(rule, folds, seeds, seed)
-    with LocalEngine(parallel_folds(folder, workers), worker_bytes=None) as engine, resumable():
-        finished = run(folder, out, chosen, protocol, engine, restart, lambda fold: _say(fold.line(), quiet))
     if not quiet:
         _print(cross_validation_lines(out))
     outcome = "already finished, nothing to do" if finished else f"written, in {time.perf_counter() - began:.1f} s"
@@ -98,10 +99,9 @@ def compare(
 
     Example: ser-batch compare cv/seed cv/default
     """
-    from ser_batch.evaluation.compare import compare as run
     from ser_batch.reports.text import comparison_lines
 
-    found = run(folder_a, folder_b)
+    found = api.compare(folder_a, folder_b)
     if found.task_differences:
         _say(f"warning: the protocols are not the same; from A to B: {'; '.join(found.task_differences)}")
     _print(comparison_lines(found, str(folder_a), str(folder_b)))

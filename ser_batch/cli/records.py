@@ -3,14 +3,14 @@
 import time
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ser_batch.cli.console import _LISTED_ERRORS, SOME_FAILED, _list_errors, _print, _say, _say_notes, progress_bar
+from ser_batch import api
+from ser_batch.cli.console import _LISTED_ERRORS, SOME_FAILED, _list_errors, _print, _say, reporting
 from ser_batch.cli.options import Quiet, Restart, Seed, Sources, Workers
 from ser_batch.formatting import part_named, pluralize
-from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
 
@@ -56,45 +56,30 @@ def build_records(
 
     Example: ser-batch build-records recordings/ -o tfrecords/mine
     """
-    from ser_batch.audio.frontends import parse_channel, preset
-    from ser_batch.corpus.labels import label_recordings, read_label_map
-    from ser_batch.corpus.sources import list_sources
-    from ser_batch.corpus.splits import SplitPlan, parse_fractions, parse_rule
-
     began = time.perf_counter()
-    parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
-    transform = preset(front_end, parse_channel(channel))
-    listing = list_sources(source)
-    _say_notes(listing, source, quiet)
-    with LocalEngine(workers) as engine, progress_bar("building", quiet) as show:
-        engine.start(len(listing.recordings), "ser_batch.records.shards")
-        # Only now, beside the workers' own imports: these are as slow.
-        from ser_batch.corpus.duplicates import find_duplicates
-        from ser_batch.records.build import build_records as build
-        from ser_batch.records.estimates import estimate_build
-        from ser_batch.records.plan import BuildOptions, plan_build
-        from ser_batch.reports.info import describe_plan
-
-        labelled = label_recordings(listing, labels, read_label_map(label_map) if label_map else None)
-        bases = listing.bases
-        del listing  # as large as what was made of it
-        options = BuildOptions(transform, parts, num_shards)
-        plan = plan_build(labelled, options, find_duplicates(labelled.recordings, engine))
-        _say(f"labels from {labelled.rule}: {', '.join(plan.labels)}", quiet)
-        if labelled.left_out:
-            counts = ", ".join(f"{label} {count:,}" for label, count in sorted(labelled.left_out.items()))
-            _say(f"left out by the label map: {pluralize(labelled.left_out.total(), 'recording')} ({counts})", quiet)
-        for line in [*labelled.notes, *plan.warnings]:
-            _say(f"warning: {line}", quiet)
+    choice: dict[str, Any] = {
+        "labels": labels,
+        "label_map": label_map,
+        "front_end": front_end,
+        "channel": channel,
+        "split": split,
+        "fractions": fractions,
+        "num_shards": num_shards,
+        "seed": seed,
+        "workers": workers,
+    }
+    with reporting("building", quiet) as report:
         if dry_run:
-            _print(describe_plan(plan, estimate_build(plan, engine), engine.workers))
+            from ser_batch.reports.info import describe_plan
+
+            _print(describe_plan(*api.plan_records(source, **choice, report=report), workers))
             return
         with resumable():
-            result = build(plan, out, engine, restart, show)
-    _report_build(result, out, bases, time.perf_counter() - began, quiet)
+            result = api.build_records(source, out, **choice, restart=restart, report=report)
+    _report_build(result, out, time.perf_counter() - began, quiet)
 
 
-def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs: float, quiet: bool) -> None:
+def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) -> None:
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     for code, count in sorted(result.warnings.items()):
@@ -102,7 +87,7 @@ def _report_build(result: "BuildResult", out: Path, bases: dict[str, str], secs:
     if result.n_errors:
         rows = islice(result.records.errors(), _LISTED_ERRORS)
         errors = [(part_named(row["file"], row["start"], row["end"]), row["reason"]) for row in rows]
-        _list_errors(errors, result.n_errors, str(out / "errors.csv"), bases)
+        _list_errors(errors, result.n_errors, str(out / "errors.csv"), result.bases)
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
     if result.n_errors:
         raise typer.Exit(SOME_FAILED)
@@ -127,15 +112,11 @@ def verify(
 
     Example: ser-batch verify tfrecords/emodb --source recordings/
     """
-    from ser_batch.corpus.sources import list_sources
     from ser_batch.records.folder import open_records
-    from ser_batch.records.verification.verify import verify_records
 
     began = time.perf_counter()
-    folder = open_records(records)
-    listing = list_sources(source) if source else None
-    with LocalEngine(workers) as engine, progress_bar("verifying", quiet) as show:
-        problems = verify_records(folder, engine, listing, show)
+    with reporting("verifying", quiet) as report:
+        problems = api.verify(records, source=source or None, workers=workers, report=report)
     for problem in problems[:_LISTED_ERRORS]:
         _say(f"error: {problem}")
     if len(problems) > _LISTED_ERRORS:
@@ -144,4 +125,4 @@ def verify(
     if problems:
         _say(f"{records}: {pluralize(len(problems), 'problem')} found, in {secs:.1f} s", quiet)
         raise typer.Exit(1)
-    _say(f"{records}: no problem found: {folder.summary()}, in {secs:.1f} s", quiet)
+    _say(f"{records}: no problem found: {open_records(records).summary()}, in {secs:.1f} s", quiet)

@@ -3,17 +3,15 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ser_batch.cli.console import _say
+from ser_batch import api
+from ser_batch.cli.console import _say, reporting
 from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose
 from ser_batch.runtime.process import prepare_tensorflow
 from ser_batch.runtime.signals import resumable
-
-if TYPE_CHECKING:
-    from ser_batch.training.trainer import Epoch
 
 
 def train(
@@ -37,32 +35,26 @@ def train(
 
     Example: ser-batch train tfrecords/emodb -o models/emodb
     """
-    from ser_batch.records.folder import open_records
-    from ser_batch.training.recipes import find_recipe, parse_precision, recipe_title
+    from ser_batch.training.recipes import recipe_title
 
     began = time.perf_counter()
-    hidden = quiet or not sys.stderr.isatty()
-    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
-    precision, folder = parse_precision(mixed_precision), open_records(records)
     prepare_tensorflow(verbose)
-    from ser_batch.training.train import train as run
-
-    with resumable():
-        result = run(
-            folder, out, chosen, seed, restart, precision=precision, on_epoch=lambda epoch: _say(_line(epoch), hidden)
+    with reporting("training", quiet, steps=sys.stderr.isatty()) as report, resumable():
+        result = api.train(
+            records,
+            out,
+            recipe=recipe,
+            epochs=epochs,
+            normalise=normalise,
+            class_weight=class_weight,
+            mixed_precision=mixed_precision,
+            seed=seed,
+            restart=restart,
+            report=report,
         )
-    for note in result.notes:
-        _say(f"warning: {note}", quiet)
-    if result.bundle.uncalibrated:
-        _say(f"warning: {result.bundle.uncalibrated}; its probabilities may be too high or too low", quiet)
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.continued_from:
         _say(f"{out}: continued after epoch {result.continued_from}", quiet)
     summary = result.bundle.summary(recipe_title(result.bundle.training["recipe"]))
     _say(f"{out}: {summary}, in {time.perf_counter() - began:.1f} s", quiet)
-
-
-def _line(epoch: "Epoch") -> str:
-    figures = "  ".join(f"{name} {value:.3f}" for name, value in epoch.metrics.items())
-    return f"epoch {epoch.number:3d}/{epoch.of}  {figures}  {epoch.secs:.1f} s"

@@ -74,7 +74,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """A finished fold, for people who wait.
+    """A finished fold.
 
     Attributes:
         name, seed: which.

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -66,6 +66,8 @@ class InferResult:
         was_finished: the table had been finished before.
         n_known, n_new: recordings that an earlier run had done, and that this one did.
         audio_secs: of what this run predicted.
+        model: the short fingerprint of the bundle.
+        bases: the folder that relative paths were taken from, by the name of the CSV or list.
     """
 
     tally: Tally
@@ -73,6 +75,8 @@ class InferResult:
     n_known: int = 0
     n_new: int = 0
     audio_secs: float = 0.0
+    model: str = ""
+    bases: dict[str, str] = field(default_factory=dict)
 
 
 def infer(

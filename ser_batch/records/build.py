@@ -8,7 +8,7 @@ import csv
 import dataclasses
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -51,12 +51,14 @@ class BuildResult:
         was_finished: it had been finished before.
         n_errors: rows of errors.csv.
         warnings: how many recordings have each warning code.
+        bases: the folder that relative paths were taken from, by the name of the CSV or list.
     """
 
     records: RecordFolder
     was_finished: bool
     n_errors: int
     warnings: dict[str, int]
+    bases: dict[str, str] = field(default_factory=dict)
 
 
 def build_records(

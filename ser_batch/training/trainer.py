@@ -49,6 +49,11 @@ class Epoch:
     metrics: dict[str, float]
     secs: float
 
+    def line(self) -> str:
+        """All of it in a line."""
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
+        return f"epoch {self.number:3d}/{self.of}  {figures}  {self.secs:.1f} s"
+
 
 class Trainer:
     """A network, its optimizer, the average of its weights, and the history of its epochs.

@@ -1,0 +1,385 @@
+"""The commands as functions, with the same words, defaults and errors.
+
+Each returns values and raises `ser_batch.errors.SerBatchError`. What a user should know meanwhile goes to one callback
+(``report``). Imports stand inside the functions, so that a command loads only what it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ser_batch.errors import UsageError
+from ser_batch.formatting import pluralize
+from ser_batch.runtime.local import LocalEngine
+from ser_batch.runtime.resources import usable_cpus
+
+if TYPE_CHECKING:
+    from ser_batch.corpus.table import Listing
+    from ser_batch.evaluation.compare import ModelComparison
+    from ser_batch.evaluation.cross_validate import FoldReport
+    from ser_batch.evaluation.metrics import Scores
+    from ser_batch.inference.infer import InferResult
+    from ser_batch.models.bundles import Bundle
+    from ser_batch.records.build import BuildResult
+    from ser_batch.records.estimates import Estimate
+    from ser_batch.records.plan import BuildPlan
+    from ser_batch.records.verification.metadata import Problem
+    from ser_batch.training.train import TrainingResult
+    from ser_batch.training.trainer import Epoch
+
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a user should know, in one line.
+
+    Attributes:
+        text: the line.
+        is_warning: whether it may make the result worse than expected.
+    """
+
+    text: str
+    is_warning: bool = True
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a command is.
+
+    Attributes:
+        done, total: recordings, or examples and audio files of a verification.
+    """
+
+    done: int
+    total: int
+
+
+# Takes a `Note`, a `Progress`, an `Epoch` of a training, or a `FoldReport` of a cross-validation.
+Report = Callable[["Note | Progress | Epoch | FoldReport"], None]
+
+
+def _ignore(event: object) -> None:
+    pass
+
+
+def build_records(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    labels: str = "auto",
+    label_map: str | os.PathLike[str] | None = None,
+    front_end: str = "speech",
+    channel: str = "mean",
+    split: str = "speakers",
+    fractions: str = "0.8,0.1,0.1",
+    num_shards: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    restart: bool = False,
+    report: Report = _ignore,
+) -> BuildResult:
+    """Turn audio into a record folder: sharded TFRecords of log-mels. For the options see ``ser-batch build-records``.
+
+    Raises:
+        SerBatchError: nothing in ``source`` can be used, or ``out`` cannot be written.
+    """
+    choice = (labels, label_map, front_end, channel, split, fractions, num_shards, seed)
+    with LocalEngine(workers or usable_cpus()) as engine:
+        plan, bases = _plan_build(source, *choice, engine, report)
+        from ser_batch.records.build import build_records as build
+
+        result = build(plan, Path(out), engine, restart, _progress(report))
+    return dataclasses.replace(result, bases=bases)
+
+
+def plan_records(
+    source: Source,
+    *,
+    labels: str = "auto",
+    label_map: str | os.PathLike[str] | None = None,
+    front_end: str = "speech",
+    channel: str = "mean",
+    split: str = "speakers",
+    fractions: str = "0.8,0.1,0.1",
+    num_shards: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    report: Report = _ignore,
+) -> tuple[BuildPlan, Estimate]:
+    """What `build_records` would do, and what it is expected to cost; nothing is written.
+
+    Raises:
+        SerBatchError: nothing in ``source`` can be used.
+    """
+    choice = (labels, label_map, front_end, channel, split, fractions, num_shards, seed)
+    with LocalEngine(workers or usable_cpus()) as engine:
+        plan, _ = _plan_build(source, *choice, engine, report)
+        from ser_batch.records.estimates import estimate_build
+
+        return plan, estimate_build(plan, engine)
+
+
+def _plan_build(
+    source: Source,
+    labels: str,
+    label_map: str | os.PathLike[str] | None,
+    front_end: str,
+    channel: str,
+    split: str,
+    fractions: str,
+    num_shards: int | None,
+    seed: int,
+    engine: LocalEngine,
+    report: Report,
+) -> tuple[BuildPlan, dict[str, str]]:
+    from ser_batch.audio.frontends import parse_channel, preset
+    from ser_batch.corpus.labels import label_recordings, read_label_map
+    from ser_batch.corpus.splits import SplitPlan, parse_fractions, parse_rule
+
+    parts = SplitPlan(parse_rule(split), parse_fractions(fractions), seed)
+    transform = preset(front_end, parse_channel(channel))
+    listing = _list(source, report)
+    engine.start(len(listing.recordings), "ser_batch.records.shards")
+    # Only now, beside the workers' own imports: these are as slow.
+    from ser_batch.corpus.duplicates import find_duplicates
+    from ser_batch.records.plan import BuildOptions, plan_build
+
+    labelled = label_recordings(listing, labels, read_label_map(Path(label_map)) if label_map else None)
+    bases = listing.bases
+    del listing  # as large as what was made of it
+    duplicates = find_duplicates(labelled.recordings, engine)
+    plan = plan_build(labelled, BuildOptions(transform, parts, num_shards), duplicates)
+    report(Note(f"labels from {labelled.rule}: {', '.join(plan.labels)}", is_warning=False))
+    if labelled.left_out:
+        counts = ", ".join(f"{label} {count:,}" for label, count in sorted(labelled.left_out.items()))
+        left_out = pluralize(labelled.left_out.total(), "recording")
+        report(Note(f"left out by the label map: {left_out} ({counts})", is_warning=False))
+    for line in [*labelled.notes, *plan.warnings]:
+        report(Note(line))
+    return plan, bases
+
+
+def verify(
+    records: str | os.PathLike[str],
+    *,
+    source: Source | None = None,
+    workers: int | None = None,
+    report: Report = _ignore,
+) -> list[Problem]:
+    """All that is wrong with a record folder. For the options see ``ser-batch verify``.
+
+    Raises:
+        SerBatchError: it is no finished record folder, or ``source`` cannot be listed.
+    """
+    from ser_batch.records.folder import open_records
+    from ser_batch.records.verification.verify import verify_records
+
+    folder = open_records(Path(records))
+    listing = _list(source, _ignore) if source is not None else None
+    with LocalEngine(workers or usable_cpus()) as engine:
+        return verify_records(folder, engine, listing, _progress(report))
+
+
+def train(
+    records: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recipe: str = "default",
+    epochs: int | None = None,
+    normalise: str | None = None,
+    class_weight: str | None = None,
+    mixed_precision: str = "auto",
+    seed: int = 0,
+    restart: bool = False,
+    report: Report = _ignore,
+) -> TrainingResult:
+    """Train a model on a record folder. For the options see ``ser-batch train``.
+
+    Raises:
+        SerBatchError: the recipe does not fit the records, or ``out`` cannot be written.
+    """
+    from ser_batch.records.folder import open_records
+    from ser_batch.training.recipes import find_recipe, parse_precision
+
+    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
+    precision, folder = parse_precision(mixed_precision), open_records(Path(records))
+    from ser_batch.training.train import train as run
+
+    result = run(folder, Path(out), chosen, seed, restart, precision=precision, on_epoch=report)
+    for note in result.notes:
+        report(Note(note))
+    if result.bundle.uncalibrated:
+        report(Note(f"{result.bundle.uncalibrated}; its probabilities may be too high or too low"))
+    return result
+
+
+def evaluate(
+    bundle: str | os.PathLike[str],
+    records: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    restart: bool = False,
+) -> tuple[Scores, bool]:
+    """Score a model on a split of a record folder, and whether ``out`` had been finished before.
+
+    Raises:
+        SerBatchError: model and records do not fit, or ``out`` cannot be written.
+    """
+    from ser_batch.evaluation.evaluate import evaluate as run
+    from ser_batch.models.bundles import open_bundle
+    from ser_batch.records.folder import open_records
+
+    return run(open_bundle(Path(bundle)), open_records(Path(records)), split, Path(out), restart)
+
+
+def cross_validate(
+    records: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    by: str = "speaker",
+    folds: int | None = None,
+    seeds: int = 1,
+    recipe: str = "default",
+    epochs: int | None = None,
+    normalise: str | None = None,
+    class_weight: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    restart: bool = False,
+    report: Report = _ignore,
+) -> bool:
+    """Score a recipe on speakers that its networks never met; whether ``out`` had been finished before.
+
+    For the options see ``ser-batch cross-validate``.
+
+    Raises:
+        SerBatchError: a fold cannot be trained, or ``out`` cannot be written.
+    """
+    from ser_batch.corpus.folds import parse_fold_rule
+    from ser_batch.records.folder import open_records
+    from ser_batch.training.recipes import find_recipe
+
+    rule = parse_fold_rule(by)
+    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
+    folder = open_records(Path(records))
+    from ser_batch.evaluation.cross_validate import Protocol, parallel_folds
+    from ser_batch.evaluation.cross_validate import cross_validate as run
+
+    with LocalEngine(parallel_folds(folder, workers or usable_cpus()), worker_bytes=None) as engine:
+        return run(folder, Path(out), chosen, Protocol(rule, folds, seeds, seed), engine, restart, report)
+
+
+def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:
+    """The difference of two cross-validations of the same recordings, with its interval and a paired test.
+
+    Raises:
+        SerBatchError: one is missing or unfinished, or they are of other recordings.
+    """
+    from ser_batch.evaluation.compare import compare as run
+
+    return run(Path(folder_a), Path(folder_b))
+
+
+def infer(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | None = None,
+    windows: bool = False,
+    table_format: str | None = None,
+    speaker_from: str | None = None,
+    channel: str | None = None,
+    workers: int | None = None,
+    update: bool = False,
+    restart: bool = False,
+    report: Report = _ignore,
+) -> InferResult:
+    """Predict the emotion of every recording into a table. For the options see ``ser-batch infer``.
+
+    Raises:
+        SerBatchError: ``source`` cannot be listed, the model is damaged, or ``out`` cannot be written.
+    """
+    from ser_batch.audio.channels import parse_channels
+
+    channels = parse_channels(channel) if channel is not None else None
+    bundle = load_bundle(model)
+    _refuse_own_table(source, os.fspath(out))
+    listing = _with_speakers(_list(source, report), bundle, speaker_from, report)
+    with LocalEngine(workers or usable_cpus()) as engine:
+        engine.start(len(listing.recordings), "ser_batch.inference.predictions")
+        # Only now, beside the workers' own imports: these are as slow.
+        from ser_batch.inference.infer import InferOptions
+        from ser_batch.inference.infer import infer as run
+
+        options = InferOptions(windows, table_format, restart, update, channels)
+        result = run(listing, bundle, os.fspath(out), engine, options, _progress(report))
+    return dataclasses.replace(result, model=bundle.short_fingerprint, bases=listing.bases)
+
+
+def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
+    """Open a model bundle; None: the shipped model.
+
+    Raises:
+        BundleError: it is missing, unfinished or damaged.
+    """
+    from ser_batch.models.bundles import open_bundle, shipped_bundle
+
+    return shipped_bundle() if path is None else open_bundle(Path(path))
+
+
+def _list(source: Source, report: Report) -> Listing:
+    from ser_batch.corpus.sources import list_sources
+
+    sources = _sources(source)
+    listing = list_sources(sources)
+    if listing.other_files:
+        where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
+        skipped = pluralize(listing.other_files, "file")
+        report(Note(f"skipped: {skipped} in {where} without an audio extension", is_warning=False))
+    for note in listing.notes:
+        report(Note(note))
+    return listing
+
+
+def _sources(source: Source) -> list[str]:
+    if isinstance(source, str | os.PathLike):
+        return [os.fspath(source)]
+    return [os.fspath(one) for one in source]
+
+
+def _with_speakers(listing: Listing, bundle: Bundle, speaker_from: str | None, report: Report) -> Listing:
+    from ser_batch.corpus.labels import name_speakers, speaker_notes
+
+    if speaker_from is not None:
+        listing = name_speakers(listing, speaker_from)
+    if bundle.content.speaker_reference is None:
+        if speaker_from is not None:
+            report(Note("this model does not normalise by speaker; --speaker-from changes nothing"))
+    elif not any(one.speaker for one in listing.recordings):
+        advice = "give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} gives none"
+        report(Note(f"this model normalises by speaker, and no speaker is known: {advice}"))
+    else:
+        for note in speaker_notes(listing.recordings):
+            report(Note(note))
+    return listing
+
+
+def _refuse_own_table(source: Source, out: str) -> None:
+    """Raise a UsageError if the table to write is read, too: a shell's * gives it where it was written before."""
+    for one in _sources(source):
+        if out != "-" and os.path.exists(out) and os.path.exists(one) and os.path.samefile(one, out):
+            raise UsageError(
+                f"SOURCE {one}: is the table to write; leave it out of the SOURCEs (*.wav in place of *), or write "
+                "it into another folder"
+            )
+
+
+def _progress(report: Report) -> Callable[[int, int], Any]:
+    return lambda done, total: report(Progress(done, total))
