@@ -1,6 +1,4 @@
-"""Mel scale and mel filters, as librosa defines them."""
-
-from dataclasses import dataclass
+"""Mel filters, as librosa defines them; its own take a worker a second and 160 MiB to import."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,30 +27,6 @@ def mel_filters(front_end: FrontEnd) -> Float32s:
     areas = 2.0 / (edges_hz[2:] - edges_hz[:-2])
     filters: Float32s = (triangles * areas[:, None]).astype(np.float32)
     return filters
-
-
-@dataclass(frozen=True)
-class MelScale:
-    """Where a front end's mel bands lie.
-
-    Attributes:
-        centres_hz: float64 ``(n_mels,)``.
-    """
-
-    centres_hz: NDArray[np.float64]
-    _lowest_mel: float
-    _mels_per_band: float
-
-    def places(self, hz: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The fractional band in which each frequency is the centre."""
-        mels = np.array([_hz_to_mel(one) for one in hz])
-        return (mels - self._lowest_mel) / self._mels_per_band
-
-
-def mel_scale(front_end: FrontEnd) -> MelScale:
-    """The scale of the front end's filters: bands evenly spaced on Slaney's mel scale."""
-    edges_mel = np.linspace(_hz_to_mel(front_end.fmin_hz), _hz_to_mel(front_end.fmax_hz), front_end.n_mels + 2)
-    return MelScale(_mel_to_hz(edges_mel[1:-1]), float(edges_mel[1]), float(edges_mel[1] - edges_mel[0]))
 
 
 _LINEAR_HZ_PER_MEL = 200.0 / 3.0

@@ -20,7 +20,7 @@ from ser_batch.audio.logmels import (
     trim,
     wiener,
 )
-from ser_batch.audio.mel import mel_filters, mel_scale
+from ser_batch.audio.mel import mel_filters
 from ser_batch.audio.signal_checks import MAX_SAMPLE
 from tests.frontends import WINDOWED
 from tests.reference import public_log_mel, public_speech_log_mel
@@ -220,21 +220,11 @@ def test_no_audio_is_as_quiet_as_padding():
     assert faintest.min() > PADDING_DB / 2
 
 
-@pytest.mark.parametrize("front_end", PRESETS)
-def test_the_mel_scale_is_librosas(front_end):
-    scale = mel_scale(front_end)
-    edges_hz = librosa.mel_frequencies(front_end.n_mels + 2, fmin=front_end.fmin_hz, fmax=front_end.fmax_hz)
-    np.testing.assert_allclose(scale.centres_hz, edges_hz[1:-1], rtol=1e-6)
-    np.testing.assert_allclose(scale.places(scale.centres_hz), np.arange(front_end.n_mels), atol=1e-6)
-    below, above = scale.places(edges_hz[[0, -1]])
-    assert (below, above) == pytest.approx((-1, front_end.n_mels), abs=1e-6)
-
-
 def expected_shape(n_samples, rate_hz, front_end):
     if front_end.shorter == "pad":
         return front_end.shape
-    n_heard = min(math.ceil(n_samples * (front_end.rate_hz / rate_hz)), front_end.n_samples)
-    return front_end.n_mels, 1 + n_heard // front_end.hop_length
+    n_used = min(math.ceil(n_samples * (front_end.rate_hz / rate_hz)), front_end.n_samples)
+    return front_end.n_mels, 1 + n_used // front_end.hop_length
 
 
 def odd_signals():

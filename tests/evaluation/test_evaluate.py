@@ -58,7 +58,14 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_the_evaluation_folder_is_whole_and_agrees_with_itself(records: RecordFolder, tmp_path: Path, capfd) -> None:
     assert evaluate(records, tmp_path / "eval") == 0
     names = {path.name for path in (tmp_path / "eval").iterdir()}
-    assert names == {"predictions.csv", "report.csv", "scores.json", "confusion_matrix.csv", "confusion_matrix.png"}
+    assert names == {
+        ".lock",
+        "predictions.csv",
+        "report.csv",
+        "scores.json",
+        "confusion_matrix.csv",
+        "confusion_matrix.png",
+    }
     rows = read(tmp_path / "eval" / "predictions.csv")
     correct = sum(row["label"] == row["emotion"] for row in rows)
     scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
