@@ -362,7 +362,7 @@ def _with_speakers(listing: Listing, bundle: Bundle, speaker_from: str | None, r
     if bundle.content.speaker_reference is None:
         if speaker_from is not None:
             report(Note("this model does not normalise by speaker; --speaker-from changes nothing"))
-    elif not any(one.speaker for one in listing.recordings):
+    elif listing.recordings["speaker"].null_count == len(listing.recordings):
         advice = "give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} gives none"
         report(Note(f"this model normalises by speaker, and no speaker is known: {advice}"))
     else:

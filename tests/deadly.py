@@ -17,13 +17,13 @@ from ser_batch.runtime.process import expect_progress
 def touched(task: Any) -> set[str]:
     """The files that a task of any stage will open."""
     if isinstance(task, ShardTask):
-        return {r.file for r in task.recordings} - {r.file for r, *_ in task.refused}
+        return {recording.file for number, recording in task.numbered() if number not in task.refused}
     if isinstance(task, Block):
         return {recording.file for recording in task.recordings}
     if not isinstance(task, Sequence):
         return set()
-    parts = [part for part in [task, *task] if isinstance(part, Sequence)]
-    return {item.file for part in parts for item in part if isinstance(item, Recording)}
+    items = [item for part in [task, *task] if isinstance(part, Sequence) for item in (part, *part)]
+    return {item.file for item in items if isinstance(item, Recording)}
 
 
 def die_on(task: Any, function: Any, deadly: str, signum: int) -> Any:

@@ -26,6 +26,7 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import SEED
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.table import recordings
 from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.inference.predictor import Float64s
 from ser_batch.inference.results import complete_results, keys_of
@@ -129,9 +130,9 @@ def _loaded(source: str, bundle: str) -> Callable[[], object]:
     """Calls the network on one after another of some log-mels."""
     opened = open_bundle(Path(bundle))
     network = opened.load_runtime()
-    recordings = list_source(source).recordings
-    places = range(0, min(len(recordings), 535), 17)
-    some = [next(iter(LogMelWindows(recordings[at], opened.front_end))).log_mel for at in places]
+    table = list_source(source).recordings
+    chosen = recordings(table.take(list(range(0, min(len(table), 535), 17))))
+    some = [next(iter(LogMelWindows(recording, opened.front_end))).log_mel for recording in chosen]
     turn = iter(range(1 << 60))
     return lambda: network(some[next(turn) % len(some)])
 

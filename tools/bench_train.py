@@ -13,7 +13,6 @@ and prints the memory this process holds on the way.
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import resource
@@ -128,7 +127,7 @@ def print_memory(records: RecordFolder, recipe: Recipe, size_bytes: float) -> No
     """Resident memory while one epoch of a large folder passes."""
     with tempfile.TemporaryDirectory(dir=records.path.parent) as folder:
         large = enlarged(records, Path(folder), size_bytes)
-        size = sum(shard["bytes"] for shard in large.shards())
+        size = sum(shard.bytes for shard in large.shards())
         print(f"{large.n_examples():,} examples in {len(large.shards())} shards, {size / 1e9:.1f} GB")
         data = TrainingData(large, split_selection(large, "train"), preparation(large, recipe))
         per_example = size / large.n_examples()
@@ -147,16 +146,17 @@ def print_memory(records: RecordFolder, recipe: Recipe, size_bytes: float) -> No
 def enlarged(records: RecordFolder, folder: Path, size_bytes: float) -> RecordFolder:
     """A record folder whose train split is the given one's, over and over."""
     shards = records.shards("train")
-    times = max(1, round(size_bytes / sum(shard["bytes"] for shard in shards)))
+    times = max(1, round(size_bytes / sum(shard.bytes for shard in shards)))
     many = []
     for number in range(times * len(shards)):
         shard = shards[number % len(shards)]
         name = shard_name("train", number, times * len(shards))
-        os.link(records.path / shard["name"], folder / name)
-        many.append(shard | {"name": name})
-    provenance = records.provenance | {"shards": many, "fingerprint": json_fingerprint(len(many))}
+        os.link(records.path / shard.name, folder / name)
+        many.append(shard.model_copy(update={"name": name}))
+    changes = {"shards": tuple(many), "fingerprint": json_fingerprint(len(many))}
+    provenance = records.provenance.model_copy(update=changes)
     shutil.copy(records.path / "features.json", folder)
-    (folder / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
+    (folder / "provenance.json").write_text(provenance.model_dump_json(), encoding="utf-8")
     return RecordFolder(folder, provenance)
 
 

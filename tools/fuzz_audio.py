@@ -4,8 +4,8 @@
     python tools/fuzz_audio.py path/to/wav --truth 2000 --seed 0
 
 The WAVs are written in every format that libsndfile and FFmpeg write here, and damaged: cut, bits flipped, headers
-overwritten, pieces of other formats put in. Every mutant has to end as examples or as one row of errors.csv, without
-ending its worker. Exit code 1 if one does not; --keep saves those. A mutant depends on its number, the seed and the
+overwritten, pieces of other formats put in. Every mutant has to end as examples or as one error, without ending its
+worker. Exit code 1 if one does not; --keep saves those. A mutant depends on its number, the seed and the
 WAVs alone. With --truth, files of known length are written instead, whole, piped, joined, cut or with a wrong header
 (`audio_truth.py`); exit code 1 if one is read with another length and without a warning or an error.
 """
@@ -29,7 +29,7 @@ from ser_batch.audio.frontends import PRESETS, FrontEnd
 from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan
-from ser_batch.corpus.table import Recording
+from ser_batch.corpus.table import Recording, recordings
 from ser_batch.errors import OutputError
 from ser_batch.records.build import build_records
 from ser_batch.records.folder import RecordFolder
@@ -290,7 +290,7 @@ def _build_and_count(
         tally.wrong.append(str(error))
     except Exception as error:
         tally.wrong.append(f"the build ended: {error!r}")
-        for outcome in engine.map(partial(_uncaught, front_end=front_end), plan.recordings):
+        for outcome in engine.map(partial(_uncaught, front_end=front_end), recordings(plan.recordings)):
             if outcome.result:
                 tally.blame(outcome.task.file, outcome.result)
     else:
@@ -301,23 +301,23 @@ def _build_and_count(
 def _uncaught(recording: Recording, front_end: FrontEnd) -> str:
     """What a recording raises that is no refusal."""
     try:
-        probe([recording], front_end)
+        probe([(0, recording)], front_end)
     except Exception as error:
         return repr(error)
     return ""
 
 
 def count(records: RecordFolder, files: set[str], tally: Tally) -> None:
-    """Add to a tally what became of files; each must be in exactly one of manifest.csv and errors.csv."""
-    examples = Counter(row["file"] for row in records.manifest())
+    """Add to a tally what became of files; each must be either examples or one error."""
+    examples = Counter(file for table in records.manifest("file") for file in table["file"].to_pylist())
     if examples.pop(INTACT, 0) == 0:
         tally.wrong.append(f"{INTACT} is no example")
     tables = Counter([*examples])
-    for row in records.errors():
+    for row in (row for table in records.errors() for row in table.to_pylist()):
         tables[row["file"]] += 1
-        tally.outcomes[f"{row['stage']}: {reason_family(row['reason'])}"] += 1
+        tally.outcomes[f"{row['stage']}: {reason_family(row['error'])}"] += 1
         if row["stage"] == "worker":
-            tally.deaths.append(f"{row['file']}: {row['reason']}")
+            tally.deaths.append(f"{row['file']}: {row['error']}")
             tally.culprits.add(row["file"])
     tally.outcomes["example"] += len(examples)
     for file in files | tables.keys():

@@ -20,6 +20,8 @@ import soundfile
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from ser_batch.records.folder import open_records
+
 RATE_HZ = 16_000
 Samples = NDArray[np.float64]
 
@@ -33,8 +35,8 @@ def main() -> None:
     records, model = options.work / "records", options.work / "model"
     ser_batch("build-records", str(options.corpus), "-o", str(records), "--fractions", "0.7,0,0.3")
     ser_batch("train", str(records), "-o", str(model))
-    with open(records / "manifest.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    tables = open_records(records).manifest("file", "speaker", "split")
+    rows = [row for table in tables for row in table.to_pylist()]
     held_out = [row["file"] for row in rows if row["split"] == "test"]
     speakers = sorted({row["speaker"] for row in rows if row["split"] == "test"})
     speech = [soundfile.read(options.corpus / name)[0] for name in held_out]

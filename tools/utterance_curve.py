@@ -19,7 +19,7 @@ import numpy as np
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 from ser_batch.corpus.folds import make_folds
-from ser_batch.evaluation.cross_validate import parallel_folds
+from ser_batch.evaluation.cross_validate import fold_rows, parallel_folds
 from ser_batch.evaluation.metrics import score
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.normalisation import SpeakerStatistics, speaker_scale
@@ -51,7 +51,7 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
     """Train without one speaker, and predict them from ever more of their recordings."""
     one_thread()
     records = open_records(records_path)
-    fold = make_folds(list(records.manifest()), "speaker", None, held.seed)[held.number]
+    fold = make_folds(fold_rows(records), "speaker", None, held.seed)[held.number]
     recipe = find_recipe("default", normalise="speaker")
     folder = work / f"{fold.name}-{held.seed}"
     sides = TrainValidation(row_selection(records, "all others", fold.rest), None, fold.name)
@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     records = open_records(options.records)
     options.work.mkdir(parents=True, exist_ok=True)
-    n_speakers = len({row["speaker"] for row in records.manifest()})
+    n_speakers = len({row["speaker"] for row in fold_rows(records)})
     tasks = [Held(number, seed) for seed in range(options.seeds) for number in range(n_speakers)]
     pooled: dict[int, Outcomes] = {seed: {} for seed in range(options.seeds)}
     compute = partial(run, records_path=options.records, work=options.work)

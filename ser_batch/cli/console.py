@@ -1,10 +1,12 @@
 """What the commands print, and the progress bar on stderr."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ser_batch.api import Note, Progress, Report
@@ -75,6 +77,7 @@ def reporting(title: str, quiet: bool, steps: bool = True) -> Iterator[Report]:
 
 SOME_FAILED = 3
 _LISTED_ERRORS = 20
+_ROWS_AT_ONCE = 1024
 _MISSING = os.strerror(errno.ENOENT)
 
 
@@ -89,6 +92,17 @@ def _print(lines: Iterable[str]) -> None:
 
     with standard_output() as file:
         file.write("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+
+
+def _print_csv(rows: Iterable[Sequence[str]]) -> None:
+    from ser_batch.storage.writing import standard_output, write_rows
+
+    left = iter(rows)
+    with standard_output() as file:
+        while some := list(islice(left, _ROWS_AT_ONCE)):
+            text = io.StringIO(newline="")
+            write_rows(text, some)
+            file.write(text.getvalue().encode())
 
 
 def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str, bases: dict[str, str]) -> None:

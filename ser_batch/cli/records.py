@@ -85,9 +85,11 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
     for code, count in sorted(result.warnings.items()):
         _say(f"warning: {code}: {pluralize(count, 'recording')}", quiet)
     if result.n_errors:
-        rows = islice(result.records.errors(), _LISTED_ERRORS)
-        errors = [(part_named(row["file"], row["start"], row["end"]), row["reason"]) for row in rows]
-        _list_errors(errors, result.n_errors, str(out / "errors.csv"), result.bases)
+        from ser_batch.reports.info import error_table
+
+        rows = islice(error_table(out), 1, 1 + _LISTED_ERRORS)
+        errors = [(part_named(file, start, end), reason) for file, start, end, _, reason, _ in rows]
+        _list_errors(errors, result.n_errors, f"ser-batch info {out} --errors", result.bases)
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
     if result.n_errors:
         raise typer.Exit(SOME_FAILED)
@@ -108,7 +110,7 @@ def verify(
 ) -> None:
     """Check a record folder.
 
-    Every CRC, count, checksum and value, and that the manifest is true.
+    Every CRC, count, checksum and value, and that the manifest agrees with the shards.
 
     Example: ser-batch verify tfrecords/emodb --source recordings/
     """

@@ -1,4 +1,4 @@
-"""The naming schemes of known corpora, and the ways to label a table of recordings."""
+"""The ways to label a table of recordings."""
 
 import dataclasses
 import re
@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
+
 from ser_batch.corpus.columns import ALIASES, SUFFIXES, SURPLUS, read_csv
 from ser_batch.corpus.folders import SPLIT_NAMES, find_layout, folders_of, split_layout
-from ser_batch.corpus.naming_schemes import _SAME_SPEAKER, CORPORA
+from ser_batch.corpus.naming_schemes import CORPORA, NamingRule, corpus_rule
 from ser_batch.corpus.sources import composed, printable
-from ser_batch.corpus.table import Listing, Recording, Recordings, Rejection, is_undecoded, posix_stem
+from ser_batch.corpus.table import Listing, Recording, Rejection, is_undecoded, make_table, recordings
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.formatting import pluralize
 
@@ -36,18 +38,14 @@ class Labelled:
         rejections: all inputs that cannot be used, those of the listing included.
         rule: where the labels came from, for people: ``emodb names``, ``folders``, ``columns``...
         notes: warnings about labels and speakers.
-        left_out: how many recordings the label map leaves out, by the label as found; they are in neither list.
+        left_out: how many recordings the label map leaves out, by the label as found; they are in neither.
     """
 
-    recordings: Recordings
+    recordings: pa.Table
     rejections: list[Rejection]
     rule: str
     notes: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-
-
-# A naming rule: the recording's label and speaker, or why its name does not tell.
-NamingRule = Callable[[Recording], tuple[str, str | None] | str]
 
 
 @dataclass(frozen=True)
@@ -85,26 +83,29 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
     found: Counter[str] = Counter()
 
     def usable() -> Iterator[Recording]:
-        for recording in listing.recordings:
-            labelled: Recording | str | None = _apply(way, recording)
-            if isinstance(labelled, Recording):
-                found[labelled.label or ""] += 1
-                labelled = _mapped(labelled, renamed)
-            if isinstance(labelled, Recording):
-                yield labelled
-            elif labelled is not None:
+        for recording in recordings(listing.recordings):
+            known = _known(way, recording)
+            if not isinstance(known, str):
+                found[known[0]] += 1
+                known = (renamed.get(known[0], known[0]), *known[1:])
+                if known[0] == DROP:
+                    continue
+                known = _unusable_label(known[0]) or known
+            if isinstance(known, str):
                 part = (recording.start_secs, recording.end_secs)
-                rejections.append(Rejection(recording.file, "label", labelled, part=part))
+                rejections.append(Rejection(recording.file, "label", known, part=part))
+            else:
+                yield recording._replace(label=known[0], speaker=known[1], split=known[2])
 
-    recordings = Recordings(usable())
+    table = make_table(usable())
     _check_label_map(renamed, found)
     left_out = Counter({label: count for label, count in found.items() if renamed.get(label) == DROP})
-    if not recordings:
+    if not len(table):
         raise _no_labels(way.title, rejections, left_out)
     if way.title == _FOLDERS and len(found) == 1:
         raise LabelError(f"only one class's folder, {next(iter(found))}, holds recordings. {_THREE_WAYS}")
-    notes = [*listing.label_notes, *way.notes, *_label_notes(recordings), *speaker_notes(recordings)]
-    return Labelled(recordings, rejections, way.title, notes, left_out)
+    notes = [*listing.label_notes, *way.notes, *_label_notes(table), *speaker_notes(table)]
+    return Labelled(table, rejections, way.title, notes, left_out)
 
 
 def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
@@ -117,8 +118,8 @@ def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[st
     )
 
 
-def _label_notes(recordings: Recordings) -> list[str]:
-    labels = recordings.column("label")[0]
+def _label_notes(table: pa.Table) -> list[str]:
+    labels = table["label"].unique().to_pylist()
     notes = _undecoded_notes("labels", labels)
     if alike := _alike(labels, str.casefold):
         notes.append(f"labels that differ only by case are different classes: {alike}; --label-map can join them")
@@ -132,9 +133,9 @@ def _undecoded_notes(what: str, names: Iterable[str | None]) -> list[str]:
     return [f"{what} that are not UTF-8 are written as bytes, as '{undecoded[0]}'; save a CSV that holds them as UTF-8"]
 
 
-def speaker_notes(recordings: Recordings) -> list[str]:
-    """Warnings about names of speakers that may not mean what they say."""
-    speakers, _ = recordings.column("speaker")
+def speaker_notes(table: pa.Table) -> list[str]:
+    """Warnings about names of speakers that may be mistakes."""
+    speakers = table["speaker"].unique().to_pylist()
     notes = _undecoded_notes("speakers", speakers)
     if alike := _alike(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
         notes.append(f"speakers that differ only by case or leading zeros are different speakers: {alike}")
@@ -169,20 +170,20 @@ def name_speakers(listing: Listing, rule: str) -> Listing:
     elif rule.startswith("regex:"):
         pattern = _pattern(rule.removeprefix("regex:"), "--speaker-from", "speaker")
 
-        def speaker_of(recording: Recording) -> str | None:
-            match = pattern.search(recording.file)
+        def speaker_of(file: str) -> str | None:
+            match = pattern.search(file)
             return match["speaker"] if match else None
     else:
         raise UsageError(f"--speaker-from {rule}: give folder, or regex: and a pattern with a group (?P<speaker>…)")
     named = (
-        dataclasses.replace(recording, speaker=recording.speaker or composed(speaker_of(recording) or "") or None)
-        for recording in listing.recordings
+        one._replace(speaker=one.speaker or composed(speaker_of(one.file) or "") or None)
+        for one in recordings(listing.recordings)
     )
-    return dataclasses.replace(listing, recordings=Recordings(named))
+    return dataclasses.replace(listing, recordings=make_table(named))
 
 
-def _folder_of(recording: Recording) -> str | None:
-    return PurePosixPath(recording.file).parent.name.strip(".") or None
+def _folder_of(file: str) -> str | None:
+    return PurePosixPath(file).parent.name.strip(".") or None
 
 
 _THREE_WAYS = (
@@ -191,37 +192,29 @@ _THREE_WAYS = (
 )
 
 
-def _apply(way: _Way, recording: Recording) -> Recording | str:
+def _known(way: _Way, recording: Recording) -> tuple[str, str | None, str | None] | str:
+    """A recording's label, speaker and split; or why it has no label."""
     label, speaker, split = recording.label, recording.speaker, recording.split
     if label is None or speaker is None:
-        found = way.rule(recording)
+        found = way.rule(recording.file)
         if not isinstance(found, str):
             label, speaker = label or composed(found[0]), speaker or composed(found[1] or "") or None
         elif label is None:
             return found
     if way.split_of is not None and split is None:
         split = way.split_of(recording.file)
-    return _with(recording, label or "", speaker, split)
+    return label or "", speaker, split
 
 
-def _with(recording: Recording, label: str, speaker: str | None, split: str | None) -> Recording:
-    # A third of the time of `dataclasses.replace`.
-    part = recording.start_secs, recording.end_secs, recording.channel
-    return Recording(recording.file, recording.path, label, speaker, split, *part)
-
-
-def _mapped(recording: Recording, label_map: Mapping[str, str]) -> Recording | str | None:
-    """The recording with the label that is wanted; why it cannot have it; or None: it is left out."""
-    label = label_map.get(recording.label or "", recording.label or "")
-    if label == DROP:
-        return None
+def _unusable_label(label: str) -> str | None:
+    """Why a recording cannot have this label, if so."""
     if not (label and label.isprintable()):
         return f"has a label that is no plain text: {label!r}"
     if label in READ_AS_MISSING:
         return (
             f"has the label '{label}', which pandas reads as missing; rename it with --label-map, or map it to {DROP}"
         )
-    return recording if label == recording.label else _with(recording, label, recording.speaker, recording.split)
+    return None
 
 
 def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> None:
@@ -240,7 +233,7 @@ def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> No
 def _way(listing: Listing, labels: str) -> _Way:
     if labels.startswith("regex:"):
         return _regex_way(labels.removeprefix("regex:"))
-    folders = folders_of(one.file for one in listing.recordings)
+    folders = folders_of(one.file for one in recordings(listing.recordings))
     if labels == "auto":
         way = _auto_way(listing, folders)
     elif labels == "folder":
@@ -260,15 +253,15 @@ def _way(listing: Listing, labels: str) -> _Way:
 
 def _folder_way(folders: Sequence[list[str]]) -> _Way:
     layout = find_layout(folders)
-    return _Way(_FOLDERS, lambda recording: layout.names(recording.file), notes=layout.notes)
+    return _Way(_FOLDERS, layout.names, notes=layout.notes)
 
 
 def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
-    n_unlabelled = sum(count for (label, _, _), count in listing.recordings.kinds().items() if label is None)
-    if not n_unlabelled and listing.recordings:
-        return _Way("columns", lambda recording: "has no label")
+    n_unlabelled = listing.recordings["label"].null_count
+    if not n_unlabelled and len(listing.recordings):
+        return _Way("columns", lambda file: "has no label")
     if "label" in listing.has_columns:
-        return _Way("columns", lambda recording: "has no label in its row")
+        return _Way("columns", lambda file: "has no label in its row")
     if n_unlabelled < len(listing.recordings):
         raise LabelError(
             "some SOURCEs have a column label and others have none; give with --labels the way for the others "
@@ -283,20 +276,20 @@ def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
         rule = corpus_rule(name)
         if _fits_most(rule, _unlabelled(listing), n_unlabelled):
             return _Way(f"{name} names", rule)
-    if any("/" in recording.file for recording in _unlabelled(listing)):
+    if any("/" in file for file in _unlabelled(listing)):
         return _folder_way(folders)
     raise LabelError(f"no labels found among {pluralize(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
 
 
-def _unlabelled(listing: Listing) -> Iterator[Recording]:
-    return (recording for recording in listing.recordings if recording.label is None)
+def _unlabelled(listing: Listing) -> Iterator[str]:
+    return (recording.file for recording in recordings(listing.recordings) if recording.label is None)
 
 
-def _fits_most(rule: NamingRule, recordings: Iterable[Recording], number: int) -> bool:
-    """Whether a rule fits more than half of so many recordings; looks no further than it must."""
+def _fits_most(rule: NamingRule, files: Iterable[str], number: int) -> bool:
+    """Whether a rule fits more than half of so many keys; stops as soon as that is certain."""
     fitting = others = 0
-    for recording in recordings:
-        if isinstance(rule(recording), str):
+    for file in files:
+        if isinstance(rule(file), str):
             others += 1
             if 2 * others >= number:
                 return False
@@ -307,28 +300,11 @@ def _fits_most(rule: NamingRule, recordings: Iterable[Recording], number: int) -
     return False
 
 
-def corpus_rule(name: str) -> NamingRule:
-    """The naming rule of a known corpus."""
-    corpus = CORPORA[name]
-    pattern = re.compile(rf"(?:^|/){corpus.pattern}$")
-    same_speaker = _SAME_SPEAKER.get(name, {})
-
-    def rule(recording: Recording) -> tuple[str, str | None] | str:
-        match = pattern.search(posix_stem(recording))
-        if match is None:
-            return f"is not named as {corpus.title} names its files"
-        if match["label"] not in corpus.labels:
-            return f"has the code {match['label']!r}, which {corpus.title} does not use"
-        return corpus.labels[match["label"]], same_speaker.get(match["speaker"], match["speaker"])
-
-    return rule
-
-
 def _regex_way(text: str) -> _Way:
     pattern = _pattern(text, "--labels", "label")
 
-    def rule(recording: Recording) -> tuple[str, str | None] | str:
-        match = pattern.search(recording.file)
+    def rule(file: str) -> tuple[str, str | None] | str:
+        match = pattern.search(file)
         if match is None or not match["label"]:
             return "does not match the labels' regular expression"
         return match["label"], match["speaker"] if "speaker" in pattern.groupindex else None
@@ -363,8 +339,8 @@ def _csv_way(path: Path) -> _Way:
         if by_file.setdefault(file, found) != found:
             raise LabelError(f"{path}: line {line} labels {file} otherwise than a line before it; keep one of them")
 
-    def rule(recording: Recording) -> tuple[str, str | None] | str:
-        label, speaker = by_file.get(recording.file, ("", None))
+    def rule(file: str) -> tuple[str, str | None] | str:
+        label, speaker = by_file.get(file, ("", None))
         return (label, speaker) if label else f"has no label in {path.name}"
 
     notes = [*table.alias_note("file"), *table.alias_note("label"), *table.unused_notes()]

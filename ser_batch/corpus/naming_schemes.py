@@ -1,7 +1,12 @@
 """How known corpora write label and speaker into file names."""
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+# A recording's label and speaker by its key, or why the key does not tell.
+NamingRule = Callable[[str], tuple[str, str | None] | str]
 
 
 @dataclass(frozen=True)
@@ -110,3 +115,20 @@ CORPORA = {
 
 # One actress's files of TESS are named OA_ in one word of the set and OAF_ in all others.
 _SAME_SPEAKER = {"tess": {"OA": "OAF"}}
+
+
+def corpus_rule(name: str) -> NamingRule:
+    """The naming rule of a known corpus."""
+    corpus = CORPORA[name]
+    pattern = re.compile(rf"(?:^|/){corpus.pattern}$")
+    same_speaker = _SAME_SPEAKER.get(name, {})
+
+    def rule(file: str) -> tuple[str, str | None] | str:
+        match = pattern.search(os.path.splitext(file)[0])
+        if match is None:
+            return f"is not named as {corpus.title} names its files"
+        if match["label"] not in corpus.labels:
+            return f"has the code {match['label']!r}, which {corpus.title} does not use"
+        return corpus.labels[match["label"]], same_speaker.get(match["speaker"], match["speaker"])
+
+    return rule

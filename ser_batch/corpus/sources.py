@@ -11,10 +11,11 @@ from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
+import pyarrow as pa
 
 from ser_batch.corpus.columns import ALIASES, SUFFIXES, SURPLUS, decoded, read_csv
 from ser_batch.corpus.folders import SPLIT_NAMES
-from ser_batch.corpus.table import Listing, Part, Recording, Recordings, Rejection, _key, first_equal
+from ser_batch.corpus.table import Listing, Part, Recording, Rejection, first_equal, make_table, recordings, text_keys
 from ser_batch.errors import SourceError, UsageError
 from ser_batch.formatting import parse_secs, pluralize
 from ser_batch.storage.filesystems import url_problem
@@ -24,7 +25,7 @@ EXTENSIONS = frozenset(
     "oga ogg ogv opus rf64 snd sph spx tta voc w64 wav wave webm wma wmv wv 3g2 3ga 3gp".split()
 )
 
-# The columns of a CSV that say something of a recording.
+# The columns of a CSV that are used.
 COLUMNS = ("file", "label", "speaker", "split", "start", "end")
 
 
@@ -87,7 +88,7 @@ def _list_source(source: str, whole_keys: bool) -> Listing:
         return _list_csv(path)
     if path.suffix.lower() == ".txt":
         raise SourceError(f"{path}: a text file; to read the paths in it, write @{source}")
-    return Listing(Recordings([Recording(printable(str(path) if whole_keys else path.name), str(path))]))
+    return Listing(make_table([Recording(printable(str(path) if whole_keys else path.name), str(path))]))
 
 
 def _one_of_several(source: str) -> Listing:
@@ -99,31 +100,22 @@ def _one_of_several(source: str) -> Listing:
             raise
         # A shell's * gives folders without audio and texts, too.
         reason = str(error).removeprefix(f"{path}: ")
-        return Listing(Recordings(), [Rejection(printable(str(path)), "list", reason)])
+        return Listing(make_table([]), [Rejection(printable(str(path)), "list", reason)])
 
 
 def _joined(sources: Sequence[str], listings: list[Listing]) -> Listing:
     """The listings of several sources as one."""
     ends = np.cumsum([len(listing.recordings) for listing in listings])
-    keys = array("Q")
-
-    def all_recordings() -> Iterator[Recording]:
-        for listing in listings:
-            for recording in listing.recordings:
-                keys.append(_key(repr(_part(recording))))
-                yield recording
-
-    recordings = Recordings(all_recordings())
+    tables = [listing.recordings for listing in listings]
+    table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     rejections = [one for listing in listings for one in listing.rejections]
-    is_new = np.full(len(recordings), True)
-    for repeat, first in _repeats(recordings, keys):
-        is_new[repeat] = False
-        where, before = (sources[int(np.searchsorted(ends, place, "right"))] for place in (repeat, first))
+    table, repeats = _without_repeats(table)
+    for repeated, number, first in repeats:
+        where, before = (sources[int(np.searchsorted(ends, at, "right"))] for at in (number, first))
         reason = f"is named again by {printable(where)}, after {printable(before)}"
-        file, *part = _part(recordings[repeat])
-        rejections.append(Rejection(file, "list", reason, part=(part[0], part[1])))
+        rejections.append(Rejection(repeated.file, "list", reason, part=_part(repeated)))
     return Listing(
-        recordings.take(np.flatnonzero(is_new)),
+        table,
         rejections,
         sum(listing.other_files for listing in listings),
         frozenset.intersection(*(listing.has_columns for listing in listings)),
@@ -145,12 +137,12 @@ def _list_directory(root: Path, whole_keys: bool) -> Listing:
     walk = _Walk(root)
     prefix = os.path.join(root, "")
     before = prefix.removeprefix("./") if whole_keys else ""
-    recordings = Recordings(Recording(printable(before + relative), prefix + relative) for relative in walk)
-    if not recordings and not walk.rejections:
+    table = make_table(Recording(printable(before + relative), prefix + relative) for relative in walk)
+    if not len(table) and not walk.rejections:
         holds = pluralize(walk.other_files, "other file") if walk.other_files else "nothing"
         raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
     rejections = [dataclasses.replace(one, file=printable(before) + one.file) for one in walk.rejections]
-    return Listing(recordings, sorted(rejections, key=lambda one: one.file), walk.other_files)
+    return Listing(table, sorted(rejections, key=lambda one: one.file), walk.other_files)
 
 
 class _Walk:
@@ -247,7 +239,7 @@ def _list_csv(path: Path) -> Listing:
 
 def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str) -> Listing:
     refused: list[tuple[int, Rejection]] = []
-    lines, keys = array("q"), array("Q")
+    lines = array("q")
 
     def usable() -> Iterator[Recording]:
         for line, row in rows:
@@ -265,38 +257,39 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
                 refused.append((line, Rejection(file, "list", f"line {line}: {error}", part=_readable_part(row))))
                 continue
             lines.append(line)
-            keys.append(_key(repr(_part(recording))))
             yield recording
 
-    recordings = Recordings(usable())
-    is_new = np.full(len(recordings), True)
-    for repeat, first in _repeats(recordings, keys):
-        is_new[repeat] = False
-        reason = f"line {lines[repeat]} repeats line {lines[first]}"
-        file, *part = _part(recordings[repeat])
-        refused.append((lines[repeat], Rejection(file, "list", reason, part=(part[0], part[1]))))
+    table, repeats = _without_repeats(make_table(usable()))
+    for repeated, number, first in repeats:
+        reason = f"line {lines[number]} repeats line {lines[first]}"
+        refused.append((lines[number], Rejection(repeated.file, "list", reason, part=_part(repeated))))
     if not lines and not refused:
         raise SourceError(f"{name}: names no recording; give one path a line")
     refused.sort(key=lambda one: one[0])
-    bases = {name: os.path.abspath(base)}
-    return Listing(recordings.take(np.flatnonzero(is_new)), [one for _, one in refused], bases=bases)
+    return Listing(table, [one for _, one in refused], bases={name: os.path.abspath(base)})
 
 
-def _repeats(recordings: Recordings, keys: "array[int]") -> Iterator[tuple[int, int]]:
-    """The places of recordings that are the same part of the same key as one before, and the place of that one.
+def _without_repeats(table: pa.Table) -> tuple[pa.Table, list[tuple[Recording, int, int]]]:
+    """The table without recordings that are the same part of the same key as one before them.
 
-    Args:
-        recordings: a table.
-        keys: for each recording `_key` of its `_part`.
+    Returns:
+        The rest; and those recordings, each with its number and that of the one before.
     """
-    first = first_equal(np.frombuffer(keys, np.uint64))
-    for repeat in np.flatnonzero(first != np.arange(len(first))).tolist():
-        if _part(recordings[repeat]) == _part(recordings[first[repeat]]):  # not just their keys
-            yield repeat, int(first[repeat])
+    first = first_equal(text_keys(repr((one.file, *_part(one))) for one in recordings(table)))
+    numbers = np.flatnonzero(first != np.arange(len(first)))
+    pairs = zip(recordings(table.take(numbers)), recordings(table.take(first[numbers])), numbers.tolist(), strict=True)
+    repeats = [
+        (one, number, int(first[number]))
+        for one, before, number in pairs
+        if (one.file, *_part(one)) == (before.file, *_part(before))  # not only their keys
+    ]
+    if not repeats:
+        return table, []
+    return table.take(np.delete(np.arange(len(table)), [number for _, number, _ in repeats])), repeats
 
 
-def _part(recording: Recording) -> tuple[str, float, float | None]:
-    return recording.file, recording.start_secs, recording.end_secs
+def _part(recording: Recording) -> Part:
+    return recording.start_secs, recording.end_secs
 
 
 def _of_row(row: dict[str, str], base: Path) -> Recording:

@@ -9,11 +9,13 @@ from itertools import groupby
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from ser_batch.corpus.table import Recordings, Rows
+from ser_batch.corpus.table import Rows, first_of_file, recordings
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.formatting import pluralize
+from ser_batch.storage.tables import codes, counts, encoded, with_column
 
 SPLITS = ("train", "validation", "test")
 SplitRule = Literal["speakers", "random", "none"]
@@ -85,46 +87,45 @@ def stable_keys(seed: int, keys: Iterable[str]) -> NDArray[np.uint64]:
     return np.frombuffer(beginnings, np.uint64)
 
 
-def assign_splits(recordings: Recordings, plan: SplitPlan, twins: Rows | None = None) -> Recordings:
-    """Every recording with its split, in the given order.
+def assign_splits(table: pa.Table, plan: SplitPlan, duplicate_of: Rows | None = None) -> pa.Table:
+    """The table with every recording's split.
 
     A split that a recording already has (a CSV's column) stays, and draws the rest of its group with it.
     Groups are never divided: a speaker's recordings, or the parts of one file, and whoever shares a file's bytes.
 
     Args:
-        recordings: with labels.
+        table: recordings with labels.
         plan: how to divide.
-        twins: for each recording the number of the first one with the same audio ``(n,)``; None: look at paths alone.
+        duplicate_of: for each recording the number of the first one with the same audio ``(n,)``; None: compare paths
+            only.
 
     Raises:
         LabelError: a given split is none of `SPLITS`.
     """
-    splits = _given_splits(recordings)
+    splits = _given_splits(table)
     if plan.rule == "none":
-        return recordings.with_splits(SPLITS, np.maximum(splits, SPLITS.index("train")))
-    if twins is None:
-        twins = recordings.first_of_file()
-    speakers, _ = recordings.column("speaker")
-    if plan.rule == "speakers" and any(speakers):
-        groups, names = _speaker_groups(recordings, twins)
-        found = _groups_of(recordings, groups, names, _drawn_splits(groups, splits, len(names)))
+        return with_column(table, "split", encoded(SPLITS, np.maximum(splits, SPLITS.index("train"))))
+    if duplicate_of is None:
+        duplicate_of = first_of_file(table)
+    if plan.rule == "speakers" and table["speaker"].null_count < len(table):
+        groups, names = _speaker_groups(table, duplicate_of)
+        found = _groups_of(table, groups, names, _drawn_splits(groups, splits, len(names)))
         split_of = _speaker_splits(found, plan)
         of_group = np.array([split_of.get(name, SPLITS.index("train")) for name in names], np.int8)
     else:
-        groups = twins
-        of_group = _random_splits(recordings, groups, _drawn_splits(groups, splits, len(groups)), plan)
-    return recordings.with_splits(SPLITS, np.where(splits < 0, of_group[groups], splits))
+        groups = duplicate_of
+        of_group = _random_splits(table, groups, _drawn_splits(groups, splits, len(groups)), plan)
+    return with_column(table, "split", encoded(SPLITS, np.where(splits < 0, of_group[groups], splits)))
 
 
-def _given_splits(recordings: Recordings) -> Codes:
+def _given_splits(table: pa.Table) -> Codes:
     """The number of each recording's given split in `SPLITS`; -1 where none is given."""
-    given, codes = recordings.column("split")
-    for code in np.unique(codes).tolist():
-        if given[code] not in (None, *SPLITS):
-            wrong = recordings[int(np.argmax(codes == code))]
+    given, numbers = codes(table, "split")
+    for number in np.unique(numbers).tolist():
+        if given[number] not in (None, *SPLITS):
+            (wrong,) = recordings(table.slice(int(np.argmax(numbers == number)), 1))
             raise LabelError(f"{wrong.file}: split {wrong.split!r} is none of {', '.join(SPLITS)}")
-    numbers = [SPLITS.index(split) if split in SPLITS else -1 for split in given]
-    return np.array(numbers, np.int8)[codes]
+    return np.array([SPLITS.index(split) if split in SPLITS else -1 for split in given], np.int8)[numbers]
 
 
 def _drawn_splits(groups: Rows, splits: Codes, n_groups: int) -> Codes:
@@ -135,7 +136,7 @@ def _drawn_splits(groups: Rows, splits: Codes, n_groups: int) -> Codes:
     return drawn
 
 
-def _speaker_groups(recordings: Recordings, twins: Rows) -> tuple[Rows, list[str]]:
+def _speaker_groups(table: pa.Table, duplicate_of: Rows) -> tuple[Rows, list[str]]:
     """Each recording's group ``(n,)``: speakers that share audio, directly or by others, are one; and their names.
 
     The groups are connected components, each named by the last of its speakers; group 0, without a name, has none.
@@ -143,13 +144,13 @@ def _speaker_groups(recordings: Recordings, twins: Rows) -> tuple[Rows, list[str
     from scipy.sparse import coo_array  # here, as infer and workers import this module, too
     from scipy.sparse.csgraph import connected_components
 
-    found, codes = recordings.column("speaker")
-    names = sorted({speaker or "" for speaker in found} | {""})
-    place = {name: number for number, name in enumerate(names)}
-    speakers = np.array([place[speaker or ""] for speaker in found])[codes]
-    of_audio = np.zeros(len(twins), np.int64)  # the last speaker of each audio
-    np.maximum.at(of_audio, twins, speakers)
-    joined = of_audio[twins]
+    found, numbers = codes(table, "speaker")
+    names = sorted({speaker or "" for speaker in found})
+    number_of = {name: number for number, name in enumerate(names)}
+    speakers = np.array([number_of[speaker or ""] for speaker in found])[numbers]
+    of_audio = np.zeros(len(duplicate_of), np.int64)  # the last speaker of each audio
+    np.maximum.at(of_audio, duplicate_of, speakers)
+    joined = of_audio[duplicate_of]
     apart = (speakers > 0) & (speakers != joined)
     edges = np.ones(np.count_nonzero(apart), np.int8), (speakers[apart], joined[apart])
     n_groups, components = connected_components(coo_array(edges, (len(names), len(names))), directed=False)
@@ -178,14 +179,14 @@ class _Group:
         return sum(count for _, count in self.counts)
 
 
-def _groups_of(recordings: Recordings, groups: Rows, names: Sequence[str], drawn: Codes) -> list[_Group]:
+def _groups_of(table: pa.Table, groups: Rows, names: Sequence[str], drawn: Codes) -> list[_Group]:
     """The groups that have recordings; without group 0, which has no speaker."""
-    labels, codes = recordings.column("label")
+    labels, numbers = codes(table, "label")
     n = len(labels)
-    cells, counts = np.unique(groups * n + codes, return_counts=True)
+    cells, sizes = np.unique(groups * n + numbers, return_counts=True)
     pairs: dict[tuple[int, int], tuple[int, int]] = {}  # each stored once, whatever the number of groups
     found = []
-    for group, of_group in groupby(zip(map(int, cells), map(int, counts), strict=True), lambda cell: cell[0] // n):
+    for group, of_group in groupby(zip(map(int, cells), map(int, sizes), strict=True), lambda cell: cell[0] // n):
         counted = ((cell % n, count) for cell, count in of_group)
         if group:
             mine = tuple(pairs.setdefault(pair, pair) for pair in counted)
@@ -297,15 +298,15 @@ class _Placing:
             self._to_come[label] -= 1
 
 
-def _random_splits(recordings: Recordings, groups: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
+def _random_splits(table: pa.Table, groups: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
     """The split of each file (all its parts and copies), each label divided by the fractions."""
     of_group = drawn.copy()
     free = np.flatnonzero((groups == np.arange(len(groups))) & (drawn < 0))  # a group's number is its first recording's
-    free = free[np.argsort(stable_keys(plan.seed, (one.file for one in recordings.take(free))), kind="stable")]
-    labels, codes = recordings.column("label")
+    free = free[np.argsort(stable_keys(plan.seed, (one.file for one in recordings(table.take(free)))), kind="stable")]
+    labels, numbers = codes(table, "label")
     owed = dict.fromkeys(range(len(SPLITS)), 0.0)
-    for _, label in sorted((label or "", code) for code, label in enumerate(labels)):
-        of_label = free[codes[free] == label]
+    for _, label in sorted((label or "", number) for number, label in enumerate(labels)):
+        of_label = free[numbers[free] == label]
         for split, share in enumerate(plan.fractions):
             owed[split] += share * len(of_label)
         for number in of_label.tolist():
@@ -315,11 +316,11 @@ def _random_splits(recordings: Recordings, groups: Rows, drawn: Codes, plan: Spl
     return of_group
 
 
-def split_warnings(recordings: Recordings, plan: SplitPlan, has_given: bool = False) -> list[str]:
-    """What a user should know of a division before trusting a score on it, a line each.
+def split_warnings(table: pa.Table, plan: SplitPlan, has_given: bool = False) -> list[str]:
+    """Warnings about a division that makes scores on it doubtful, a line each.
 
     Args:
-        recordings: with splits.
+        table: recordings with splits.
         plan: how they were divided.
         has_given: whether some already had a split.
     """
@@ -327,7 +328,7 @@ def split_warnings(recordings: Recordings, plan: SplitPlan, has_given: bool = Fa
     labels: defaultdict[str, set[str]] = defaultdict(set)
     voices: defaultdict[str, set[str]] = defaultdict(set)
     unknown = 0
-    for (label, speaker, split), count in recordings.kinds().items():
+    for (label, speaker, split), count in counts(table, "label", "speaker", "split").items():
         labels[split or ""].add(label or "")
         if speaker:
             speakers[split or ""].add(speaker)

@@ -1,31 +1,56 @@
-"""The table of recordings."""
+"""The table of recordings: an Arrow table with a row for each."""
 
 import hashlib
 import os
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from ser_batch.storage.tables import plain
 
 # Numbers of recordings in a table, int64 (n,).
 Rows = NDArray[np.int64]
 
-# Start and end in seconds, as asked for; None: not given.
+# Start and end in seconds, as requested; None: not given.
 Part = tuple[float | None, float | None]
 
+_SHARED = pa.dictionary(pa.int32(), pa.string())
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """One audio file, or a ``[start, end)`` part of one.
+# ``file``: the key in every table, printable. ``root``: what the path begins with before ``file``, and ``path``: the
+# whole path where it does not end with ``file``; bytes, as they need not be UTF-8. ``start``, ``end``: seconds; null
+# where the file's. ``channel``: -1 is the mean of all; null: the front end's choice. A column but ``file``, ``root``
+# and those of `_SHARED` is of Arrow's type null, which takes no memory, where it would hold nothing.
+SCHEMA = pa.schema(
+    {
+        "file": pa.large_string(),
+        "root": pa.dictionary(pa.int32(), pa.binary()),
+        "path": pa.large_binary(),
+        "label": _SHARED,
+        "speaker": _SHARED,
+        "split": _SHARED,
+        "start": pa.float64(),
+        "end": pa.float64(),
+        "channel": pa.int16(),
+    }
+)
+MEAN_OF_CHANNELS = -1
+
+_ROWS_AT_ONCE = 1 << 14
+
+
+class Recording(NamedTuple):
+    """One audio file, or a ``[start, end)`` part of one: a row of the table.
 
     Attributes:
-        file: its key in every table, printable (see `printable`).
+        file: its key in every table, printable (see `ser_batch.corpus.sources.printable`).
         path: where its bytes are, as the operating system names it.
-        label, speaker, split: what is known of it; None where nothing is.
+        label, speaker, split: None where unknown.
         start_secs: where the part begins.
         end_secs: where it ends; None: with the file.
         channel: which channel is used; None: the front end's choice.
@@ -41,163 +66,82 @@ class Recording:
     channel: Literal["mean"] | int | None = None
 
 
-# Few values for many recordings, so each is stored once; the prefix is the folder that a path begins with.
-_SHARED = ("prefix", "label", "speaker", "split")
-_MADE_AT_ONCE = 4096
-
-
-class Recordings(Sequence[Recording]):
-    """Recordings in a fixed order, in some 30 bytes each beside the name; a `Recording` is made when asked for.
-
-    What is taken of a table shares its storage, and is pickled without the rest.
-    """
-
-    def __init__(self, recordings: Iterable[Recording] = ()) -> None:
-        self._entries = bytearray()
-        ends = array("q", [0])
-        numbers: tuple[dict[str | None, int], ...] = ({}, {}, {}, {})
-        prefixes, labels, speakers, splits = numbers
-        of_prefix, of_label, of_speaker, of_split = codes = tuple(array("i") for _ in _SHARED)
-        for one in recordings:
-            prefix, entry = _entry(one)
-            self._entries += entry.encode("utf-8", "surrogatepass")
-            ends.append(len(self._entries))
-            of_prefix.append(prefixes.setdefault(prefix, len(prefixes)))
-            of_label.append(labels.setdefault(one.label, len(labels)))
-            of_speaker.append(speakers.setdefault(one.speaker, len(speakers)))
-            of_split.append(splits.setdefault(one.split, len(splits)))
-        self._ends = np.frombuffer(ends, np.int64)
-        self._codes = {name: np.frombuffer(code, np.int32) for name, code in zip(_SHARED, codes, strict=True)}
-        self._values = {name: list(number) for name, number in zip(_SHARED, numbers, strict=True)}
-        self._rows: Rows = np.arange(len(self._ends) - 1)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, place: int) -> Recording: ...
-    @overload
-    def __getitem__(self, place: slice) -> "Recordings": ...
-    def __getitem__(self, place: int | slice) -> "Recording | Recordings":
-        if isinstance(place, slice):
-            return self._only(self._rows[place])
-        return next(iter(self._only(self._rows[[place]])))
-
-    def __iter__(self) -> Iterator[Recording]:
-        for at in range(0, len(self), _MADE_AT_ONCE):
-            rows = self._rows[at : at + _MADE_AT_ONCE]
-            columns = ([self._values[name][code] for code in self._codes[name][rows].tolist()] for name in _SHARED)
-            yield from map(_recording, self._stored(rows), *columns)
-
-    def _stored(self, rows: Rows) -> list[bytearray]:
-        bounds = zip(self._ends[rows].tolist(), self._ends[rows + 1].tolist(), strict=True)
-        return [self._entries[begin:end] for begin, end in bounds]
-
-    def __getstate__(self) -> dict[str, Any]:
-        entries = self._stored(self._rows)
-        values, codes = {}, {}
-        for name in _SHARED:
-            used, codes[name] = np.unique(self._codes[name][self._rows], return_inverse=True)
-            values[name] = [self._values[name][code] for code in used]
-        return {
-            "_entries": bytearray().join(entries),
-            "_ends": np.cumsum([0, *map(len, entries)]),
-            "_codes": codes,
-            "_values": values,
-            "_rows": np.arange(len(self)),
+def make_table(rows: Iterable[Recording]) -> pa.Table:
+    """The table of these recordings, in their order: some 25 bytes a row beside the name."""
+    left = iter(rows)
+    parts = []
+    while some := list(islice(left, _ROWS_AT_ONCE)):
+        files, _, labels, speakers, splits, starts, ends, channels = zip(*some, strict=True)
+        columns = {
+            "file": files,
+            "root": [os.fsencode(path.removesuffix(file)) if path.endswith(file) else None for file, path, *_ in some],
+            "path": [None if path.endswith(file) else os.fsencode(path) for file, path, *_ in some],
+            "label": labels,
+            "speaker": speakers,
+            "split": splits,
+            "start": [start or None for start in starts],
+            "end": ends,
+            "channel": [MEAN_OF_CHANNELS if channel == "mean" else channel for channel in channels],
         }
-
-    def take(self, rows: Rows) -> "Recordings":
-        """Those with the given numbers, in that order."""
-        return self._only(self._rows[rows])
-
-    def _only(self, stored: Rows) -> "Recordings":
-        taken = Recordings.__new__(Recordings)
-        taken.__dict__.update(self.__dict__, _rows=stored)
-        return taken
-
-    def with_splits(self, splits: Sequence[str], codes: NDArray[np.integer[Any]]) -> "Recordings":
-        """The same recordings in other splits.
-
-        Args:
-            splits: names.
-            codes: for each recording the number of its split's name ``(n,)``.
-        """
-        stored = np.zeros(len(self._ends) - 1, np.int32)
-        stored[self._rows] = codes
-        divided = self._only(self._rows)
-        divided._codes = self._codes | {"split": stored}
-        divided._values = self._values | {"split": list(splits)}
-        return divided
-
-    def column(self, name: Literal["label", "speaker", "split"]) -> tuple[list[str | None], NDArray[np.int32]]:
-        """The values that occur in a column, and for each recording the number of its value ``(n,)``."""
-        return self._values[name], self._codes[name][self._rows]
-
-    def kinds(self) -> Counter[tuple[str | None, str | None, str | None]]:
-        """How many recordings there are of each label, speaker and split."""
-        labels, speakers, splits = (self._values[name] for name in _SHARED[1:])
-        codes = self._codes["label"][self._rows].astype(np.int64)
-        for name in ("speaker", "split"):
-            codes *= len(self._values[name])
-            codes += self._codes[name][self._rows]
-        kinds: Counter[tuple[str | None, str | None, str | None]] = Counter()
-        for code, count in zip(*(found.tolist() for found in np.unique(codes, return_counts=True)), strict=True):
-            rest, split = divmod(code, len(splits))
-            label, speaker = divmod(rest, len(speakers))
-            kinds[labels[label], speakers[speaker], splits[split]] = count
-        return kinds
-
-    def first_of_file(self) -> Rows:
-        """For each recording the number of the first one that is in the same file ``(n,)``."""
-        keys = array("Q")
-        for recording in self:
-            keys.append(_key(recording.path))
-        return first_equal(np.frombuffer(keys, np.uint64))
+        parts.append(pa.Table.from_arrays([_column(one, columns[one.name]) for one in SCHEMA], SCHEMA.names))
+    empty = pa.Table.from_arrays([_column(one, []) for one in SCHEMA], SCHEMA.names)
+    return pa.concat_tables([empty, *parts], promote_options="default").unify_dictionaries()
 
 
-def _entry(recording: Recording) -> tuple[str, str]:
-    """What a recording's path begins with, and what is stored of itself: mostly its key alone."""
-    file, path = recording.file, recording.path
-    prefix = path[: len(path) - len(file)]
-    is_key = path.endswith(file)
-    if is_key and not recording.start_secs and recording.end_secs is None and recording.channel is None:
-        return prefix, file
-    end = "" if recording.end_secs is None else repr(recording.end_secs)
-    channel = "" if recording.channel is None else str(recording.channel)
-    rest = f"{recording.start_secs!r}\0{end}\0{channel}"
-    return (prefix, f"{file}\0\0{rest}") if is_key else ("", f"{file}\0{path}\0{rest}")
+def _column(field: pa.Field, values: Sequence[Any]) -> pa.Array:
+    if pa.types.is_dictionary(field.type):
+        return pa.array(values, field.type.value_type).dictionary_encode()
+    is_null = field.name != "file" and not any(value is not None for value in values)
+    return pa.nulls(len(values)) if is_null else pa.array(values, field.type)
 
 
-def _recording(
-    entry: bytearray, prefix: str | None, label: str | None, speaker: str | None, split: str | None
-) -> Recording:
-    """The recording of `_entry`."""
-    text = entry.decode("utf-8", "surrogatepass")
-    if "\0" not in text:
-        return Recording(text, f"{prefix}{text}", label, speaker, split)
-    file, path, start, end, channel = text.split("\0")
-    part = float(start), float(end) if end else None
-    taken: Literal["mean"] | int | None = int(channel) if channel.isdecimal() else "mean" if channel else None
-    return Recording(file, path or f"{prefix}{file}", label, speaker, split, *part, taken)
+def recordings(table: pa.Table) -> Iterator[Recording]:
+    """The rows of a table of recordings; few are held at once."""
+    for batch in table.select(SCHEMA.names).to_batches(max_chunksize=_ROWS_AT_ONCE // 4):
+        columns = plain(pa.Table.from_batches([batch])).to_pydict()
+        columns["path"] = _paths(columns)
+        columns["start"] = [start or 0.0 for start in columns["start"]]
+        columns["channel"] = ["mean" if one == MEAN_OF_CHANNELS else one for one in columns["channel"]]
+        names = ("file", "path", "label", "speaker", "split", "start", "end", "channel")
+        yield from map(Recording, *(columns[name] for name in names))
 
 
-def _key(text: str) -> int:
-    """64 bits that tell texts apart: among ten million, two share theirs once in 400,000 tables."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def paths(table: pa.Table) -> Iterator[str]:
+    """Where the bytes of each recording are, as the operating system names it."""
+    for batch in table.select(["file", "root", "path"]).to_batches(max_chunksize=_ROWS_AT_ONCE // 4):
+        yield from _paths(plain(pa.Table.from_batches([batch])).to_pydict())
+
+
+def _paths(columns: dict[str, list[Any]]) -> list[str]:
+    parts = zip(columns["file"], columns["root"], columns["path"], strict=True)
+    return [os.fsdecode(root) + file if path is None else os.fsdecode(path) for file, root, path in parts]
+
+
+def first_of_file(table: pa.Table) -> Rows:
+    """For each recording the number of the first one that is in the same file ``(n,)``."""
+    return first_equal(text_keys(paths(table)))
+
+
+def text_keys(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """64 bits for each text ``(n,)``: among ten million different ones, two have the same once in 400,000 tables."""
+    keys = array("Q")
+    for text in texts:
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        keys.append(int.from_bytes(digest, "little"))
+    return np.frombuffer(keys, np.uint64)
 
 
 def first_equal(keys: NDArray[Any]) -> Rows:
-    """For each key the place of the first that is equal to it ``(n,)``."""
+    """For each key the number of the first that is equal to it ``(n,)``."""
     order, is_new = ordered(keys)
     runs = np.flatnonzero(is_new)
-    places = np.empty(len(keys), np.int64)
-    places[order] = np.repeat(order[runs], np.diff(runs, append=len(keys)))
-    return places
+    first = np.empty(len(keys), np.int64)
+    first[order] = np.repeat(order[runs], np.diff(runs, append=len(keys)))
+    return first
 
 
 def ordered(keys: NDArray[Any]) -> tuple[Rows, NDArray[np.bool_]]:
-    """The places of all keys, equal ones beside each other in their order, and whether each differs from the last.
+    """The numbers of all keys, equal ones beside each other in their order, and whether each differs from the last.
 
     `numpy.unique` holds six arrays of this length to tell the same.
     """
@@ -210,14 +154,14 @@ def ordered(keys: NDArray[Any]) -> tuple[Rows, NDArray[np.bool_]]:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An input that cannot be used, and why: a row of errors.csv.
+    """An input that cannot be used, and why.
 
     Attributes:
         file: its key.
         stage: where it failed: ``list``, ``label``, ``read``, ``decode``, ``check`` or ``worker``.
         reason: one line.
         sha256: of the audio file; empty where its bytes were not read.
-        part: start and end in seconds, as asked for; None: the end of the file, or both where none could be read.
+        part: start and end in seconds, as requested; None: the end of the file, or both where none could be read.
     """
 
     file: str
@@ -227,7 +171,7 @@ class Rejection:
     part: Part = (None, None)
 
     def row(self) -> tuple[str, ...]:
-        """As a row of errors.csv."""
+        """As text: file, start, end, stage, reason, sha256."""
         start, end = ("" if secs is None else repr(secs) for secs in self.part)
         return self.file, start, end, self.stage, self.reason, self.sha256
 
@@ -247,7 +191,7 @@ class Listing:
         bases: the folder that relative paths are taken from, by the name of the CSV or list.
     """
 
-    recordings: Recordings
+    recordings: pa.Table
     rejections: list[Rejection] = field(default_factory=list)
     other_files: int = 0
     has_columns: frozenset[str] = frozenset()
@@ -260,8 +204,3 @@ class Listing:
 def is_undecoded(printed: str) -> bool:
     """Whether what `printable` gave stands for bytes that are not UTF-8."""
     return "\\x" in printed.replace("\\\\", "")
-
-
-def posix_stem(recording: Recording) -> str:
-    """A recording's key without its extension, for schemes that read labels from names."""
-    return os.path.splitext(recording.file)[0]

@@ -126,7 +126,7 @@ def parallel_folds(records: RecordFolder, workers: int) -> int:
 
     if tf.config.list_physical_devices("GPU"):
         return 1
-    each = _TRAINING_BYTES + 2 * sum(shard["bytes"] for shard in records.shards())
+    each = _TRAINING_BYTES + 2 * sum(shard.bytes for shard in records.shards())
     return int(max(1, min(workers, usable_memory() // each)))
 
 
@@ -163,7 +163,7 @@ def cross_validate(
         "recipe": recipe.to_json(),
     }
     check_normalisation(recipe)
-    refuse_repeated(records, records.manifest)
+    refuse_repeated(records)
     tasks = _tasks(records, folder, recipe, protocol)
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
@@ -191,8 +191,13 @@ def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
         raise OutputError(f"{scratch.parent}: pictures cannot be drawn ({detail}); install matplotlib again") from error
 
 
+def fold_rows(records: RecordFolder) -> list[dict[str, str]]:
+    """What `make_folds` needs of every example."""
+    return [row for table in records.manifest("label", "speaker", "sha256") for row in table.to_pylist()]
+
+
 def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protocol) -> list[_FoldTask]:
-    rows = list(records.manifest())
+    rows = fold_rows(records)
     return [
         _FoldTask(
             records.path.absolute(),
@@ -224,7 +229,7 @@ def run_fold(task: _FoldTask) -> tuple[str, Scores]:
     """Train one fold and predict what it holds out, unless that was done before; its name and scores."""
     records = open_records(task.records)
     if not task.path.exists():
-        fold = make_folds(list(records.manifest()), task.by, task.n_folds, task.seed)[task.number]
+        fold = make_folds(fold_rows(records), task.by, task.n_folds, task.seed)[task.number]
         predictions = _trained_and_predicted(task, records, fold, task.path.with_suffix(""))
         write_json(task.path, [asdict(one) for one in predictions])
         shutil.rmtree(task.path.with_suffix(""))

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ser_batch.audio.channels import Channels, with_channels
 from ser_batch.audio.decoders import Float32s
-from ser_batch.corpus.table import Listing, Recording
+from ser_batch.corpus.table import Listing, Recording, recordings
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.formatting import pluralize
 from ser_batch.inference.predictions import Prediction, PredictionOptions, Result, read_part
@@ -137,22 +137,22 @@ class _InferenceRun:
     def stream(self) -> InferResult:
         """Rows to standard output, as soon as those before them are done."""
         tally = Tally()
-        recordings = self.listing.recordings
+        table = self.listing.recordings
         with temporary_files_removed(), standard_output() as file, self._rows_to(file) as append:
             folder = Path(tempfile.mkdtemp())
             keys = keys_of(self.listing)
             scales = self._speaker_scales(keys, folder / "functionals")
-            expected = 0
+            expected, in_order = 0, recordings(table)
             ready: dict[bytes, Result] = {}
-            numbered = ((key.as_py(), one) for key, one in zip(keys, recordings, strict=False))
-            for block, _ in predict_blocks(numbered, len(recordings), self._options(), self.engine, folder, scales):
+            numbered = ((key.as_py(), one) for key, one in zip(keys, recordings(table), strict=False))
+            for block, _ in predict_blocks(numbered, len(table), self._options(), self.engine, folder, scales):
                 ready.update(zip(block.keys, read_part(Path(block.path)), strict=True))
                 Path(block.path).unlink()
-                while expected < len(recordings) and (result := ready.pop(keys[expected].as_py(), None)):
-                    append(tally.add(self._rows(recordings[expected], result), self.bundle.labels))
+                while expected < len(table) and (result := ready.pop(keys[expected].as_py(), None)):
+                    append(tally.add(self._rows(next(in_order), result), self.bundle.labels))
                     expected += 1
                 file.flush()
-                self.on_progress(tally.files, len(recordings))
+                self.on_progress(tally.files, len(table))
             self._append_rejections(append, tally)
         return InferResult(tally, audio_secs=tally.audio_secs)
 
@@ -197,7 +197,7 @@ class _InferenceRun:
         if self.bundle.content.speaker_reference is None:
             return None
         digest = hashlib.sha256()
-        for recording in self.listing.recordings:
+        for recording in recordings(self.listing.recordings):
             digest.update(f"{recording.file}\0{recording.speaker or ''}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:12]
 
@@ -248,7 +248,7 @@ class _InferenceRun:
         tally = Tally()
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
-                for one, result in zip(self.listing.recordings, results, strict=True):
+                for one, result in zip(recordings(self.listing.recordings), results, strict=True):
                     append(tally.add(self._rows(one, result), self.bundle.labels))
                 self._append_rejections(append, tally)
             file.flush()

@@ -6,13 +6,14 @@ that predictions do not depend on batch size or order.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,8 @@ from ser_batch.errors import AudioError, OutputError, RecordsError
 from ser_batch.inference.predictor import Float64s, Network, Predictor, _listener, _predictor
 from ser_batch.models.bundles import Bundle
 from ser_batch.models.normalisation import scales_of_speakers
-from ser_batch.records.folder import RecordFolder, is_last_window
+from ser_batch.records.examples import Example
+from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_rows, read_examples
 from ser_batch.runtime.process import expect_progress
 from ser_batch.storage.writing import open_atomically
@@ -283,19 +285,27 @@ def predict_examples(
     A bundle that normalises by speaker uses all of a speaker's examples in the selection.
     """
     scales = _speaker_scales(predictor, bundle, records, selection)
-    rows = manifest_rows(records, selection)
     to_model = [bundle.labels.index(label) for label in records.labels]
-    group: list[Float64s] = []
-    began: dict[str, str] = {}
+    pairs = _rows_and_examples(records, selection)
+    for _, windows in itertools.groupby(pairs, key=lambda pair: pair[0]["recording"]):
+        group = [(row, example, predictor(example.log_mel, scales.get(row["speaker"]))) for row, example in windows]
+        (first, example, _), (last, *_) = group[0], group[-1]
+        *probabilities, novelty = np.mean([figures for *_, figures in group], axis=0).tolist()
+        figures = (tuple(probabilities), first["duration"], novelty)
+        prediction = Prediction(first["file"], first["start"], last["end"], *figures)
+        yield Evaluated(first["speaker"], to_model[example.label], prediction)
+
+
+def _rows_and_examples(records: RecordFolder, selection: Selection) -> Iterator[tuple[dict[str, Any], Example]]:
+    """The examples of a selection, each with its row of the manifest."""
+    columns = ("file", "start", "end", "speaker", "duration", "recording")
+    tables = manifest_rows(records, selection, *columns)
+    rows = (row for table in tables for row in table.to_pylist())
     for example in read_examples(records, selection):
         row = next(rows, None)
         if row is None:
             raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
-        began = began if group else row
-        group.append(predictor(example.log_mel, scales.get(row["speaker"])))
-        if is_last_window(began, row):
-            yield Evaluated(row["speaker"], to_model[example.label], _averaged(group, began, float(row["end"])))
-            group = []
+        yield row, example
 
 
 def _speaker_scales(
@@ -304,18 +314,7 @@ def _speaker_scales(
     reference = bundle.content.speaker_reference
     if reference is None:
         return {}
-    rows = manifest_rows(records, selection)
-    examples = read_examples(records, selection)
+    pairs = _rows_and_examples(records, selection)
     return scales_of_speakers(
-        (
-            (row["speaker"], predictor.functionals(example.log_mel))
-            for row, example in zip(rows, examples, strict=False)  # `predict_examples` says what is missing
-        ),
-        reference,
+        ((row["speaker"], predictor.functionals(example.log_mel)) for row, example in pairs), reference
     )
-
-
-def _averaged(group: list[Float64s], began: dict[str, str], end_secs: float) -> Prediction:
-    *probabilities, novelty = np.mean(group, axis=0).tolist()
-    duration_secs = float(began["duration"])
-    return Prediction(began["file"], float(began["start"]), end_secs, tuple(probabilities), duration_secs, novelty)

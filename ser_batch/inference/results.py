@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.corpus.table import Listing, Recording
+from ser_batch.corpus.table import Listing, Recording, paths, recordings
 from ser_batch.errors import OutputError
 from ser_batch.inference.predictions import (
     Block,
@@ -67,7 +67,7 @@ def keys_of(listing: Listing) -> pa.Array:
     Half a million of them share a key with a probability of 1e-27.
     """
     keys = bytearray()
-    for one in listing.recordings:
+    for one in recordings(listing.recordings):
         parts = (one.file, os.path.abspath(one.path), *map(repr, (one.start_secs, one.end_secs, one.channel)))
         keys += _key(parts)
     for refused in listing.rejections:
@@ -123,16 +123,16 @@ class KnownResults:
         found: NDArray[np.int64] = pc.index_in(keys, value_set=self._keys).fill_null(-1).to_numpy().astype(np.int64)
         return found
 
-    def is_changed(self, places: NDArray[np.int64], recordings: Iterable[Recording]) -> NDArray[np.bool_]:
+    def is_changed(self, places: NDArray[np.int64], table: pa.Table) -> NDArray[np.bool_]:
         """Whether the file of each known result was written since ``(n,)``.
 
         Args:
             places: where the results of the recordings are.
-            recordings: as many.
+            table: as many recordings.
         """
         if not len(self._keys):
             return np.zeros(len(places), np.bool_)
-        stamps = np.array([stamp_of(one.path) or (-1, -1) for one in recordings], np.int64).reshape(-1, 2)
+        stamps = np.array([stamp_of(path) or (-1, -1) for path in paths(table)], np.int64).reshape(-1, 2)
         found: NDArray[np.bool_] = (places >= 0) & (stamps != self._stamps[places]).any(axis=1)
         return found
 
@@ -247,19 +247,19 @@ def complete_results(
         speaker_scales: see `predict_blocks`; called if there is anything to predict.
         on_progress: called with (recordings done, recordings in all).
     """
-    recordings, keys = listing.recordings, keys[: len(listing.recordings)]
+    table, keys = listing.recordings, keys[: len(listing.recordings)]
     known = KnownResults(folder)
     places = known.places(keys)
-    pending = np.flatnonzero((places < 0) | known.is_changed(places, recordings))
-    done, audio_secs = len(recordings) - len(pending), 0.0
+    pending = np.flatnonzero((places < 0) | known.is_changed(places, table))
+    done, audio_secs = len(table) - len(pending), 0.0
     if len(pending):
         scales = speaker_scales()
-        on_progress(done, len(recordings))
-        left = ((keys[place].as_py(), recordings[place]) for place in pending.tolist())
+        on_progress(done, len(table))
+        left = zip(keys.take(pending).to_pylist(), recordings(table.take(pending)), strict=True)
         for block, summary in predict_blocks(left, len(pending), options, engine, folder, scales):
             done += len(block.keys)
             audio_secs += summary.audio_secs
-            on_progress(done, len(recordings))
+            on_progress(done, len(table))
         known = KnownResults(folder)
         places = known.places(keys)
     return CompleteResults(known.at(places.tolist()), len(pending), audio_secs)
@@ -301,7 +301,7 @@ class TableParts:
 
     def write_plan(self, listing: Listing, keys: pa.Array) -> None:
         """Write down which recordings the table has, in order."""
-        files = chain((one.file for one in listing.recordings), (one.file for one in listing.rejections))
+        files = chain(listing.recordings["file"].to_pylist(), (one.file for one in listing.rejections))
         with open_atomically(self.folder / _PLAN, "wb") as file:
             pq.write_table(pa.table({"key": keys, "file": pa.array(files, pa.string())}), file)
 
@@ -315,9 +315,9 @@ class TableParts:
 
     def changes(self, listing: Listing, keys: pa.Array) -> ListingChanges:
         """How a listing, and the files in it, differ from the plan."""
-        recordings = listing.recordings
+        table = listing.recordings
         known = KnownResults(self.results)
-        changed = int(known.is_changed(known.places(keys[: len(recordings)]), recordings).sum())
+        changed = int(known.is_changed(known.places(keys[: len(table)]), table).sum())
         plan = read_columns(self.folder / _PLAN)
         planned = plan["key"].combine_chunks()
         if planned.equals(keys):
@@ -325,7 +325,7 @@ class TableParts:
         came, went = (
             int(pc.sum(pc.invert(pc.is_in(*pair))).as_py() or 0) for pair in ((keys, planned), (planned, keys))
         )
-        files = chain((one.file for one in recordings), (one.file for one in listing.rejections))
+        files = chain(table["file"].to_pylist(), (one.file for one in listing.rejections))
         elsewhere = len(keys) == len(planned) and plan["file"].to_pylist() == list(files)
         return ListingChanges(came, went, not came and not went, elsewhere, changed)
 

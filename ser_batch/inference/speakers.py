@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.corpus.table import Listing
+from ser_batch.corpus.table import Listing, recordings
 from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.inference.predictor import Float64s
 from ser_batch.inference.results import complete_results
@@ -43,7 +43,7 @@ def collect_speaker_scales(
     complete = complete_results(listing, keys, options, engine, folder, on_progress=on_progress)
 
     def named() -> Iterator[tuple[str, Float64s]]:
-        for recording, result in zip(listing.recordings, complete.results, strict=True):
+        for recording, result in zip(recordings(listing.recordings), complete.results, strict=True):
             if not result.error:
                 yield recording.speaker or "", result.rows[0, 2:]
 

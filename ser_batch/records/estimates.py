@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.windows import LogMelWindows
-from ser_batch.corpus.table import Recording
+from ser_batch.corpus.table import Recording, recordings
 from ser_batch.errors import AudioError
 from ser_batch.records.plan import BuildPlan
 from ser_batch.runtime.engine import Engine
@@ -38,21 +40,21 @@ class Estimate:
 
 def estimate_build(plan: BuildPlan, engine: Engine) -> Estimate:
     """Compute the log-mels of recordings spread over the plan, and take the rest to be alike."""
-    recordings = plan.recordings[:: max(len(plan.recordings) // _MEASURED, 1)][:_MEASURED]
-    front_end = plan.shards[0].front_end
+    chosen = np.arange(0, len(plan.recordings), max(len(plan.recordings) // _MEASURED, 1))[:_MEASURED]
+    sample = list(recordings(plan.recordings.take(chosen)))
     windows = size_bytes = unusable = 0
     secs = 0.0
-    for outcome in engine.map(partial(_measure, front_end=front_end), [recordings]):
-        windows, size_bytes, unusable, secs = outcome.result or (0, 0, len(recordings), 0.0)
-    scale = len(plan.recordings) / len(recordings)
-    return Estimate(round(windows * scale), round(size_bytes * scale), secs * scale, len(recordings), unusable)
+    for outcome in engine.map(partial(_measure, front_end=plan.front_end), [sample]):
+        windows, size_bytes, unusable, secs = outcome.result or (0, 0, len(sample), 0.0)
+    scale = len(plan.recordings) / len(sample)
+    return Estimate(round(windows * scale), round(size_bytes * scale), secs * scale, len(sample), unusable)
 
 
-def _measure(recordings: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int, int, float]:
+def _measure(sample: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int, int, float]:
     """Windows, their bytes, unusable recordings, and seconds, which the first recording, to warm up, does not count."""
     windows = size_bytes = unusable = 0
     began = time.perf_counter()
-    for number, recording in enumerate(recordings):
+    for number, recording in enumerate(sample):
         try:
             for window in LogMelWindows(recording, front_end):
                 windows += 1
@@ -64,5 +66,5 @@ def _measure(recordings: Sequence[Recording], front_end: FrontEnd) -> tuple[int,
             expect_progress(0)
         if number == 0:
             began = time.perf_counter()
-    timed = max(len(recordings) - 1, 1)
-    return windows, size_bytes, unusable, (time.perf_counter() - began) * len(recordings) / timed
+    timed = max(len(sample) - 1, 1)
+    return windows, size_bytes, unusable, (time.perf_counter() - began) * len(sample) / timed

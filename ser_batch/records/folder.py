@@ -1,45 +1,98 @@
-"""A record folder's files: their names, and what its metadata say.
+"""A record folder's files: their names, and what its metadata hold.
 
 `tfrecords/README.md` documents the same for people.
 """
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+from pydantic import field_validator
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.corpus.splits import SPLITS, stable_keys
 from ser_batch.corpus.table import Rows, first_equal
 from ser_batch.errors import RecordsError
 from ser_batch.formatting import pluralize
-from ser_batch.records.manifest import BUILDING, ERROR_COLUMNS, MANIFEST_COLUMNS
+from ser_batch.records.manifest import ADVICE, MANIFEST, REJECTED, examples, failed, open_part
 from ser_batch.storage.fingerprints import json_fingerprint
+from ser_batch.storage.settings import Settings
 
-MANIFEST = "manifest.csv"
-ERRORS = "errors.csv"
 PROVENANCE = "provenance.json"
+BUILDING = ".building"
+# What earlier versions wrote in place of the manifest's parts.
+EARLIER_TABLES = ("manifest.csv", "errors.csv")
 
-_OLD_ERROR_COLUMNS = ("file", "stage", "reason", "sha256")  # of folders from before the parts were named
+
+class Shard(Settings):
+    """One shard.
+
+    Attributes:
+        name: of its file.
+        split: that it belongs to.
+        examples: how many it holds.
+        bytes, sha256: of its file.
+        manifest_sha256: of its part of the manifest.
+    """
+
+    name: str
+    split: str
+    examples: int
+    bytes: int
+    sha256: str
+    manifest_sha256: str
 
 
-def records_fingerprint(front_end: FrontEnd, labels: Sequence[str], shards: Sequence[dict[str, Any]]) -> str:
+class Provenance(Settings):
+    """The content of provenance.json.
+
+    Attributes:
+        kind: ``records``.
+        version: of ser-batch.
+        fingerprint: from `records_fingerprint`.
+        front_end: what the log-mels were computed with.
+        front_end_fingerprint: its fingerprint.
+        labels: label names; an example's label is an index into them.
+        plan: settings of the build (see `ser_batch.records.plan.BuildPlan.settings`).
+        shards: in order.
+        rejected_sha256: of the manifest's part of recordings that were rejected before any shard.
+        errors: how many recordings cannot be used.
+        warnings: how many recordings have each warning code.
+    """
+
+    kind: Literal["records"]
+    version: str
+    fingerprint: str
+    front_end: FrontEnd
+    front_end_fingerprint: str
+    labels: tuple[str, ...]
+    plan: dict[str, Any]
+    shards: tuple[Shard, ...]
+    rejected_sha256: str
+    errors: int
+    warnings: dict[str, int]
+
+    @field_validator("front_end")
+    @classmethod
+    def _has_frames(cls, front_end: FrontEnd) -> FrontEnd:
+        if min(front_end.n_mels, front_end.hop_length) < 1 or front_end.n_frames < 1:
+            raise ValueError("its log-mels would have no bands or no frames")
+        return front_end
+
+
+def records_fingerprint(front_end: FrontEnd, labels: Sequence[str], shards: Sequence[Shard]) -> str:
     """SHA-256 over all that is in the shards and how to read it.
 
     Args:
         front_end: what the log-mels were computed with.
         labels: label names in order.
-        shards: each with its ``name`` and ``sha256``, in order.
+        shards: in order.
     """
-    return json_fingerprint([front_end.to_json(), list(labels), [(shard["name"], shard["sha256"]) for shard in shards]])
-
-
-_ADVICE = "ser-batch verify says what else is wrong, and build-records --restart makes the folder anew"
+    return json_fingerprint([front_end.to_json(), list(labels), [(shard.name, shard.sha256) for shard in shards]])
 
 
 @dataclass(frozen=True)
@@ -52,42 +105,42 @@ class RecordFolder:
     """
 
     path: Path
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     @property
     def front_end(self) -> FrontEnd:
         """What its log-mels were computed with."""
-        return FrontEnd.from_json(self.provenance["front_end"])
+        return self.provenance.front_end
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names; an example's label is an index into them."""
-        return tuple(self.provenance["labels"])
+        return self.provenance.labels
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all that is in the shards and how to read it."""
-        return str(self.provenance["fingerprint"])
+        return self.provenance.fingerprint
 
-    def shards(self, split: str | None = None) -> list[dict[str, Any]]:
-        """The shards of one split, or all: ``name``, ``split``, ``examples``, ``bytes``, ``sha256``."""
-        return [shard for shard in self.provenance["shards"] if split in (None, shard["split"])]
+    def shards(self, split: str | None = None) -> list[Shard]:
+        """The shards of one split, or all."""
+        return [shard for shard in self.provenance.shards if split in (None, shard.split)]
 
     def n_examples(self, split: str | None = None) -> int:
         """Number of examples in one split, or in all."""
-        return sum(shard["examples"] for shard in self.shards(split))
+        return sum(shard.examples for shard in self.shards(split))
 
     def summary(self) -> str:
         """Its size in one line, for people."""
         splits = [f"{split} {self.n_examples(split)}" for split in SPLITS if self.shards(split)]
-        size = sum(shard["bytes"] for shard in self.shards())
+        size = sum(shard.bytes for shard in self.shards())
         return (
             f"{pluralize(self.n_examples(), 'example')} ({', '.join(splits)}) "
             f"in {pluralize(len(self.shards()), 'shard')}, {size / 1e6:.1f} MB, "
-            f"{pluralize(self.provenance['errors'], 'error')}"
+            f"{pluralize(self.provenance.errors, 'error')}"
         )
 
-    def shard_paths(self, shards: Iterable[dict[str, Any]]) -> list[Path]:
+    def shard_paths(self, shards: Iterable[Shard]) -> list[Path]:
         """Where these shards are, each of the size that was written.
 
         Raises:
@@ -95,100 +148,118 @@ class RecordFolder:
         """
         paths = []
         for shard in shards:
-            path = self.path / shard["name"]
+            path = self.path / shard.name
             if not path.exists():
                 how = "is missing"
-            elif path.stat().st_size != shard["bytes"]:
-                how = f"is not the shard of {shard['bytes']} bytes that was written"
+            elif path.stat().st_size != shard.bytes:
+                how = f"is not the shard of {shard.bytes} bytes that was written"
             else:
                 paths.append(path)
                 continue
-            raise RecordsError(f"{path}: {how}; {_ADVICE}")
+            raise RecordsError(f"{path}: {how}; {ADVICE}")
         return paths
 
-    def manifest(self) -> Iterator[dict[str, str]]:
-        """The rows of manifest.csv, one per example, in shard order."""
-        yield from self._rows(MANIFEST, MANIFEST_COLUMNS)
+    def manifest(self, *columns: str, shards: Iterable[Shard] | None = None) -> Iterator[pa.Table]:
+        """The manifest's rows of examples: for each shard, in order, a table with a row for each of its examples.
 
-    def errors(self) -> Iterator[dict[str, str]]:
-        """The rows of errors.csv, one per input that could not be used."""
-        for row in self._rows(ERRORS, ERROR_COLUMNS, _OLD_ERROR_COLUMNS):
-            yield {"start": "", "end": ""} | row
+        Args:
+            columns: of `ser_batch.records.manifest.SCHEMA`.
+            shards: some of the folder's; None: all.
 
-    def _rows(self, name: str, *known: tuple[str, ...]) -> Iterator[dict[str, str]]:
-        try:
-            with open(self.path / name, encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                if tuple(reader.fieldnames or ()) not in known:
-                    raise RecordsError(
-                        f"{self.path / name}: is damaged (its columns are not those of such a table); {_ADVICE}"
-                    )
-                yield from reader
-        except OSError as error:
-            raise RecordsError(f"{self.path / name}: cannot be read ({error.strerror}); {_ADVICE}") from error
-        except (ValueError, csv.Error) as error:
-            raise RecordsError(f"{self.path / name}: is damaged ({error}); {_ADVICE}") from error
+        Raises:
+            RecordsError: a part is missing or damaged.
+        """
+        for shard in self.provenance.shards if shards is None else shards:
+            yield examples(open_part(self.path, shard.name, {*columns, "error"})).select(columns)
+
+    def errors(self) -> Iterator[pa.Table]:
+        """The manifest's rows of recordings that cannot be used: those rejected before any shard, then by shard.
+
+        Raises:
+            RecordsError: a part is missing or damaged.
+        """
+        return _failed_parts(self.path, [shard.name for shard in self.provenance.shards])
 
 
-class Span(NamedTuple):
-    """Which part of which file an example or a recording is: times as texts of the manifest, in seconds."""
-
-    file: str
-    start: str
-    end: str
-
-
-def recording_spans(rows: Iterable[Mapping[str, str]]) -> Iterator[Span]:
-    """The span of each recording, from the manifest's rows; a recording's windows stand together."""
-    first: Mapping[str, str] | None = None
-    for row in rows:
-        first = row if first is None or first["file"] != row["file"] else first
-        if is_last_window(first, row):
-            yield Span(row["file"], first["start"], row["end"])
-            first = None
+def error_parts(folder: Path) -> Iterator[pa.Table]:
+    """As `RecordFolder.errors`; also of a folder that is not finished, as far as it is, and by the shards' names."""
+    if (folder / PROVENANCE).exists() or not (folder / BUILDING).exists():
+        return open_records(folder).errors()
+    names = sorted(path.stem for path in (folder / MANIFEST).glob("*.parquet"))
+    return _failed_parts(folder, [name for name in names if name != REJECTED])
 
 
-def is_last_window(first: Mapping[str, str], row: Mapping[str, str]) -> bool:
-    """Whether a row of the manifest is of the last window of the recording whose first window is given."""
-    return float(row["end"]) >= float(first["start"]) + float(first["duration"]) - 1e-5
+def _failed_parts(folder: Path, shards: Iterable[str]) -> Iterator[pa.Table]:
+    return (failed(open_part(folder, name)) for name in (REJECTED, *shards))
 
 
-def repeated(spans: Iterable[Span]) -> Rows:
-    """The places of the spans that are equal to an earlier one; all but their keys are dropped while they are read."""
-    keys = stable_keys(0, ("\0".join(span) for span in spans))
-    return np.flatnonzero(first_equal(keys) != np.arange(len(keys)))
-
-
-def refuse_repeated(records: RecordFolder, rows: Callable[[], Iterable[Mapping[str, str]]]) -> None:
-    """See that no part of a file is in these rows twice.
+def recording_parts(rows: pa.Table) -> pa.Table:
+    """Which part of which file each recording is.
 
     Args:
-        records: the folder that they are of.
-        rows: gives rows of its manifest, whenever it is called.
+        rows: of one part of the manifest, with the columns ``file``, ``start``, ``end`` and ``recording``.
+
+    Returns:
+        A row for each recording, in the order of first windows: ``recording``, ``file``, ``start_min``, ``end_max``.
+    """
+    times = [("start", "min"), ("end", "max")]
+    return rows.group_by(["recording", "file"], use_threads=False).aggregate(times)
+
+
+def repeated_parts(rows: Iterable[pa.Table]) -> tuple[Rows, Rows]:
+    """Recordings that are the same part of the same file as another.
+
+    Args:
+        rows: parts of the manifest, as for `recording_parts`; few are held at once.
+
+    Returns:
+        The numbers (column ``recording``) of those that are not the first such in SOURCE's order, and for each that of
+        the first.
+    """
+    keys, numbers = [], []
+    for part in map(recording_parts, rows):
+        columns = (part[name].to_pylist() for name in ("file", "start_min", "end_max"))
+        keys.append(stable_keys(0, (f"{file}\0{start}\0{end}" for file, start, end in zip(*columns, strict=True))))
+        numbers.append(part["recording"].to_numpy())
+    order = np.argsort(recordings := np.concatenate([np.empty(0, np.int64), *numbers]), kind="stable")
+    first = first_equal(np.concatenate([np.empty(0, np.uint64), *keys])[order])
+    repeats = np.flatnonzero(first != np.arange(len(first)))
+    return recordings[order][repeats], recordings[order][first[repeats]]
+
+
+def refuse_repeated(records: RecordFolder, shards: Iterable[Shard] | None = None) -> None:
+    """See that no part of a file is in a record folder twice.
+
+    Args:
+        records: the folder.
+        shards: where to look; None: in all.
 
     Raises:
         RecordsError: one is.
     """
-    try:
-        places = repeated(recording_spans(rows()))
-    except (TypeError, ValueError) as error:
-        raise RecordsError(f"{records.path / MANIFEST}: is damaged ({error}); {_ADVICE}") from error
-    if len(places):
-        file, start, end = next(islice(recording_spans(rows()), int(places[0]), None))
-        raise RecordsError(
-            f"{records.path}: holds {pluralize(len(places), 'recording')} twice, the first of them {file} "
-            f"from {start} s to {end} s; build it again with build-records --restart, which keeps one of each"
-        )
+    columns = ("file", "start", "end", "recording")
+    shards = records.shards() if shards is None else list(shards)
+    repeats, _ = repeated_parts(records.manifest(*columns, shards=shards))
+    if not len(repeats):
+        return
+    for part in map(recording_parts, records.manifest(*columns, shards=shards)):
+        if found := [row for row in part.to_pylist() if row["recording"] == repeats[0]]:
+            raise RecordsError(
+                f"{records.path}: holds {pluralize(len(repeats), 'recording')} twice, the first of them "
+                f"{found[0]['file']} from {found[0]['start_min']} s to {found[0]['end_max']} s; build it again with "
+                "build-records --restart, which keeps one of each"
+            )
 
 
 def open_records(path: Path) -> RecordFolder:
     """Open a finished record folder.
 
     Raises:
-        RecordsError: it is not there, not finished, or not a record folder.
+        RecordsError: it is not there, not finished, or not a record folder of this version.
     """
     try:
-        provenance = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+        text = (path / PROVENANCE).read_bytes()
+        content = json.loads(text)
     except FileNotFoundError:
         if (path / BUILDING).is_dir():
             raise RecordsError(f"{path}: an unfinished record folder; run its build-records command again") from None
@@ -198,7 +269,12 @@ def open_records(path: Path) -> RecordFolder:
         raise RecordsError(f"{path}: a file, not a record folder; name the folder that build-records made") from None
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path / PROVENANCE}: cannot be read ({error}); build the folder again") from error
-    needed = {"kind", "front_end", "labels", "fingerprint", "shards", "plan", "errors", "warnings", "version"}
-    if not isinstance(provenance, dict) or not needed <= provenance.keys() or provenance["kind"] != "records":
+    if not isinstance(content, dict) or content.get("kind") != "records":
         raise RecordsError(f"{path}: its provenance.json is not that of a record folder; make one with build-records")
-    return RecordFolder(path, provenance)
+    if "tables" in content:
+        raise RecordsError(
+            f"{path}: written by ser-batch {content.get('version')}, with a {EARLIER_TABLES[0]} that this version does "
+            "not read; build it again with build-records --restart"
+        )
+    advice = "; build the folder again with build-records --restart"
+    return RecordFolder(path, Provenance.parse(text, str(path / PROVENANCE), RecordsError, advice))

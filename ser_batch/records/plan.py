@@ -5,18 +5,22 @@ The plan is fixed before work starts and is a function of the input alone.
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.corpus.duplicates import SameAudio, duplicate_warnings
 from ser_batch.corpus.labels import Labelled
 from ser_batch.corpus.splits import SPLITS, SplitPlan, assign_splits, split_warnings, stable_keys
-from ser_batch.corpus.table import Recording, Recordings, Rejection
+from ser_batch.corpus.table import Recording, Rejection, Rows, recordings
 from ser_batch.records.tfds import shard_name
 from ser_batch.storage.fingerprints import json_list_fingerprint
+from ser_batch.storage.tables import codes, counts, plain
 
 # A few recordings a shard waste open files; many waste work when a build is cut short.
 _MIN_PER_SHARD = 32
@@ -41,7 +45,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to write: all a worker needs to know.
+    """One shard to write: all a worker needs.
 
     Attributes:
         folder: the record folder.
@@ -49,8 +53,9 @@ class ShardTask:
         split: the split it belongs to.
         front_end: how waveforms become log-mels.
         labels: label names in order.
-        recordings: what goes into it, in order.
-        refused: recordings not to decode, with stage and reason: what ends the worker, what repeats another.
+        recordings: what goes into it, in order, with a column ``recording`` for the number in the plan.
+        refused: by their numbers, recordings not to decode, with stage and reason: what ends the worker, what repeats
+            another.
     """
 
     folder: str
@@ -58,8 +63,27 @@ class ShardTask:
     split: str
     front_end: FrontEnd
     labels: tuple[str, ...]
-    recordings: Recordings
-    refused: tuple[tuple[Recording, str, str], ...] = ()
+    recordings: pa.Table
+    refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    def numbered(self) -> list[tuple[int, Recording]]:
+        """The recordings with their numbers."""
+        return list(zip(self.recordings["recording"].to_pylist(), recordings(self.recordings), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedShard:
+    """Which recordings go into one shard.
+
+    Attributes:
+        name: the shard's file name.
+        split: the split it belongs to.
+        rows: the recordings' numbers, in the shard's order.
+    """
+
+    name: str
+    split: str
+    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -67,20 +91,27 @@ class BuildPlan:
     """Everything that decides what a finished folder holds.
 
     Attributes:
+        front_end: how waveforms become log-mels.
         labels: label names, sorted.
-        recordings: in SOURCE's order, each with label and split.
+        recordings: the table in SOURCE's order, each with label and split; its row is a recording's number.
         rejections: inputs that cannot be used, known before any audio is read.
-        shards: the tasks, for a folder yet to be named.
+        shards: in the folder's order.
         settings: what must be equal for a build to be continued, as JSON.
         warnings: what a user should know of splits and duplicates.
     """
 
+    front_end: FrontEnd
     labels: tuple[str, ...]
-    recordings: Recordings
+    recordings: pa.Table
     rejections: list[Rejection]
-    shards: list[ShardTask]
+    shards: list[PlannedShard]
     settings: dict[str, Any]
     warnings: list[str]
+
+    def task(self, shard: PlannedShard, folder: Path, refused: Mapping[int, tuple[str, str]] = {}) -> ShardTask:
+        """The task that writes a shard."""
+        table = plain(self.recordings.take(shard.rows)).append_column("recording", pa.array(shard.rows))
+        return ShardTask(str(folder), shard.name, shard.split, self.front_end, self.labels, table, refused)
 
 
 def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None = None) -> BuildPlan:
@@ -94,38 +125,37 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
     Raises:
         LabelError: a recording's given split is unknown.
     """
-    recordings = assign_splits(labelled.recordings, options.split, None if same is None else same.twins)
-    labels = tuple(sorted({label or "" for label, _, _ in recordings.kinds()}))
-    split_names, codes = recordings.column("split")
+    table = assign_splits(labelled.recordings, options.split, None if same is None else same.duplicate_of)
+    labels = tuple(sorted(label for (label,) in counts(table, "label")))
+    splits, numbers = codes(table, "split")
     shards = []
     for split in SPLITS:
-        of_split = np.flatnonzero(codes == split_names.index(split))
+        of_split = np.flatnonzero(numbers == splits.index(split))
         # Shuffled once, so that shards, read in order, hold labels and speakers mixed.
-        parts = (f"{r.file}\0{r.start_secs}\0{r.end_secs}" for r in recordings.take(of_split))
+        parts = (f"{r.file}\0{r.start_secs}\0{r.end_secs}" for r in recordings(table.take(of_split)))
         of_split = of_split[np.argsort(stable_keys(options.split.seed, parts), kind="stable")]
         number = min(options.num_shards or _shards_for(len(of_split)), len(of_split))
         for index in range(number):
-            part = of_split[index * len(of_split) // number : (index + 1) * len(of_split) // number]
-            name = shard_name(split, index, number)
-            shards.append(ShardTask("", name, split, options.front_end, labels, recordings.take(part)))
+            rows = of_split[index * len(of_split) // number : (index + 1) * len(of_split) // number]
+            shards.append(PlannedShard(shard_name(split, index, number), split, rows))
     settings: dict[str, Any] = {
         "front_end": options.front_end.to_json(),
         "labels": list(labels),
         "label_rule": labelled.rule,
         "split": dataclasses.asdict(options.split) | {"fractions": list(options.split.fractions)},
-        "shards": Counter(task.split for task in shards),
-        "recordings": json_list_fingerprint(map(planned_row, recordings)),
+        "shards": Counter(shard.split for shard in shards),
+        "recordings": json_list_fingerprint(map(planned_row, recordings(table))),
         "rejections": json_list_fingerprint(map(Rejection.row, labelled.rejections)),
     }
-    has_given = any(split for _, _, split in labelled.recordings.kinds())
+    has_given = labelled.recordings["split"].null_count < len(table)
     if has_given:
         settings["given_splits"] = True  # they may divide a speaker
     if labelled.left_out:
         settings["left_out"] = dict(sorted(labelled.left_out.items()))
-    warnings = split_warnings(recordings, options.split, has_given)
+    warnings = split_warnings(table, options.split, has_given)
     if same is not None:
-        warnings += duplicate_warnings(recordings, same)
-    return BuildPlan(labels, recordings, labelled.rejections, shards, settings, warnings)
+        warnings += duplicate_warnings(table, same)
+    return BuildPlan(options.front_end, labels, table, labelled.rejections, shards, settings, warnings)
 
 
 def _shards_for(n_recordings: int) -> int:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ser_batch.corpus.splits import stable_keys
 from ser_batch.errors import RecordsError
+from ser_batch.formatting import pluralize
 from ser_batch.records.examples import Example, parse
-from ser_batch.records.folder import RecordFolder
+from ser_batch.records.folder import RecordFolder, Shard
 from ser_batch.records.tfrecords import read_records
 
 
 @dataclass(frozen=True)
 class TrainValidation:
-    """What a training sees.
+    """The examples of a training.
 
     Attributes:
         train: what it learns from.
@@ -67,7 +68,7 @@ class Selection:
     """
 
     name: str
-    shards: tuple[dict[str, Any], ...]
+    shards: tuple[Shard, ...]
     chosen: NDArray[np.bool_] | None = None
 
     @property
@@ -75,12 +76,12 @@ class Selection:
         """How many they are."""
         if self.chosen is not None:
             return int(self.chosen.sum())
-        return sum(shard["examples"] for shard in self.shards)
+        return sum(shard.examples for shard in self.shards)
 
     @property
     def size_bytes(self) -> int:
         """Of the shards."""
-        return sum(shard["bytes"] for shard in self.shards)
+        return sum(shard.bytes for shard in self.shards)
 
 
 def split_selection(records: RecordFolder, split: str) -> Selection:
@@ -89,9 +90,9 @@ def split_selection(records: RecordFolder, split: str) -> Selection:
     Raises:
         RecordsError: it has none.
     """
-    shards = tuple(shard for shard in records.shards(split) if shard["examples"])
+    shards = tuple(shard for shard in records.shards(split) if shard.examples)
     if not shards:
-        present = ", ".join(sorted({shard["split"] for shard in records.shards()}))
+        present = ", ".join(sorted({shard.split for shard in records.shards()}))
         raise RecordsError(f"{records.path}: no examples in the split {split!r}; it has {present}")
     return Selection(split, shards)
 
@@ -106,18 +107,15 @@ def copies_of_other_splits(records: RecordFolder, split: str) -> NDArray[np.bool
     """
     if records.n_examples() == records.n_examples(split):
         return None
-    is_mine = array("b")
-
-    def audio() -> Iterator[str]:
-        for row in records.manifest():
-            is_mine.append(row["split"] == split)
-            yield f"{row['sha256']}\0{row['start']}\0{row['end']}"
-
-    keys = stable_keys(0, audio())
-    if len(keys) != records.n_examples():
-        return None  # damaged: who reads the examples tells how
-    mine = np.frombuffer(is_mine, np.bool_)
-    copied = np.isin(keys[mine], keys[~mine])
+    keys: dict[bool, list[NDArray[np.uint64]]] = {True: [], False: []}
+    for shard in records.shards():
+        for rows in records.manifest("sha256", "start", "end", shards=[shard]):
+            columns = (rows[name].to_pylist() for name in rows.column_names)
+            audio = (f"{sha256}\0{start}\0{end}" for sha256, start, end in zip(*columns, strict=True))
+            keys[shard.split == split].append(stable_keys(0, audio))
+    copied = np.isin(np.concatenate(keys[True]), np.concatenate(keys[False]))
+    if len(copied) != records.n_examples(split):
+        return None  # damaged: reading the examples tells how
     return copied if copied.any() else None
 
 
@@ -129,17 +127,36 @@ def row_selection(records: RecordFolder, name: str, chosen: NDArray[np.bool_]) -
         name: what messages call them.
         chosen: one bool per row of the manifest.
     """
-    return Selection(name, tuple(shard for shard in records.shards() if shard["examples"]), chosen)
+    return Selection(name, tuple(shard for shard in records.shards() if shard.examples), chosen)
 
 
-def manifest_rows(records: RecordFolder, selection: Selection) -> Iterator[dict[str, str]]:
-    """The manifest's rows of a selection, in its order."""
-    names = {shard["name"] for shard in selection.shards}
-    rows = (row for row in records.manifest() if row["shard"] in names)
-    if selection.chosen is None:
-        yield from rows
-    else:
-        yield from (row for row, chosen in zip(rows, selection.chosen, strict=True) if chosen)
+def manifest_rows(records: RecordFolder, selection: Selection, *columns: str) -> Iterator[pa.Table]:
+    """Columns of the manifest's rows of a selection, in its order, a table for each shard.
+
+    Raises:
+        RecordsError: a part of the manifest is missing or damaged, or has other rows than its shard.
+    """
+    begin = 0
+    for shard in selection.shards:
+        (rows,) = records.manifest(*columns, shards=[shard])
+        if len(rows) != shard.examples:
+            raise RecordsError(
+                f"{records.path}: its manifest has {len(rows)} rows of {shard.name}, which holds "
+                f"{pluralize(shard.examples, 'example')}; ser-batch verify says which"
+            )
+        if selection.chosen is not None:
+            rows = rows.filter(pa.array(selection.chosen[begin : begin + shard.examples]))
+        begin += shard.examples
+        yield rows
+
+
+def manifest_column(records: RecordFolder, selection: Selection, name: str) -> pa.ChunkedArray:
+    """One column of the manifest's rows of a selection, in its order.
+
+    Raises:
+        RecordsError: as `manifest_rows` does.
+    """
+    return pa.concat_tables(manifest_rows(records, selection, name))[name]
 
 
 def read_examples(records: RecordFolder, selection: Selection) -> Iterator[Example]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ser_batch.corpus.splits import SPLITS
 from ser_batch.records.examples import FEATURES, Shape
+
+if TYPE_CHECKING:
+    from ser_batch.records.folder import Shard
 
 
 def tfds_features(shape: Shape, labels: Sequence[str]) -> dict[str, Any]:
@@ -37,18 +40,18 @@ def shard_name(split: str, number: int, of: int) -> str:
     return f"{DATASET}-{split}.tfrecord-{number:05d}-of-{of:05d}"
 
 
-def tfds_files(shape: Shape, labels: Sequence[str], shards: Sequence[dict[str, Any]]) -> dict[str, object]:
+def tfds_files(shape: Shape, labels: Sequence[str], shards: Sequence[Shard]) -> dict[str, object]:
     """The content of the JSON files that tensorflow-datasets opens a folder by."""
     splits = []
     for split in SPLITS:
-        of_split = [shard for shard in shards if shard["split"] == split]
+        of_split = [shard for shard in shards if shard.split == split]
         if of_split:
             splits.append(
                 {
                     "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
                     "name": split,
-                    "numBytes": str(sum(shard["bytes"] for shard in of_split)),
-                    "shardLengths": [str(shard["examples"]) for shard in of_split],
+                    "numBytes": str(sum(shard.bytes for shard in of_split)),
+                    "shardLengths": [str(shard.examples) for shard in of_split],
                 }
             )
     info = {

@@ -1,9 +1,12 @@
 """What a planned build, a record folder, a bundle, a table or a cross-validation is, in a few lines."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import pyarrow as pa
 
 from ser_batch.audio.frontends import FrontEnd, preset_name
 from ser_batch.corpus.splits import SPLITS
@@ -14,14 +17,16 @@ from ser_batch.inference.results import parts_folder
 from ser_batch.inference.table import read_summary
 from ser_batch.models.bundles import DESCRIPTION, open_bundle
 from ser_batch.records.estimates import Estimate
-from ser_batch.records.folder import PROVENANCE, RecordFolder, open_records
-from ser_batch.records.manifest import BUILDING
+from ser_batch.records.folder import BUILDING, PROVENANCE, RecordFolder, error_parts, open_records
+from ser_batch.records.manifest import ERROR_COLUMNS, MANIFEST_COLUMNS
 from ser_batch.records.plan import BuildPlan
 from ser_batch.reports.text import cross_validation_lines
 from ser_batch.storage.outputs import read_own_json
+from ser_batch.storage.tables import counts
 from ser_batch.training.recipes import recipe_title
 
 _SHOWN_SPEAKERS = 12
+_PRINTED_ERROR_COLUMNS = ("file", "start", "end", "stage", "reason", "sha256")
 
 
 def describe(path: Path) -> list[str]:
@@ -50,37 +55,59 @@ def describe(path: Path) -> list[str]:
 
 def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str]:
     """A build that is only planned: counts, splits, shards, expected size and time."""
-    rows = [Row(one.label or "", one.speaker or "", one.split or "") for one in plan.recordings]
-    shards = Counter(task.split for task in plan.shards)
+    shards = Counter(shard.split for shard in plan.shards)
     named = ", ".join(f"{split} {shards[split]}" for split in SPLITS if shards[split])
     unusable = f", {estimate.unusable} of them unusable" if estimate.unusable else ""
     return [
         f"{pluralize(len(plan.recordings), 'recording')}; cannot be used: {pluralize(len(plan.rejections), 'input')}",
-        f"front end: {_shown(plan.shards[0].front_end)}",
+        f"front end: {_shown(plan.front_end)}",
         f"shards: {named}",
         f"expected, from {pluralize(estimate.measured, 'recording')}{unusable}: "
         f"{pluralize(estimate.examples, 'example')}, "
         f"{estimate.size_bytes / 1e6:,.1f} MB, "
         f"{estimate.secs / workers:,.1f} s of work for {pluralize(workers, 'worker')}",
         "",
-        *_census(rows, plan.labels),
+        *_census(counts(plan.recordings, "split", "speaker", "label"), plan.labels),
     ]
 
 
-class Row(NamedTuple):
-    """What is counted of an example or a recording; empty text where unknown."""
+def manifest_table(folder: Path) -> Iterator[Sequence[str]]:
+    """The manifest of a record folder as rows of text, after the names of the columns.
 
-    label: str
-    speaker: str
-    split: str
+    Raises:
+        RecordsError: it is no finished record folder, or a part of its manifest is missing or damaged.
+    """
+    return chain([MANIFEST_COLUMNS], _texts(open_records(folder).manifest(*MANIFEST_COLUMNS), MANIFEST_COLUMNS))
 
 
-def _census(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
-    """Counts as a table: a line for each split and, within it, each speaker; a column for each label."""
-    splits = [split for split in SPLITS if any(row.split == split for row in rows)]
-    cells = Counter((row.split, row.speaker, row.label) for row in rows)
-    by_split = Counter((row.split, row.label) for row in rows)
-    width = max(12, *(len(row.speaker) + 2 for row in rows))
+def error_table(folder: Path) -> Iterator[Sequence[str]]:
+    """The recordings of a record folder that cannot be used, as rows of text, after the names of the columns.
+
+    Raises:
+        RecordsError: it is no record folder, or a part of its manifest is missing or damaged.
+    """
+    return chain([_PRINTED_ERROR_COLUMNS], _texts(error_parts(folder), ERROR_COLUMNS))
+
+
+def _texts(tables: Iterable[pa.Table], names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for table in tables:
+        columns = (table[name].to_pylist() for name in names)
+        for values in zip(*columns, strict=True):
+            yield ["" if value is None else str(value) for value in values]
+
+
+def _census(cells: Counter[tuple[str, str | None, str]], labels: Sequence[str]) -> list[str]:
+    """Counts as a table: a line for each split and, within it, each speaker; a column for each label.
+
+    Args:
+        cells: how many there are of each split, speaker and label.
+        labels: in the order of the columns.
+    """
+    by_split: Counter[tuple[str, str]] = Counter()
+    for (split, _, label), count in cells.items():
+        by_split[split, label] += count
+    splits = [split for split in SPLITS if any(split == of for of, _ in by_split)]
+    width = max(12, *(len(speaker or "") + 2 for _, speaker, _ in cells))
     columns = [max(len(label), 6) + 2 for label in labels]
 
     def line(name: str, counts: Sequence[int]) -> str:
@@ -91,7 +118,7 @@ def _census(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
     lines = [f"{'':{width}}{header}{'all':>9}"]
     for split in splits:
         lines.append(line(split, [by_split[split, label] for label in labels]))
-        speakers = sorted({row.speaker for row in rows if row.split == split} - {""})
+        speakers = sorted({speaker for of, speaker, _ in cells if speaker and of == split})
         lines += [
             line(f"  {speaker}", [cells[split, speaker, label] for label in labels])
             for speaker in speakers[:_SHOWN_SPEAKERS]
@@ -102,15 +129,17 @@ def _census(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
 
 
 def _describe_records(records: RecordFolder) -> list[str]:
-    plan = records.provenance["plan"]
-    rows = [Row(row["label"], row["speaker"], row["split"]) for row in records.manifest()]
+    plan = records.provenance.plan
+    cells: Counter[tuple[str, str | None, str]] = Counter()
+    for table in records.manifest("split", "speaker", "label"):
+        cells.update(counts(table, "split", "speaker", "label"))
     return [
         f"record folder {records.path}: {records.summary()}",
         f"front end: {_shown(records.front_end)}",
         f"labels from {plan['label_rule']}; split by {plan['split']['rule']}, seed {plan['split']['seed']}",
-        f"fingerprint {records.fingerprint[:12]}, written by ser-batch {records.provenance['version']}",
+        f"fingerprint {records.fingerprint[:12]}, written by ser-batch {records.provenance.version}",
         "",
-        *_census(rows, records.labels),
+        *_census(cells, records.labels),
     ]
 
 

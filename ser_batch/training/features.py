@@ -20,7 +20,7 @@ from ser_batch.models.normalisation import (
     within_speakers,
 )
 from ser_batch.records.folder import RecordFolder
-from ser_batch.records.reader import Selection, manifest_rows
+from ser_batch.records.reader import Selection, manifest_column
 from ser_batch.training.augmentation import augment, mixup
 from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, read_batches
 from ser_batch.training.recipes import Recipe
@@ -115,7 +115,8 @@ class FeatureSet:
         return np.concatenate([examples for examples, _ in self._batches()])
 
     def _speakers(self) -> list[str]:
-        return [row["speaker"] for row in manifest_rows(self.records, self._selection)]
+        speakers: list[str] = manifest_column(self.records, self._selection, "speaker").to_pylist()
+        return speakers
 
     def _measured_scale(self) -> Scale | None:
         """Of functionals, or of every mel band over all frames."""
@@ -145,7 +146,10 @@ class FeatureSet:
 
     def _label_weights(self) -> Float32s:
         """For every label the weight at which all labels present count alike, 1 on average over examples."""
-        labels = [self.records.labels.index(row["label"]) for row in manifest_rows(self.records, self._selection)]
+        labels = [
+            self.records.labels.index(label)
+            for label in manifest_column(self.records, self._selection, "label").to_pylist()
+        ]
         present = np.unique(labels)
         weights = np.ones(len(self.records.labels), np.float32)
         weights[present] = compute_class_weight("balanced", classes=present, y=labels)

@@ -18,7 +18,7 @@ from ser_batch.models.bundles import BUNDLE_FILES, DESCRIPTION, Bundle, open_bun
 from ser_batch.models.networks.families import build_learner
 from ser_batch.models.networks.options import check_normalisation
 from ser_batch.records.folder import RecordFolder
-from ser_batch.records.reader import TrainValidation, manifest_rows, split_train_validation
+from ser_batch.records.reader import TrainValidation, manifest_column, split_train_validation
 from ser_batch.storage.outputs import OutputKind, open_output
 from ser_batch.training.determinism import computing_in, deterministic
 from ser_batch.training.features import FeatureSet
@@ -109,7 +109,7 @@ def _check_records(records: RecordFolder, recipe: Recipe) -> None:
 
 
 def _notes(records: RecordFolder, recipe: Recipe, sides: TrainValidation) -> Iterator[str]:
-    if recipe.normalise == "speaker" and not any(row["speaker"] for row in manifest_rows(records, sides.train)):
+    if recipe.normalise == "speaker" and not any(manifest_column(records, sides.train, "speaker").unique().to_pylist()):
         yield "the recipe normalises by speaker, but the records name no speakers; the training statistics are used"
     if sides.n_copies:
         examples = pluralize(sides.n_copies, "training example")

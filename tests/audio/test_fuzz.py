@@ -11,10 +11,12 @@ from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan
 from ser_batch.records.build import build_records
+from ser_batch.records.manifest import REJECTED
 from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
+from tests.manifests import edit_part
 from tools import fuzz_audio
 from tools.audio_truth import KINDS, Finding, TruthTally, check_case, check_truth
 from tools.fuzz_audio import INTACT, MUTATIONS, Intact, MeasuringEngine, Tally, count, encode_all, fuzz, make_mutant
@@ -89,8 +91,8 @@ def test_what_is_lost_or_told_twice_is_noticed(tmp_path: Path) -> None:
     tally = Tally()
     count(records, {"wav/a.wav", "wav/b.wav"}, tally)
     assert not tally.wrong
-    with open(tmp_path / "out" / "errors.csv", "a") as errors:
-        errors.write("wav/b.wav,0.0,,decode,is damaged,\n")
+    row = {"file": "wav/b.wav", "start": 0.0, "stage": "decode", "error": "is damaged"}
+    edit_part(records.path, REJECTED, lambda rows: [*rows, row])
     count(records, {"wav/a.wav", "wav/b.wav", "wav/c.wav"}, tally)
     assert tally.culprits == {"wav/b.wav", "wav/c.wav"}
 

@@ -1,5 +1,6 @@
 """The command line as a person meets it: in a process of its own, or through `main`."""
 
+import io
 import json
 import re
 import shutil
@@ -163,7 +164,9 @@ def test_columns_are_named_and_so_is_the_folder_of_missing_files(tmp_path: Path,
         assert (f"warning: {table}: column 'Emotion' is used as label" in said) == (command[0] == "build-records")
         assert "error: x/absent.wav: cannot be read: No such file or directory" in said
         assert f"error: relative paths in {table} were looked for in {table.parent}" in said
-    assert str(tmp_path) not in (tmp_path / "r" / "errors.csv").read_text()
+    capfd.readouterr()
+    assert main(["info", str(tmp_path / "r"), "--errors"]) == 0
+    assert str(tmp_path) not in capfd.readouterr().out
 
 
 def test_what_the_label_map_leaves_out_is_counted_and_no_failure(tmp_path: Path, emodb_sample: Path, capfd) -> None:
@@ -182,7 +185,7 @@ def test_what_the_label_map_leaves_out_is_counted_and_no_failure(tmp_path: Path,
     assert "already finished" in capfd.readouterr().err
 
 
-def test_tables_of_odd_names_read_in_pandas(tmp_path: Path, emodb_sample: Path) -> None:
+def test_tables_of_odd_names_read_in_pandas(tmp_path: Path, emodb_sample: Path, capfd) -> None:
     """Labels by its defaults; files that are called as a missing value or a number as the README says."""
     samples = sorted(emodb_sample.iterdir())[:4]
     names = ["NA", "null", "001", "nan.wav"]
@@ -191,9 +194,12 @@ def test_tables_of_odd_names_read_in_pandas(tmp_path: Path, emodb_sample: Path) 
     rows = zip(names, ["None", "joy", "fear", "joy"], strict=True)
     (tmp_path / "t.csv").write_text("file,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
     assert main(["build-records", str(tmp_path / "t.csv"), "-o", str(tmp_path / "r"), "-j", "1", "-q"]) == 3
-    manifest = pandas.read_csv(tmp_path / "r" / "manifest.csv")
+    capfd.readouterr()
+    assert main(["info", str(tmp_path / "r"), "--manifest"]) == 0
+    printed = capfd.readouterr().out
+    manifest = pandas.read_csv(io.StringIO(printed))
     assert sorted(manifest["label"]) == ["fear", "joy", "joy"]
-    manifest = pandas.read_csv(tmp_path / "r" / "manifest.csv", dtype=str, keep_default_na=False)
+    manifest = pandas.read_csv(io.StringIO(printed), dtype=str, keep_default_na=False)
     assert sorted(manifest["file"]) == ["001", "nan.wav", "null"]
     assert main(["infer", str(tmp_path / "t.csv"), "-o", str(tmp_path / "p.csv"), "-j", "1", "-q"]) == 0
     table = pandas.read_csv(tmp_path / "p.csv", converters={"file": str})
@@ -250,7 +256,7 @@ def test_several_sources(tmp_path: Path, emodb_sample: Path, monkeypatch, capfd)
     assert main(["infer", "one", single, "more.csv", "-o", "p.csv", "-j", "1"]) == 0
     assert "already finished" in capfd.readouterr().err
     assert main(["build-records", "one", "two", "-o", "r", "-j", "1", "-q"]) == 0
-    assert set(pandas.read_csv("r/manifest.csv")["file"]) == {
+    assert set(pandas.read_parquet("r/manifest")["file"]) == {
         str(path) for folder in ("one", "two") for path in Path(folder).iterdir()
     }
     assert main(["verify", "r", "--source", "one", "--source", "two", "-j", "1"]) == 0

@@ -1,28 +1,29 @@
 import shutil
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ser_batch.cli.app import main
 from ser_batch.corpus.duplicates import SameAudio, duplicate_warnings, find_duplicates
 from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan, assign_splits
-from ser_batch.corpus.table import Recording, Recordings
+from ser_batch.corpus.table import Recording, make_table, recordings
 from ser_batch.records.folder import open_records
-from ser_batch.records.reader import manifest_rows, split_train_validation
+from ser_batch.records.reader import manifest_column, split_train_validation
 from ser_batch.runtime.local import LocalEngine
 
 
-def duplicates_of(recordings: Recordings) -> dict[str, str]:
+def duplicates_of(table: pa.Table) -> dict[str, str]:
     with LocalEngine(2) as engine:
-        same = find_duplicates(recordings, engine)
-    return {recordings[copy].file: recordings[same.twins[copy]].file for copy in same.copies}
+        same = find_duplicates(table, engine)
+    files = table["file"].to_pylist()
+    return {files[copy]: files[same.duplicate_of[copy]] for copy in same.copies}
 
 
-def listed(folder: Path) -> Recordings:
+def listed(folder: Path) -> pa.Table:
     return list_source(str(folder)).recordings
 
 
@@ -54,38 +55,38 @@ def test_the_same_bytes_under_other_names_are_found(tmp_path: Path, emodb_sample
 def test_parts_of_one_file_are_not_duplicates(tmp_path: Path, emodb_sample: Path) -> None:
     path = str(emodb_sample / "16b03Ta.wav")
     parts = [Recording("x", path, "a", end_secs=1.0), Recording("x", path, "a", start_secs=1.0)]
-    assert not duplicates_of(Recordings(parts))
+    assert not duplicates_of(make_table(parts))
 
 
-def test_twins_stay_in_one_split_for_any_seed(emodb_sample: Path) -> None:
-    recordings = [
+def test_copies_stay_in_one_split_for_any_seed() -> None:
+    everyone = [
         Recording(f"{speaker}{number}.wav", f"/{speaker}{number}.wav", "anger", f"s{speaker}")
         for speaker in range(10)
         for number in range(10)
     ]
     pairs = {30: 20, 40: 20, 80: 70}
-    twins = np.arange(100)
-    twins[list(pairs)] = list(pairs.values())
-    anonymous = [replace(recording, speaker=None) for recording in recordings]
+    duplicate_of = np.arange(100)
+    duplicate_of[list(pairs)] = list(pairs.values())
+    anonymous = [recording._replace(speaker=None) for recording in everyone]
     for seed in range(20):
-        mixed = [
-            one if number % 3 else other for number, (one, other) in enumerate(zip(recordings, anonymous, strict=True))
-        ]
-        for everyone in (recordings, anonymous, mixed):
-            assigned = assign_splits(Recordings(everyone), SplitPlan(seed=seed), twins)
+        mixed = [one if number % 3 else anonymous[number] for number, one in enumerate(everyone)]
+        for some in (everyone, anonymous, mixed):
+            assigned = list(recordings(assign_splits(make_table(some), SplitPlan(seed=seed), duplicate_of)))
             assert all(assigned[copy].split == assigned[first].split for copy, first in pairs.items())
         splits = defaultdict(set)
-        for recording in assign_splits(Recordings(recordings), SplitPlan(seed=seed), twins):
+        for recording in recordings(assign_splits(make_table(everyone), SplitPlan(seed=seed), duplicate_of)):
             splits[recording.speaker].add(recording.split)
         assert all(len(of_speaker) == 1 for of_speaker in splits.values())
 
 
-def test_twins_with_another_label_are_said(emodb_sample: Path) -> None:
+def test_copies_with_another_label_are_said(emodb_sample: Path) -> None:
     labelled = label_recordings(list_source(str(emodb_sample))).recordings
-    twins = np.arange(len(labelled))
-    twins[1] = 0
-    (_, line) = duplicate_warnings(labelled, SameAudio(np.arange(len(labelled)), twins))
-    assert line == ("1 of them have another label than their twin (03a01Wa.wav: anger, 03a01Fa.wav: happiness)")
+    duplicate_of = np.arange(len(labelled))
+    duplicate_of[1] = 0
+    (_, line) = duplicate_warnings(labelled, SameAudio(np.arange(len(labelled)), duplicate_of))
+    assert line == (
+        "1 of them have another label than the file that they copy (03a01Wa.wav: anger, 03a01Fa.wav: happiness)"
+    )
 
 
 def test_copies_in_two_given_splits_are_said_and_not_trained_on(tmp_path: Path, emodb_sample: Path, capfd) -> None:
@@ -102,10 +103,13 @@ def test_copies_in_two_given_splits_are_said_and_not_trained_on(tmp_path: Path, 
     assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out"), "-j", "1"]) == 0
     said = capfd.readouterr().err
     assert "same bytes as another: 3 files (v.wav as " in said
-    assert f"2 of them have another split than their twin, as it was given (v.wav: train, {names[3]}: " in said
+    assert (
+        f"2 of them have another split than the file that they copy, as it was given (v.wav: train, {names[3]}: "
+        in said
+    )
     sides = split_train_validation(open_records(tmp_path / "out"))
     assert sides.n_copies == 2
-    trained = [row["file"] for row in manifest_rows(open_records(tmp_path / "out"), sides.train)]
+    trained = manifest_column(open_records(tmp_path / "out"), sides.train, "file").to_pylist()
     assert sorted(trained) == sorted([*names[:3], "0.wav", names[4]])
 
 

@@ -25,10 +25,11 @@ from ser_batch.evaluation.fold_predictions import read_predictions
 from ser_batch.inference.predictions import Evaluated, Prediction
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.records.folder import RecordFolder, open_records
-from ser_batch.records.reader import Selection, TrainValidation, manifest_rows
+from ser_batch.records.reader import Selection, TrainValidation
 from ser_batch.training.recipes import Recipe
 from tests.conftest import made_once
 from tests.inline import Dying, Inline
+from tests.manifests import example_rows
 from tests.recipes import PLAIN, write_recipe
 
 QUICK = PLAIN.replace(name="quick", epochs=1)
@@ -78,12 +79,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) 
 def test_every_example_is_predicted_once(whole: Whole, kept_records: RecordFolder) -> None:
     assert {path.name for path in whole.out.iterdir()} == FILES
     rows = read(whole.out / "predictions.csv")
-    files = sorted(row["file"] for row in kept_records.manifest())
+    files = sorted(row["file"] for row in example_rows(kept_records))
     assert sorted(row["file"] for row in rows) == files
     assert {row["seed"] for row in rows} == {"5"}
     fold_of = {row["speaker"]: row["fold"] for row in rows}
     assert all(fold_of[row["speaker"]] == row["fold"] for row in rows)
-    truth = {row["file"]: row["label"] for row in kept_records.manifest()}
+    truth = {row["file"]: row["label"] for row in example_rows(kept_records)}
     for row in rows:
         assert row["label"] == truth[row["file"]]
         probabilities = [float(row[f"p_{label}"]) for label in kept_records.labels]
@@ -211,13 +212,13 @@ class Trainings:
         assert bundle.name == "final"
         if predictor.temperature != 1.0:
             self.held_out.append(selection)
-        for row in manifest_rows(records, selection):
+        for row in example_rows(records, selection):
             probabilities = apply_temperature([[0.4, *(0.1,) * 6]], predictor.temperature)[0]
-            prediction = Prediction(row["file"], float(row["start"]), float(row["end"]), tuple(probabilities))
+            prediction = Prediction(row["file"], row["start"], row["end"], tuple(probabilities))
             yield Evaluated(row["speaker"], records.labels.index(row["label"]), prediction)
 
     def rows(self, selection: Selection | None) -> Rows:
-        return list(manifest_rows(self.records, selection)) if selection else []
+        return example_rows(self.records, selection) if selection else []
 
     def folds(self) -> list[tuple[Rows, Rows, Rows, Rows]]:
         """Rows of each fold: calibration's training and validation, the final training, what it is scored on."""
@@ -248,7 +249,7 @@ def test_who_is_held_out_is_in_no_training(trainings: Trainings, tmp_path: Path)
     reports: list[Any] = []
     protocol = Protocol("speaker", None, 2, 3)
     assert not cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline(), on_fold=reports.append)
-    speakers = sorted(values(list(trainings.records.manifest()), "speaker"))
+    speakers = sorted(values(example_rows(trainings.records), "speaker"))
     assert [seed for seed, *_ in trainings.seen] == [3] * 20 + [4] * 20
     assert [report.name for report in reports] == 2 * speakers
     assert (reports[-1].done, reports[-1].of) == (20, 20)
@@ -295,9 +296,9 @@ def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_pa
     folds = trainings.folds()
     assert len(folds) == (n_folds or 10)
     held_out = [row["file"] for *_, rows in folds for row in rows]
-    assert sorted(held_out) == sorted(row["file"] for row in trainings.records.manifest())
+    assert sorted(held_out) == sorted(row["file"] for row in example_rows(trainings.records))
     for inner, calibrating, train, rows in folds:
-        assert values(rows, "file") == values(list(trainings.records.manifest()), "file") - values(train, "file")
+        assert values(rows, "file") == values(example_rows(trainings.records), "file") - values(train, "file")
         assert values(inner, "file") == values(train, "file") - values(calibrating, "file")
         assert calibrating
     title = json.loads((tmp_path / "cv" / "scores.json").read_text())["title"]
@@ -344,7 +345,9 @@ def test_an_unfinished_cross_validation_of_another_kind_is_refused(trainings: Tr
 def test_records_that_changed_are_refused(trainings: Trainings, tmp_path: Path) -> None:
     out, protocol = tmp_path / "cv", Protocol("speaker", 2, 1, 0)
     cross_validate(trainings.records, out, QUICK, protocol, Inline())
-    changed = RecordFolder(trainings.records.path, trainings.records.provenance | {"fingerprint": "0" * 64})
+    changed = RecordFolder(
+        trainings.records.path, trainings.records.provenance.model_copy(update={"fingerprint": "0" * 64})
+    )
     with pytest.raises(OutputError, match="what differs: records was"):
         cross_validate(changed, out, QUICK, protocol, Inline())
 

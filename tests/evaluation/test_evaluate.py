@@ -12,6 +12,7 @@ from ser_batch.audio.frontends import FrontEnd
 from ser_batch.cli.app import main
 from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.table import recordings as recordings_of
 from ser_batch.corpus.splits import SplitPlan
 from ser_batch.inference.predictions import PredictionOptions, predict_examples
 from ser_batch.inference.predictor import Predictor
@@ -95,7 +96,7 @@ def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, 
     evaluate(records, tmp_path / "eval")
     evaluated = {row["file"]: row for row in read(tmp_path / "eval" / "predictions.csv")}
     bundle = shipped_bundle()
-    recordings = list_source(str(emodb_sample)).recordings
+    recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
     with LocalEngine(2) as engine:
         results = results_of(recordings, engine, PredictionOptions.predictions(bundle))
     for recording, result in zip(recordings, results, strict=True):
@@ -214,7 +215,7 @@ def test_windows_of_a_recording_are_one_prediction_in_both(
     split = split_selection(records, "train")
     found = predict_examples(bundle, Predictor(bundle), records, split)
     evaluated = {one.prediction.file: one.prediction for one in found}
-    recordings = list_source(str(emodb_sample)).recordings
+    recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
     with LocalEngine(2) as engine:
         results = results_of(recordings, engine, PredictionOptions.predictions(bundle))
     for recording, result in zip(recordings, results, strict=True):

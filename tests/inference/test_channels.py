@@ -11,7 +11,7 @@ import soundfile
 from ser_batch.audio.channels import parse_channels, with_channels
 from ser_batch.cli.app import main
 from ser_batch.corpus.sources import list_source
-from ser_batch.corpus.table import Recording, Recordings
+from ser_batch.corpus.table import Recording, make_table, recordings
 from ser_batch.errors import UsageError
 from ser_batch.runtime.local import LocalEngine
 
@@ -128,19 +128,19 @@ def test_other_words_are_wrong_usage(calls: Path, tmp_path: Path, text: str) -> 
 
 
 def test_recordings_keep_their_channel() -> None:
-    recordings = [
+    listed = [
         Recording("a.wav", "/x/a.wav", channel=3),
         Recording("b.wav", "/x/b.wav", "joy", "anna", "train", 1.5, 2.0, "mean"),
         Recording("c.wav", "/y/d.wav", start_secs=1.0, channel=0),
         Recording("e.wav", "/y/e.wav"),
     ]
-    assert list(Recordings(recordings)) == recordings
+    assert list(recordings(make_table(listed))) == listed
 
 
 def test_a_thousand_files_are_expanded_in_order(calls: Path) -> None:
     listed = list_source(str(calls)).recordings
-    many = Recordings(listed[number % len(listed)] for number in range(1000))
+    many = listed.take([number % len(listed) for number in range(1000)])
     with LocalEngine(2) as engine:
         found = with_channels(many, "each", engine)
     assert len(found) == 1500
-    assert [one.channel for one in found[:6]] == [0, 1, None, 0, 0, 1]
+    assert [one.channel for one in recordings(found.slice(0, 6))] == [0, 1, None, 0, 0, 1]

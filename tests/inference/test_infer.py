@@ -14,6 +14,7 @@ import pytest
 
 from ser_batch.cli.app import main
 from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.table import recordings as recordings_of
 from ser_batch.evaluation.metrics import score
 from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.models.bundles import shipped_bundle
@@ -102,7 +103,7 @@ def test_nothing_but_errors_exits_1_every_time(tmp_path: Path) -> None:
 
 
 def test_workers_and_neighbours_change_nothing(emodb_sample: Path) -> None:
-    recordings = list_source(str(emodb_sample)).recordings
+    recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
     asked = PredictionOptions.predictions(shipped_bundle())
     results = []
     for workers, order in [(1, slice(None)), (3, slice(None, None, -1))]:
@@ -113,7 +114,7 @@ def test_workers_and_neighbours_change_nothing(emodb_sample: Path) -> None:
 
 
 def test_a_file_that_ends_its_worker_is_a_row(emodb_sample: Path) -> None:
-    recordings = list_source(str(emodb_sample)).recordings
+    recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
     with LocalEngine(2) as engine:
         deadly = DeadlyEngine(engine, "08a02La.wav", signum=11)
         results = results_of(recordings, deadly, PredictionOptions.predictions(shipped_bundle()))
@@ -256,7 +257,7 @@ def test_a_damaged_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd)
 def test_the_shipped_model_knows_its_own_corpus(emodb: Path) -> None:
     from ser_batch.corpus.labels import label_recordings
 
-    recordings = label_recordings(list_source(str(emodb))).recordings
+    recordings = list(recordings_of(label_recordings(list_source(str(emodb))).recordings))
     with LocalEngine(2) as engine:
         results = results_of(recordings, engine, PredictionOptions.predictions(shipped_bundle()))
     truth = [LABELS.index(recording.label or "") for recording in recordings]

@@ -15,6 +15,7 @@ import soundfile
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import Recording
+from ser_batch.corpus.table import recordings as recordings_of
 from ser_batch.errors import BundleError
 from ser_batch.inference.predictions import Block, Prediction, PredictionOptions, read_part, write_block
 from ser_batch.models.bundles import shipped_bundle
@@ -53,7 +54,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     for number, secs in enumerate([6, 250, 1, 6, 200, 6.5, 200, 3, 3.01, 1, 400]):
         write_speech(folder / f"{number:02d}.wav", secs)
     (folder / "03broken.wav").write_bytes(b"x")
-    return list_source(str(folder)).recordings
+    return list(recordings_of(list_source(str(folder)).recordings))
 
 
 def rows_of(recordings, engine, asked=WHOLE) -> list[Prediction]:
@@ -108,7 +109,7 @@ def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Pa
     soundfile.write(tmp_path / "1.wav", long, 16_000, subtype="FLOAT")
     for name in ("0.wav", "2.wav"):
         write_tone(tmp_path / name)
-    rows = rows_of(list_source(str(tmp_path)).recordings, engine, WINDOWS)
+    rows = rows_of(list(recordings_of(list_source(str(tmp_path)).recordings)), engine, WINDOWS)
     assert [row.file for row in rows] == ["0.wav", "1.wav", "2.wav"]
     assert rows[1].error == "has a sample that is not finite, at 299.999 s"
     assert not rows[0].error
@@ -166,7 +167,7 @@ def test_a_file_that_hangs_its_decoder_is_a_row(mixed, engine) -> None:
 def test_many_deadly_files_among_many(tmp_path: Path) -> None:
     for number in range(40):
         write_tone(tmp_path / f"{number:02d}.wav", secs=0.2)
-    recordings = list_source(str(tmp_path)).recordings
+    recordings = list(recordings_of(list_source(str(tmp_path)).recordings))
     with LocalEngine(2) as engine:
         twice = DeadlyEngine(DeadlyEngine(engine, "07.wav", 9), "31.wav", 11)  # type: ignore[arg-type]
         rows = rows_of(recordings, twice)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.table import recordings
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.inference.infer import InferOptions, InferResult, infer
 from ser_batch.inference.results import TableParts, parts_folder
@@ -90,7 +91,7 @@ def test_it_may_stop_again_and_again(run, source, tmp_path, whole) -> None:
 def test_only_a_file_that_changed_is_done_again(run, source, tmp_path, network) -> None:
     out = tmp_path / "preds.csv"
     stop(run, source, out, N_FILES)
-    changed = list_source(str(source)).recordings[1].path
+    changed = list(recordings(list_source(str(source)).recordings))[1].path
     write_tone(Path(changed))
     run(source, out)
     assert network.counted() == 1

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 
 from ser_batch.audio.frontends import SEED, SPEECH, FrontEnd
@@ -18,7 +20,8 @@ from ser_batch.corpus.table import Recording
 from ser_batch.errors import OutputError, RecordsError, SerBatchError
 from ser_batch.records.build import BuildResult, build_records
 from ser_batch.records.examples import parse
-from ser_batch.records.folder import open_records, recording_spans
+from ser_batch.records.folder import open_records, recording_parts
+from ser_batch.records.manifest import part_path
 from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.records.tfrecords import read_records
 from ser_batch.records.verification.verify import verify_records
@@ -28,7 +31,9 @@ from ser_batch.storage.locks import locked
 from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
 from tests.frontends import TRUNCATED, WINDOWED
+from tests.manifests import error_rows, example_rows
 
+SHARD = "recordings-train.tfrecord-00000-of-00003"
 OPTIONS = BuildOptions(TRUNCATED, SplitPlan(), num_shards=3)
 
 
@@ -39,7 +44,7 @@ def build(source: Path | str, out: Path, workers: int = 2, options: BuildOptions
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture
@@ -49,12 +54,12 @@ def source(tmp_path: Path, emodb_sample: Path) -> Path:
 
 def test_every_recording_is_an_example(source: Path, tmp_path: Path) -> None:
     result = build(source, tmp_path / "out")
-    rows = list(result.records.manifest())
+    rows = example_rows(result.records)
     assert sorted(row["file"] for row in rows) == sorted(path.name for path in source.iterdir())
     assert not result.n_errors
     assert result.records.labels == ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness")
     row = next(row for row in rows if row["file"] == "03a01Wa.wav")
-    assert (row["label"], row["speaker"], row["start"], row["end"]) == ("anger", "03", "0.0", "1.877813")
+    assert (row["label"], row["speaker"], row["start"], row["end"]) == ("anger", "03", 0.0, 1.877813)
 
 
 def test_bytes_do_not_depend_on_workers_or_place(source: Path, tmp_path: Path) -> None:
@@ -77,7 +82,7 @@ def test_tensorflow_datasets_opens_it(source: Path, tmp_path: Path, front_end: F
         assert builder.info.splits[split].num_examples == records.n_examples(split)
         for example in tfds.as_numpy(builder.as_dataset(split=split)):
             seen[example["file"].decode()] = example
-    for row in records.manifest():
+    for row in example_rows(records):
         example = seen.pop(row["file"])
         recording = Recording(row["file"], str(source / row["file"]))
         (window,) = LogMelWindows(recording, front_end)
@@ -97,7 +102,7 @@ def test_unusable_files_are_listed_and_the_rest_is_built(source: Path, tmp_path:
     (source / "notes.wav").write_bytes((source / "03a01Wa.wav").read_bytes())
     write_tone(source / "03b03Wa.wav", level=0.0)
     result = build(source, tmp_path / "out")
-    errors = {row["file"]: (row["stage"], row["reason"]) for row in result.records.errors()}
+    errors = {row["file"]: (row["stage"], row["error"]) for row in error_rows(result.records)}
     assert errors["03b01Wa.wav"] == ("decode", "is empty (0 bytes)")
     assert errors["03b02Wa.wav"][0] == "decode"
     assert errors["notes.wav"] == ("label", "is not named as EmoDB names its files")
@@ -115,15 +120,15 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
 
 def test_a_finished_folder_is_left_as_it_is(source: Path, tmp_path: Path) -> None:
     build(source, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     assert build(source, tmp_path / "out").was_finished
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
-@pytest.mark.parametrize("damage", ["shard gone", "shard cut", "manifest gone", "errors gone"])
+@pytest.mark.parametrize("damage", ["shard gone", "shard cut", "manifest gone", "rejected gone"])
 def test_a_finished_folder_without_a_part_is_not_called_finished(source: Path, tmp_path: Path, damage: str) -> None:
     path = build(source, tmp_path / "out").records.path
-    name = {"manifest gone": "manifest.csv", "errors gone": "errors.csv"}.get(damage)
+    name = {"manifest gone": f"manifest/{SHARD}.parquet", "rejected gone": "manifest/rejected.parquet"}.get(damage)
     part = path / name if name else next(iter(sorted(path.glob("*.tfrecord-*"))))
     if damage == "shard cut":
         os.truncate(part, part.stat().st_size - 1)
@@ -172,16 +177,35 @@ def test_what_a_restart_left_is_never_taken_for_a_build(source: Path, tmp_path: 
     )
 
 
-def test_notes_without_a_plan_are_not_trusted(source: Path, tmp_path: Path) -> None:
+def test_parts_without_a_plan_are_not_trusted(source: Path, tmp_path: Path) -> None:
     plan = plan_build(label_recordings(list_source(str(source))), OPTIONS)
     with LocalEngine(2) as engine, pytest.raises(KeyboardInterrupt):
         build_records(plan, tmp_path / "out", CutShortEngine(engine, 2))
     for shard in (tmp_path / "out").glob("recordings-*"):
         shard.unlink()
-    (tmp_path / "out" / ".building" / "plan.json").unlink()
+    (tmp_path / "out" / ".building" / "identity.json").unlink()
+    with pytest.raises(
+        OutputError, match=r"parts of records without their provenance.json \(manifest\); give --restart"
+    ):
+        build(source, tmp_path / "out")
     build(source, tmp_path / "whole")
-    build(source, tmp_path / "out")
+    build(source, tmp_path / "out", restart=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_folder_of_an_earlier_version_is_refused_and_can_be_replaced(source: Path, tmp_path: Path) -> None:
+    path = build(source, tmp_path / "out").records.path
+    before = contents(path)
+    shutil.rmtree(path / "manifest")
+    for name in ("manifest.csv", "errors.csv"):
+        (path / name).write_text("file\n")
+    provenance = json.loads((path / "provenance.json").read_text())
+    del provenance["rejected_sha256"]
+    (path / "provenance.json").write_text(json.dumps(provenance | {"tables": {}, "version": "0.0.9"}))
+    with pytest.raises(RecordsError, match=f"{path}: written by ser-batch 0.0.9, .*build-records --restart"):
+        build(source, path)
+    build(source, path, restart=True)
+    assert contents(path) == before
 
 
 def test_the_plans_fingerprint_does_not_depend_on_how_it_is_streamed() -> None:
@@ -221,8 +245,8 @@ def test_a_build_cut_short_continues_to_the_same_bytes(source: Path, tmp_path: P
         build_records(plan, tmp_path / "out", CutShortEngine(engine, tasks_done))
     with pytest.raises(RecordsError, match="unfinished record folder"):
         open_records(tmp_path / "out")
-    noted = [tmp_path / "out" / note.stem for note in (tmp_path / "out" / ".building").glob("recordings-*.json")]
-    written = {path: path.stat().st_mtime_ns for path in noted}
+    parts = [tmp_path / "out" / part.stem for part in (tmp_path / "out" / "manifest").glob("recordings-*.parquet")]
+    written = {path: path.stat().st_mtime_ns for path in parts}
     assert len(written) >= tasks_done
     build(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -246,9 +270,9 @@ def test_a_recording_that_ends_its_worker_is_found(source: Path, tmp_path: Path,
     plan = plan_build(label_recordings(list_source(str(source))), OPTIONS)
     with LocalEngine(2) as engine:
         result = build_records(plan, tmp_path / "out", DeadlyEngine(engine, "08a02La.wav", signum))
-    (error,) = result.records.errors()
+    (error,) = error_rows(result.records)
     assert (error["file"], error["stage"]) == ("08a02La.wav", "worker")
-    assert says in error["reason"]
+    assert says in error["error"]
     assert result.records.n_examples() == 13
     assert build(source, tmp_path / "out").was_finished
 
@@ -259,8 +283,8 @@ def test_parts_of_a_file_are_examples_with_their_times(source: Path, tmp_path: P
         rows = [["file", "start", "end", "label"], ["16b03Ta.wav", "0.5", "2", "a"], ["16b03Ta.wav", "2", "", "b"]]
         csv.writer(file).writerows(rows)
     records = build(table, tmp_path / "out", options=BuildOptions(SEED, SplitPlan("none"))).records
-    times = {(row["label"], row["start"], row["end"], row["duration"]) for row in records.manifest()}
-    assert times == {("a", "0.5", "2.0", "1.5"), ("b", "2.0", "5.975625", "3.975625")}
+    times = {(row["label"], row["start"], row["end"], row["duration"]) for row in example_rows(records)}
+    assert times == {("a", 0.5, 2.0, 1.5), ("b", 2.0, 5.975625, 3.975625)}
 
 
 def parts_table(folder: Path, rows: list[str], columns: str = "file,start,end,label,split") -> Path:
@@ -275,15 +299,14 @@ def parts_table(folder: Path, rows: list[str], columns: str = "file,start,end,la
 def test_failed_parts_of_one_file_are_told_apart(tmp_path: Path) -> None:
     rows = ["long.wav,,,a,", "short.wav,,,b,", "short.wav,0,,b,", "broken.wav,0.5,1,a,", "broken.wav,1,,a,"]
     rows += ["long.wav,1,2,,", "long.wav,3,2,a,", "long.wav,x,2,a,"]
-    errors = list(build(parts_table(tmp_path, rows), tmp_path / "out").records.errors())
-    assert (tmp_path / "out" / "errors.csv").read_text().startswith("file,start,end,stage,reason,sha256\n")
+    errors = error_rows(build(parts_table(tmp_path, rows), tmp_path / "out").records)
     assert {(row["file"], row["start"], row["end"], row["stage"]) for row in errors} == {
-        ("short.wav", "0.0", "", "list"),
-        ("broken.wav", "0.5", "1.0", "decode"),
-        ("broken.wav", "1.0", "", "decode"),
-        ("long.wav", "1.0", "2.0", "label"),
-        ("long.wav", "3.0", "2.0", "list"),
-        ("long.wav", "", "", "list"),
+        ("short.wav", 0.0, None, "list"),
+        ("broken.wav", 0.5, 1.0, "decode"),
+        ("broken.wav", 1.0, None, "decode"),
+        ("long.wav", 1.0, 2.0, "label"),
+        ("long.wav", 3.0, 2.0, "list"),
+        ("long.wav", None, None, "list"),
     }
     assert build(tmp_path / "parts.csv", tmp_path / "out").was_finished
 
@@ -299,18 +322,22 @@ def test_rows_that_turn_out_to_be_one_recording_are_kept_once(tmp_path: Path, fr
     table = parts_table(tmp_path, REPEATS)
     options = BuildOptions(front_end, SplitPlan("random"), num_shards=3)
     result = build(table, tmp_path / "out", workers=1, options=options)
-    errors = {(row["file"], row["start"], row["end"]): (row["stage"], row["reason"]) for row in result.records.errors()}
+    errors = {
+        (row["file"], row["start"], row["end"]): (row["stage"], row["error"]) for row in error_rows(result.records)
+    }
     reason = "is the same recording as {}: both end at {} s; keep one of the two rows"
-    assert errors.pop(("broken.wav", "0.0", "3.0"))[0] == "decode"
+    assert errors.pop(("broken.wav", 0.0, 3.0))[0] == "decode"
     assert errors == {
-        ("long.wav", "0.0", ""): ("check", reason.format("long.wav, 0 s to 30 s", "7.0")),
-        ("long.wav", "0.0", "7.0"): ("check", reason.format("long.wav, 0 s to 30 s", "7.0")),
-        ("short.wav", "0.0", "2.0"): ("check", reason.format("short.wav", "1.0")),
+        ("long.wav", 0.0, None): ("check", reason.format("long.wav, 0 s to 30 s", "7.0")),
+        ("long.wav", 0.0, 7.0): ("check", reason.format("long.wav, 0 s to 30 s", "7.0")),
+        ("short.wav", 0.0, 2.0): ("check", reason.format("short.wav", "1.0")),
     }
     assert result.n_errors == 4
-    assert sorted(recording_spans(result.records.manifest())) == [
-        *(("long.wav", "0.0", "5.0"), ("long.wav", "0.0", "7.0"), ("long.wav", "1.0", "7.0")),
-        *(("short.wav", "0.0", "1.0"), ("short.wav", "0.5", "1.0")),
+    tables = map(recording_parts, result.records.manifest("file", "start", "end", "recording"))
+    parts = [(row["file"], row["start_min"], row["end_max"]) for table in tables for row in table.to_pylist()]
+    assert sorted(parts) == [
+        *(("long.wav", 0.0, 5.0), ("long.wav", 0.0, 7.0), ("long.wav", 1.0, 7.0)),
+        *(("short.wav", 0.0, 1.0), ("short.wav", 0.5, 1.0)),
     ]
     with LocalEngine(2) as engine:
         assert not verify_records(result.records, engine, list_source(str(table)))
@@ -330,29 +357,34 @@ def test_a_build_with_repeated_rows_may_be_cut_short_anywhere(tmp_path: Path, ta
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_errors_of_an_earlier_version_are_read(source: Path, tmp_path: Path) -> None:
-    records = build(source, tmp_path / "out").records
-    (records.path / "errors.csv").write_text("file,stage,reason,sha256\na.wav,read,is gone,\n")
-    (row,) = records.errors()
-    assert row == {"file": "a.wav", "start": "", "end": "", "stage": "read", "reason": "is gone", "sha256": ""}
+def test_the_parts_are_parquet_that_any_reader_opens(source: Path, tmp_path: Path) -> None:
+    (source / "notes.wav").write_bytes(b"broken")
+    records = build(source, tmp_path / "out", options=BuildOptions(SEED, SplitPlan("none"), num_shards=1)).records
+    part = pandas.read_parquet(part_path(records.path, records.shards()[0].name))
+    assert list(part["index"]) == list(range(14))
+    assert sorted(part["recording"]) == list(range(14))
+    assert set(part["window"]) == {0}
+    rejected = pandas.read_parquet(part_path(records.path, "rejected"))
+    assert list(rejected["error"]) == ["is not named as EmoDB names its files"]
+    assert list(pandas.read_parquet(records.path / "manifest").columns) == list(part.columns)
 
 
 def test_windows_are_examples_of_one_split(tmp_path: Path) -> None:
     write_tone(tmp_path / "in" / "a" / "long.wav", secs=7.0)
     write_tone(tmp_path / "in" / "b" / "short.wav", secs=1.0)
     records = build(tmp_path / "in", tmp_path / "out", options=BuildOptions(WINDOWED, SplitPlan("none"))).records
-    times = sorted((row["file"], row["start"], row["end"]) for row in records.manifest())
+    times = sorted((row["file"], row["start"], row["end"]) for row in example_rows(records))
     assert times == [
-        ("a/long.wav", "0.0", "3.0"),
-        ("a/long.wav", "1.5", "4.5"),
-        ("a/long.wav", "3.0", "6.0"),
-        ("a/long.wav", "4.0", "7.0"),
-        ("b/short.wav", "0.0", "1.0"),
+        ("a/long.wav", 0.0, 3.0),
+        ("a/long.wav", 1.5, 4.5),
+        ("a/long.wav", 3.0, 6.0),
+        ("a/long.wav", 4.0, 7.0),
+        ("b/short.wav", 0.0, 1.0),
     ]
 
 
 def test_shards_are_never_more_than_recordings(source: Path) -> None:
     labelled: Labelled = label_recordings(list_source(str(source)))
     plan = plan_build(labelled, BuildOptions(SEED, SplitPlan(), num_shards=1000))
-    assert all(len(task.recordings) == 1 for task in plan.shards)
+    assert all(len(shard.rows) == 1 for shard in plan.shards)
     assert len(plan.shards) == 14

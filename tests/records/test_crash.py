@@ -1,5 +1,6 @@
 """Builds that are killed, stopped, or run out of disk: what was finished is kept, and the bytes are the same."""
 
+import io
 import os
 import random
 import shutil
@@ -14,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ser_batch.records.folder import open_records
-from ser_batch.records.manifest import BUILDING
+from ser_batch.records.folder import BUILDING, open_records
+from ser_batch.records.manifest import MANIFEST
 from tests.conftest import fill, mount
+from tests.manifests import error_rows
 from tools.kill_runs import Killer, Tally, digests
 
 OPTIONS = ("--front-end", "speech", "--num-shards", "2", "-j", "2")
@@ -116,7 +118,7 @@ def test_a_killed_build_finishes_to_the_same_bytes(killer: Killer, tmp_path: Pat
 
 def test_workers_do_not_outlive_a_killed_parent(large: Killer, tmp_path: Path) -> None:
     process = start(source_of(large), tmp_path / "out")
-    wait_for(lambda: [*(tmp_path / "out").glob(f"{BUILDING}/recordings-*")], process)
+    wait_for(lambda: [*(tmp_path / "out").glob(f"{MANIFEST}/recordings-*")], process)
     process.kill()
     end_within(LONGEST_STOP_SECS, process)
     run(source_of(large), tmp_path / "out")
@@ -133,9 +135,11 @@ def test_a_stopped_build_says_so_and_continues(
     large: Killer, tmp_path: Path, number: signal.Signals, whom: str, moment: str
 ) -> None:
     out = tmp_path / "out"
-    pattern = {"workers are starting": "identity.json", "shards are written": "recordings-*"}[moment]
+    pattern = {"workers are starting": f"{BUILDING}/identity.json", "shards are written": f"{MANIFEST}/recordings-*"}[
+        moment
+    ]
     process = start(source_of(large), out)
-    wait_for(lambda: [*out.glob(f"{BUILDING}/{pattern}")], process)
+    wait_for(lambda: [*out.glob(pattern)], process)
     time.sleep(0.05 if moment == "workers are starting" else 0)
     if whom == "parent":
         process.send_signal(number)
@@ -292,7 +296,7 @@ def test_a_file_that_vanished_is_a_row_of_errors(emodb_sample: Path, tmp_path: P
     assert said == f"error: gone.wav: cannot be read: No such file or directory\n{where}"
     records = open_records(tmp_path / "out")
     assert records.n_examples() == 2
-    (error,) = records.errors()
+    (error,) = error_rows(records)
     assert (error["file"], error["stage"]) == ("gone.wav", "read")
 
 
@@ -303,7 +307,9 @@ def test_any_name_is_one_row_that_pandas_reads(odd: Path, tmp_path: Path, name: 
     (odd / "anger" / "03a01Wa.wav").rename(odd / "anger" / os.fsdecode(name))
     run(odd, tmp_path / "out", *BY_FOLDER)
     shown = name.replace(b"\\", b"\\\\").replace(b"\xff\xfe", rb"\xff\xfe").decode()
-    table = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    command = [sys.executable, "-m", "ser_batch", "info"]
+    printed = subprocess.run([*command, tmp_path / "out", "--manifest"], capture_output=True, check=True)
+    table = pd.read_csv(io.BytesIO(printed.stdout))
     assert sorted(table["file"]) == sorted([f"anger/{shown}", "fear/12a02Ac.wav"])
     run(odd, tmp_path / "out", *BY_FOLDER)  # what was recorded is recognised
 
@@ -312,7 +318,7 @@ def test_a_link_to_a_folder_above_is_a_row_of_errors(odd: Path, tmp_path: Path) 
     (odd / "anger" / "up").symlink_to(odd)
     run(odd, tmp_path / "out", *BY_FOLDER, code=3)
     records = open_records(tmp_path / "out")
-    assert [(row["file"], row["reason"]) for row in records.errors()] == [
+    assert [(row["file"], row["error"]) for row in error_rows(records)] == [
         ("anger/up", "is a link to a folder that contains it")
     ]
     assert records.n_examples() == 2
@@ -324,5 +330,5 @@ def test_a_link_to_itself_costs_no_other_file(odd: Path, emodb_sample: Path, tmp
     (odd / "anger" / "loop.wav").symlink_to("loop.wav")
     run(odd, tmp_path / "out", *BY_FOLDER, code=3)
     records = open_records(tmp_path / "out")
-    assert [row["file"] for row in records.errors()] == ["anger/loop.wav"]
+    assert [row["file"] for row in error_rows(records)] == ["anger/loop.wav"]
     assert records.n_examples() == 7

@@ -15,6 +15,7 @@ from ser_batch.records.examples import parse
 from ser_batch.records.folder import open_records
 from ser_batch.records.tfrecords import read_records
 from tests.audio.encoding import FFMPEG_FORMATS, LOSSLESS, encode_sample
+from tests.manifests import error_rows
 
 SPOKEN = "03a01Wa.wav"
 LIBSNDFILE_LOSSLESS = {"wav": "WAV", "flac": "FLAC", "aiff": "AIFF", "au": "AU", "caf": "CAF", "w64": "W64"}
@@ -55,7 +56,7 @@ def log_mels(folder: Path) -> dict[str, Float32s]:
     """Each example's, by its file; no file has two."""
     found: dict[str, Float32s] = {}
     for shard in open_records(folder).shards():
-        with open(folder / shard["name"], "rb") as file:
+        with open(folder / shard.name, "rb") as file:
             for example in (parse(serialized, SEED.shape) for serialized in read_records(file)):
                 assert example.file not in found
                 found[example.file] = example.log_mel
@@ -117,6 +118,6 @@ def test_a_text_file_named_wav_is_an_error_and_the_rest_is_built(source: Path, t
     assert said[0] == f"skipped: 1 file in {tmp_path}/in without an audio extension"
     assert said[-2].startswith("error: lossy/notes.wav: is not audio that libsndfile or FFmpeg can read")
     assert re.search(r"out: 25 examples \(train 25\) in 1 shard, 3\.3 MB, 1 error, in", said[-1])
-    (error,) = open_records(tmp_path / "out").errors()
+    (error,) = error_rows(open_records(tmp_path / "out"))
     assert (error["file"], error["stage"]) == ("lossy/notes.wav", "decode")
     assert len(log_mels(tmp_path / "out")) == 25

@@ -24,6 +24,7 @@ from ser_batch.records.build import BuildResult, build_records
 from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.runtime.local import LocalEngine
 from tests.frontends import WINDOWED
+from tests.manifests import example_rows
 from tools.fuzz_audio import MeasuringEngine
 
 MINUTE, HOUR = 60, 3600
@@ -174,5 +175,5 @@ def test_rows_with_times_are_parts_of_a_long_file(ten_hours: Path, tmp_path: Pat
         csv.writer(table).writerows((file, start, start + 30, "calm") for start in range(0, 10 * HOUR, HOUR))
     result, _ = build(tmp_path / "parts.csv", tmp_path / "out")
     assert not result.n_errors
-    times = sorted((float(row["start"]), float(row["end"])) for row in result.records.manifest())
+    times = sorted((row["start"], row["end"]) for row in example_rows(result.records))
     assert times == [(start_secs, start_secs + 30) for start_secs in range(0, 10 * HOUR, HOUR)]

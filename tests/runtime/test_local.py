@@ -79,7 +79,11 @@ def threads_and_modules(number: int) -> tuple[str, list[str]]:
 
     import ser_batch.records.shards  # noqa: F401 - what a worker imports
 
-    heavy = [name for name in ("tensorflow", "librosa", "pandas", "scipy.signal", "numba") if name in sys.modules]
+    heavy = [
+        name
+        for name in ("tensorflow", "librosa", "pandas", "scipy.signal", "numba", "pyarrow.compute", "pyarrow.dataset")
+        if name in sys.modules
+    ]
     return os.environ["OMP_NUM_THREADS"], heavy
 
 

@@ -17,12 +17,13 @@ from ser_batch.records.build import build_records
 from ser_batch.records.examples import Example, parse
 from ser_batch.records.folder import RecordFolder, open_records
 from ser_batch.records.plan import BuildOptions, plan_build
-from ser_batch.records.reader import manifest_rows, row_selection, split_selection
+from ser_batch.records.reader import row_selection, split_selection
 from ser_batch.records.tfrecords import read_records
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, n_batches, read_batches
 from tests.batches import stack
 from tests.frontends import KEPT
+from tests.manifests import example_rows
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def stored(records: RecordFolder) -> dict[str, Example]:
     """Every example by its file, read without TensorFlow."""
     found = {}
     for shard in records.shards():
-        with open(records.path / shard["name"], "rb") as file:
+        with open(records.path / shard.name, "rb") as file:
             for example in (parse(serialized, KEPT.shape) for serialized in read_records(file)):
                 found[example.file] = example
     assert len(found) == 14
@@ -52,7 +53,7 @@ def everything(records: RecordFolder) -> Any:
 
 
 def files(records: RecordFolder, selection: Any) -> list[str]:
-    return [row["file"] for row in manifest_rows(records, selection)]
+    return [row["file"] for row in example_rows(records, selection)]
 
 
 def unpadded(batch: Any) -> Iterator[np.ndarray]:
@@ -78,7 +79,7 @@ def order(stored: dict[str, Example], data: TrainingData, options: EpochOptions,
 def test_a_split_is_its_rows(records: RecordFolder) -> None:
     for split in ("train", "validation", "test"):
         selection = split_selection(records, split)
-        rows = list(manifest_rows(records, selection))
+        rows = example_rows(records, selection)
         assert selection.n_examples == len(rows) == records.n_examples(split)
         assert {row["split"] for row in rows} == {split}
 
@@ -89,7 +90,7 @@ def test_a_split_without_examples_is_refused(records: RecordFolder) -> None:
 
 
 def test_rows_are_chosen_whatever_their_split(records: RecordFolder, stored: dict[str, Example]) -> None:
-    rows = list(records.manifest())
+    rows = example_rows(records)
     chosen = np.array([row["label"] in ("anger", "fear") or row["speaker"] == "16" for row in rows])
     assert len({row["split"] for row, one in zip(rows, chosen, strict=True) if one}) > 1
     selection = row_selection(records, "some", chosen)

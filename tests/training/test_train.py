@@ -24,12 +24,13 @@ from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle, open_bundle
 from ser_batch.models.calibration import fit_temperature
 from ser_batch.records.folder import RecordFolder, open_records
-from ser_batch.records.reader import manifest_rows, split_selection
+from ser_batch.records.reader import manifest_column, split_selection
 from ser_batch.training import train as training
 from ser_batch.training.input_pipeline import EpochOptions, TrainingData, read_batches
 from ser_batch.training.recipes import RECIPES, Augmentation, Recipe
 from ser_batch.training.train import train
 from tests.conftest import fill, made_once, write_tone
+from tests.manifests import edit_part
 from tests.recipes import FULL, PLAIN, write_recipe
 
 EPOCHS = 20
@@ -238,11 +239,8 @@ def test_what_cannot_be_read_of_an_unfinished_training_is_named(unfinished: Path
 
 def test_by_speaker_without_speakers_is_noted(tmp_path: Path, kept_records: RecordFolder) -> None:
     unnamed = Path(shutil.copytree(kept_records.path, tmp_path / "unnamed"))
-    lines = (unnamed / "manifest.csv").read_text().splitlines()
-    speaker = lines[0].split(",").index("speaker")
-    rows = [line.split(",") for line in lines[1:]]
-    rows = [[*row[:speaker], "", *row[speaker + 1 :]] for row in rows]
-    (unnamed / "manifest.csv").write_text("\n".join([lines[0], *map(",".join, rows), ""]))
+    for shard in kept_records.shards():
+        edit_part(unnamed, shard.name, lambda rows: [row | {"speaker": ""} for row in rows])
     result = train(open_records(unnamed), tmp_path / "out", PLAIN.replace(epochs=1, normalise="speaker"))
     assert ["the records name no speakers" in note for note in result.notes] == [True]
 
@@ -308,7 +306,7 @@ def test_another_training_in_the_folder_is_refused(
 
 
 def test_records_that_changed_are_refused(plain: Bundle, unfinished: Path, kept_records: RecordFolder) -> None:
-    changed = RecordFolder(kept_records.path, kept_records.provenance | {"fingerprint": "0" * 64})
+    changed = RecordFolder(kept_records.path, kept_records.provenance.model_copy(update={"fingerprint": "0" * 64}))
     for folder in (plain.path, unfinished):
         with pytest.raises(OutputError, match="what differs: records was"):
             train(changed, folder, PLAIN)
@@ -343,8 +341,9 @@ def test_logs_that_cannot_be_written_are_one_line(kept_records: RecordFolder, tm
 
 def test_records_that_hold_less_than_they_list_are_refused(small_records: RecordFolder, tmp_path: Path) -> None:
     """A network that learns from a stream would see the first epochs again, in other batches."""
-    provenance = dict(small_records.provenance)
-    provenance["shards"] = [shard | {"examples": shard["examples"] + 9} for shard in provenance["shards"]]
+    shards = small_records.shards()
+    more = tuple(shard.model_copy(update={"examples": shard.examples + 9}) for shard in shards)
+    provenance = small_records.provenance.model_copy(update={"shards": more})
     less = replace(small_records, provenance=provenance)
     with pytest.raises(RecordsError, match="holds fewer examples than it lists; ser-batch verify says where"):
         train(less, tmp_path / "out", PLAIN.replace(network="seed_crnn", epochs=2))
@@ -388,7 +387,7 @@ def test_balanced_weights_make_labels_count_alike(
     kept_records: RecordFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = seen_options(monkeypatch, kept_records, tmp_path / "out", PLAIN.replace(class_weight="balanced"))
-    labels = [row["label"] for row in manifest_rows(kept_records, split_selection(kept_records, "train"))]
+    labels = manifest_column(kept_records, split_selection(kept_records, "train"), "label").to_pylist()
     counts = np.array([labels.count(label) for label in kept_records.labels])
     assert options.label_weights is not None
     products = counts * options.label_weights
@@ -420,7 +419,7 @@ def test_speakers_are_told_from_the_training_side_alone(whole: Path, kept_record
     side = split_selection(kept_records, "train")
     extract = traced(functionals_of(bundle.load_network()))
     features = np.concatenate([extract(batch.log_mels).numpy() for batch in read_batches(kept_records, side, 32)])
-    expected = within_speakers(features, [row["speaker"] for row in manifest_rows(kept_records, side)])
+    expected = within_speakers(features, manifest_column(kept_records, side, "speaker").to_pylist())
     found = bundle.content.speaker_reference
     assert found is not None
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-3, atol=1e-3)
@@ -560,7 +559,7 @@ def test_damaged_records_are_one_line(kept_records: RecordFolder, tmp_path: Path
 
 
 def test_one_label_cannot_be_learnt(kept_records: RecordFolder, tmp_path: Path) -> None:
-    alone = RecordFolder(kept_records.path, kept_records.provenance | {"labels": ["anger"]})
+    alone = RecordFolder(kept_records.path, kept_records.provenance.model_copy(update={"labels": ("anger",)}))
     with pytest.raises(TrainingError, match="only one label, anger"):
         train(alone, tmp_path / "out", PLAIN)
 

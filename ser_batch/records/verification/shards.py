@@ -1,7 +1,8 @@
-"""Checks of one shard against its rows."""
+"""Checks of one shard against its part of the manifest."""
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ import numpy as np
 from ser_batch.errors import RecordsError
 from ser_batch.formatting import pluralize
 from ser_batch.records.examples import Example, Shape, parse
-from ser_batch.records.folder import MANIFEST, PROVENANCE
+from ser_batch.records.folder import PROVENANCE, Shard
+from ser_batch.records.manifest import part_path, read_part
 from ser_batch.records.tfrecords import read_records
-from ser_batch.records.verification.metadata import Problem, _Row, _unreadable
+from ser_batch.records.verification.metadata import Problem, part_name, unreadable
 
 _BLOCK_BYTES = 1 << 20
 # A record's length and its CRC: where they are damaged, nothing says where the next record begins.
@@ -26,27 +28,36 @@ _HEADER_BYTES = 12
 _ROUNDING_SECS = 1e-6
 
 
+# A row of the manifest by column, with ``row``: its number in the part, from 0.
+Row = dict[str, Any]
+
+
 @dataclass(frozen=True)
-class _ShardCheck:
-    """One shard to check: all a worker needs to know.
+class ShardCheck:
+    """One shard to check: all a worker needs.
 
     Attributes:
         folder: the record folder.
         shard: what the provenance says of it.
         shape: ``(n_mels, n_frames)`` of every log-mel.
         labels: label names in order.
-        rows: the shard's rows, in the manifest's order; None where the manifest cannot be read.
+        is_part_unchanged: whether its part of the manifest is byte for byte what was written.
     """
 
     folder: Path
-    shard: dict[str, Any]
+    shard: Shard
     shape: Shape
     labels: tuple[str, ...]
-    rows: tuple[_Row, ...] | None
+    is_part_unchanged: bool
+
+    @property
+    def part(self) -> str:
+        """What messages call the part."""
+        return part_name(self.shard.name)
 
 
 @dataclass(frozen=True)
-class _ShardReport:
+class ShardReport:
     """What a shard turned out to be.
 
     Attributes:
@@ -100,73 +111,111 @@ class _ShardFile(io.BufferedReader):
             pass
 
 
-def _check_shard(task: _ShardCheck) -> _ShardReport:
-    """Read a shard once, and compare it with the manifest and the provenance."""
-    name = task.shard["name"]
+def check_shard(task: ShardCheck) -> ShardReport:
+    """Read a shard once, and compare it with its part of the manifest and the provenance."""
+    name = task.shard.name
+    of_part: list[Problem] = []
+    rows = _read_rows(task, of_part)
     try:
         with _ShardFile(task.folder / name) as file:
-            problems = list(_record_problems(task, file))
+            problems = list(_record_problems(task, rows, file))
             file.read_rest()
             sha256, size = file.sha256.hexdigest(), file.n_read
     except OSError as error:
-        what = f"{_unreadable(error)}, with its {pluralize(task.shard['examples'], 'example')}"
-        return _ShardReport("", [Problem(name, None, "", what)])
-    if (sha256, size) != (task.shard["sha256"], task.shard["bytes"]):
-        stated = f"{task.shard['bytes']} bytes with the sha256 {task.shard['sha256'][:12]}…"
+        what = f"{unreadable(error)}, with its {pluralize(task.shard.examples, 'example')}"
+        return ShardReport("", [*of_part, Problem(name, None, "", what)])
+    if (sha256, size) != (task.shard.sha256, task.shard.bytes):
+        stated = f"{task.shard.bytes} bytes with the sha256 {task.shard.sha256[:12]}…"
         what = f"is {size} bytes with the sha256 {sha256[:12]}…; {PROVENANCE} says {stated}"
         problems.append(Problem(name, None, "", what))
-    return _ShardReport(sha256, problems)
+    if not task.is_part_unchanged and not of_part and not problems:
+        of_part.append(Problem(task.part, None, "", f"is not the file whose sha256 {PROVENANCE} holds"))
+    return ShardReport(sha256, of_part + problems)
 
 
-def _record_problems(task: _ShardCheck, file: _ShardFile) -> Iterator[Problem]:
-    name = task.shard["name"]
-    yield from _row_problems(task)
-    rows: dict[int, _Row] = {}
-    for row in task.rows or ():
-        rows.setdefault(row.index, row)
+def _read_rows(task: ShardCheck, problems: list[Problem]) -> list[Row] | None:
+    """The usable rows of the shard's examples; None where the part cannot be read, or is another shard's."""
+    try:
+        part = read_part(part_path(task.folder, task.shard.name))
+    except RecordsError as error:
+        problems.append(Problem(task.part, None, "", str(error)))
+        return None
+    rows: list[Row] = []
+    others: list[Row] = []
+    for row in (values | {"row": number} for number, values in enumerate(part.to_pylist())):
+        if row["error"] is not None:
+            continue
+        if row["shard"] != task.shard.name:
+            others.append(row)
+        elif row["index"] is None or row["index"] < 0 or not _are_finite(row["start"], row["end"]):
+            what = f"row {row['row']} has no usable start, end or index ({row['start']}, {row['end']}, {row['index']})"
+            problems.append(Problem(task.part, None, row["file"] or "", what))
+        else:
+            rows.append(row)
+    if others:
+        first = others[0]
+        more = f", and so are {len(others) - 1} more" if len(others) > 1 else ""
+        what = f"row {first['row']} is of the shard {first['shard']}{more}"
+        problems.append(Problem(task.part, None, first["file"] or "", what))
+    return rows if rows or not others else None
+
+
+def _are_finite(*numbers: float | None) -> bool:
+    return all(number is not None and math.isfinite(number) for number in numbers)
+
+
+def _record_problems(task: ShardCheck, rows: list[Row] | None, file: _ShardFile) -> Iterator[Problem]:
+    name = task.shard.name
+    yield from _row_problems(task, rows or [])
+    row_of: dict[int, Row] = {}
+    for row in rows or ():
+        row_of.setdefault(row["index"], row)
     n_records = 0
     for index, record in enumerate(file.records()):
         n_records += 1
-        found = rows.pop(index, None)
+        found = row_of.pop(index, None)
         if isinstance(record, RecordsError):
-            yield Problem(name, index, found.file if found else "", f"the shard {record}")
+            yield Problem(name, index, found["file"] if found else "", f"the shard {record}")
         else:
-            yield from _example_problems(task, index, record, found)
+            yield from _example_problems(task, index, record, found, has_rows=rows is not None)
     broke_off = file.n_read < file.size
-    if rows:
-        first = rows[min(rows)]
+    if row_of:
+        first = row_of[min(row_of)]
         why = "the damage before it hides where it begins" if broke_off else "the shard ends before it"
-        more = f"; so it is with {len(rows) - 1} records after it" if len(rows) > 1 else ""
-        yield Problem(name, first.index, first.file, f"is in {MANIFEST}, but {why}{more}")
-    if not broke_off and n_records != task.shard["examples"]:
-        yield Problem(name, None, "", f"holds {n_records} records; {PROVENANCE} says {task.shard['examples']}")
+        more = f"; so it is with {len(row_of) - 1} records after it" if len(row_of) > 1 else ""
+        yield Problem(name, first["index"], first["file"], f"is in {task.part}, but {why}{more}")
+    if not broke_off and n_records != task.shard.examples:
+        yield Problem(name, None, "", f"holds {n_records} records; {PROVENANCE} says {task.shard.examples}")
 
 
-def _row_problems(task: _ShardCheck) -> Iterator[Problem]:
+def _row_problems(task: ShardCheck, rows: list[Row]) -> Iterator[Problem]:
     """Whether a shard's rows count its records from first to last, and stand in its split."""
-    lines: dict[int, int] = {}
+    seen: dict[int, int] = {}
     highest = -1
-    for row in task.rows or ():
-        if row.index in lines:
-            what = f"has two rows in {MANIFEST}: lines {lines[row.index]} and {row.line}"
-            yield Problem(row.shard, row.index, row.file, what)
-        elif row.index < highest:
-            yield Problem(row.shard, row.index, row.file, f"line {row.line} of {MANIFEST} is out of order")
-        if row.split != task.shard["split"]:
-            what = f"line {row.line} of {MANIFEST} says split {row.split}; its shard is of {task.shard['split']}"
-            yield Problem(row.shard, row.index, row.file, what)
-        lines.setdefault(row.index, row.line)
-        highest = max(highest, row.index)
+    for row in rows:
+        problem = partial(Problem, task.shard.name, row["index"], row["file"])
+        if row["index"] in seen:
+            yield problem(f"has two rows in {task.part}: {seen[row['index']]} and {row['row']}")
+        elif row["index"] < highest:
+            yield problem(f"row {row['row']} of {task.part} is out of order")
+        if row["split"] != task.shard.split:
+            yield problem(
+                f"row {row['row']} of {task.part} says split {row['split']}; its shard is of {task.shard.split}"
+            )
+        seen.setdefault(row["index"], row["row"])
+        highest = max(highest, row["index"])
 
 
-def _example_problems(task: _ShardCheck, index: int, serialized: bytes, row: _Row | None) -> Iterator[Problem]:
-    problem = partial(Problem, task.shard["name"], index)
+def _example_problems(
+    task: ShardCheck, index: int, serialized: bytes, row: Row | None, has_rows: bool
+) -> Iterator[Problem]:
+    problem = partial(Problem, task.shard.name, index)
     try:
         example = parse(serialized, task.shape)
     except RecordsError as error:
-        yield problem(row.file if row else "", f"the record {error}")
+        yield problem(row["file"] if row else "", f"the record {error}")
         return
-    file = row.file if row else example.file
+    file = row["file"] if row else example.file
     if n_odd := int(np.count_nonzero(~np.isfinite(example.log_mel))):
         yield problem(file, f"{n_odd} of its log-mel values are not finite")
     label = task.labels[example.label] if 0 <= example.label < len(task.labels) else None
@@ -174,23 +223,20 @@ def _example_problems(task: _ShardCheck, index: int, serialized: bytes, row: _Ro
         yield problem(file, f"its label is {example.label}; there are {len(task.labels)} labels, from 0")
     if row is not None:
         for what in _differences(example, label, row):
-            yield problem(file, f"{what} (line {row.line} of {MANIFEST})")
-    elif task.rows is not None:
-        yield problem(file, f"is in no row of {MANIFEST}")
+            yield problem(file, f"{what} (row {row['row']} of {task.part})")
+    elif has_rows:
+        yield problem(file, f"is in no row of {task.part}")
 
 
-def _differences(example: Example, label: str | None, row: _Row) -> Iterator[str]:
+def _differences(example: Example, label: str | None, row: Row) -> Iterator[str]:
     """How an example is not the one that its row describes."""
-    if example.file != row.file:
-        yield f"the record is of {example.file}, its row is of {row.file}"
-    if example.speaker != row.speaker:
-        yield f"the record's speaker is {example.speaker or 'unknown'}, its row's {row.speaker or 'unknown'}"
-    if label is not None and label != row.label:
-        yield f"the record's label is {example.label}, {label}, its row's is {row.label}"
-    for name, stored, listed in (
-        ("start", example.start, row.start_secs),
-        ("end", example.end, row.end_secs),
-    ):
+    if example.file != row["file"]:
+        yield f"the record is of {example.file}, its row is of {row['file']}"
+    if example.speaker != row["speaker"]:
+        yield f"the record's speaker is {example.speaker or 'unknown'}, its row's {row['speaker'] or 'unknown'}"
+    if label is not None and label != row["label"]:
+        yield f"the record's label is {example.label}, {label}, its row's is {row['label']}"
+    for name, stored in (("start", example.start), ("end", example.end)):
         # Written so that NaN is no agreement.
-        if not abs(stored - listed) <= _ROUNDING_SECS + abs(listed) * np.finfo(np.float32).eps:
-            yield f"the record's {name} is {stored:.6f} s, its row's {listed:.6f} s"
+        if not abs(stored - row[name]) <= _ROUNDING_SECS + abs(row[name]) * np.finfo(np.float32).eps:
+            yield f"the record's {name} is {stored:.6f} s, its row's {row[name]:.6f} s"
