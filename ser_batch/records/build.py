@@ -257,22 +257,11 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     n_errors = len(plan.rejections)
     shards = []
     for shard in plan.shards:
-        part = open_part(folder, shard.name)
-        n_failed = len(failed(part))
-        n_errors += n_failed
+        part = open_part(folder, shard.name, ["window", "warnings", "error"])
+        shards.append(_written_shard(folder, shard, part))
+        n_errors += len(part) - shards[-1].examples
         windows = zip(part["window"].to_pylist(), part["warnings"].to_pylist(), strict=True)
         warnings.update(code for window, codes in windows if window == 0 for code in codes.split())
-        facts = shard_facts(part)
-        shards.append(
-            Shard(
-                name=shard.name,
-                split=shard.split,
-                examples=len(part) - n_failed,
-                bytes=int(facts["shard_bytes"]),
-                sha256=facts["shard_sha256"],
-                manifest_sha256=file_sha256(part_path(folder, shard.name)),
-            )
-        )
     if not any(shard.examples for shard in shards):
         raise RecordsError(
             f"{folder}: not one of {pluralize(n_errors, 'recording')} could be used; "
@@ -297,3 +286,15 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     )
     write_json(folder / PROVENANCE, provenance.to_json())
     return BuildResult(open_records(folder), False, n_errors, dict(warnings))
+
+
+def _written_shard(folder: Path, shard: PlannedShard, part: pa.Table) -> Shard:
+    facts = shard_facts(part)
+    return Shard(
+        name=shard.name,
+        split=shard.split,
+        examples=len(examples(part)),
+        bytes=int(facts["shard_bytes"]),
+        sha256=facts["shard_sha256"],
+        manifest_sha256=file_sha256(part_path(folder, shard.name)),
+    )

@@ -58,12 +58,11 @@ def write_part(path: Path, rows: Iterable[dict[str, Any]], facts: dict[str, str]
         rows: values by the names in `SCHEMA`; what is absent is null.
         facts: what the part also tells of its shard, as text by name.
     """
-    with open_atomically(path, "wb") as file:
-        # Without the Arrow schema, readers take the types from Parquet's own; checksums find damage in a page.
-        options = {"compression": "zstd", "store_schema": False, "write_page_checksum": True}
-        with pq.ParquetWriter(file, SCHEMA, **options) as writer:
-            writer.write_table(pa.Table.from_pylist(list(rows), SCHEMA))
-            writer.add_key_value_metadata(facts)
+    # Without the Arrow schema, readers take the types from Parquet's own; checksums find damage in a page.
+    options = {"store_schema": False, "write_page_checksum": True}
+    with open_atomically(path, "wb") as file, pq.ParquetWriter(file, SCHEMA, **options) as writer:
+        writer.write_table(pa.Table.from_pylist(list(rows), SCHEMA))
+        writer.add_key_value_metadata(facts)
 
 
 def read_part(path: Path, columns: Iterable[str] | None = None) -> pa.Table:

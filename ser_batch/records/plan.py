@@ -5,7 +5,7 @@ The plan is fixed before work starts and is a function of the input alone.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _WANTED_SHARDS = 64
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What is asked of a build, beside the recordings.
+    """What decides a build beside the recordings.
 
     Attributes:
         front_end: how waveforms become log-mels.
@@ -119,7 +119,7 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
 
     Args:
         labelled: the recordings.
-        options: what is asked for.
+        options: what decides the folder beside the recordings.
         same: from `ser_batch.corpus.duplicates.find_duplicates`; None: files are told apart by their paths alone.
 
     Raises:
@@ -128,30 +128,21 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
     table = assign_splits(labelled.recordings, options.split, None if same is None else same.duplicate_of)
     labels = tuple(sorted(label for (label,) in counts(table, "label")))
     splits, numbers = codes(table, "split")
+    # Shuffled once, so that shards, read in order, hold labels and speakers mixed.
+    parts = (f"{one.file}\0{one.start_secs}\0{one.end_secs}" for one in recordings(table))
+    keys = stable_keys(options.split.seed, parts)
     shards = []
     for split in SPLITS:
         of_split = np.flatnonzero(numbers == splits.index(split))
-        # Shuffled once, so that shards, read in order, hold labels and speakers mixed.
-        parts = (f"{r.file}\0{r.start_secs}\0{r.end_secs}" for r in recordings(table.take(of_split)))
-        of_split = of_split[np.argsort(stable_keys(options.split.seed, parts), kind="stable")]
+        of_split = of_split[np.argsort(keys[of_split], kind="stable")]
         number = min(options.num_shards or _shards_for(len(of_split)), len(of_split))
         for index in range(number):
             rows = of_split[index * len(of_split) // number : (index + 1) * len(of_split) // number]
             shards.append(PlannedShard(shard_name(split, index, number), split, rows))
-    settings: dict[str, Any] = {
-        "front_end": options.front_end.to_json(),
-        "labels": list(labels),
-        "label_rule": labelled.rule,
-        "split": dataclasses.asdict(options.split) | {"fractions": list(options.split.fractions)},
-        "shards": Counter(shard.split for shard in shards),
-        "recordings": json_list_fingerprint(map(planned_row, recordings(table))),
-        "rejections": json_list_fingerprint(map(Rejection.row, labelled.rejections)),
-    }
     has_given = labelled.recordings["split"].null_count < len(table)
+    settings = _settings(labelled, options, table, labels) | {"shards": Counter(shard.split for shard in shards)}
     if has_given:
         settings["given_splits"] = True  # they may divide a speaker
-    if labelled.left_out:
-        settings["left_out"] = dict(sorted(labelled.left_out.items()))
     warnings = split_warnings(table, options.split, has_given)
     if same is not None:
         warnings += duplicate_warnings(table, same)
@@ -161,6 +152,20 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
 def _shards_for(n_recordings: int) -> int:
     per_shard = min(max(n_recordings // _WANTED_SHARDS, _MIN_PER_SHARD), _MAX_PER_SHARD)
     return -(-n_recordings // per_shard)
+
+
+def _settings(labelled: Labelled, options: BuildOptions, table: pa.Table, labels: Sequence[str]) -> dict[str, Any]:
+    settings = {
+        "front_end": options.front_end.to_json(),
+        "labels": list(labels),
+        "label_rule": labelled.rule,
+        "split": dataclasses.asdict(options.split) | {"fractions": list(options.split.fractions)},
+        "recordings": json_list_fingerprint(map(planned_row, recordings(table))),
+        "rejections": json_list_fingerprint(map(Rejection.row, labelled.rejections)),
+    }
+    if labelled.left_out:
+        settings["left_out"] = dict(sorted(labelled.left_out.items()))
+    return settings
 
 
 def planned_row(recording: Recording) -> tuple[str, ...]:

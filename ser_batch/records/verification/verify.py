@@ -42,13 +42,14 @@ def verify_records(
     """
     survey = survey_manifest(records, with_files=source is not None)
     problems = [*metadata_problems(records), *listed_file_problems(records), *survey.problems]
+    present = []
     path_of = {recording.file: recording.path for recording in recordings(source.recordings)} if source else {}
-    present = [(audio, path_of[audio.file]) for audio in survey.files.values() if audio.file in path_of]
-    problems += [
-        Problem(audio.shard, audio.index, audio.file, "its audio is not in SOURCE; name what the folder was built from")
-        for audio in survey.files.values()
-        if audio.file not in path_of
-    ]
+    for audio in survey.files.values():
+        if audio.file in path_of:
+            present.append((audio, path_of[audio.file]))
+        else:
+            what = "its audio is not in SOURCE; name what the folder was built from"
+            problems.append(Problem(audio.shard, audio.index, audio.file, what))
     done, total = 0, records.n_examples() + len(present)
     on_progress(done, total)
     checks = (
