@@ -12,8 +12,8 @@ from ser_batch.audio.frontends import FrontEnd
 from ser_batch.cli.app import main
 from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
-from ser_batch.corpus.table import recordings as recordings_of
 from ser_batch.corpus.splits import SplitPlan
+from ser_batch.corpus.table import recordings as recordings_of
 from ser_batch.inference.predictions import PredictionOptions, predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle, BundleContent, Calibration, save_bundle, shipped_bundle
