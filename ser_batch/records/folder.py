@@ -18,7 +18,7 @@ from ser_batch.corpus.splits import SPLITS, stable_keys
 from ser_batch.corpus.table import Rows, first_equal
 from ser_batch.errors import RecordsError
 from ser_batch.formatting import pluralize
-from ser_batch.records.manifest import ADVICE, MANIFEST, REJECTED, examples, failed, open_part
+from ser_batch.records.manifest import ADVICE, MANIFEST, REJECTED, examples, failed, open_part, part_path
 from ser_batch.storage.fingerprints import json_fingerprint
 from ser_batch.storage.settings import Settings
 
@@ -182,8 +182,8 @@ class RecordFolder:
 
 
 def error_parts(folder: Path) -> Iterator[pa.Table]:
-    """As `RecordFolder.errors`; also of a folder that is not finished, as far as it is, and by the shards' names."""
-    if (folder / PROVENANCE).exists() or not (folder / BUILDING).exists():
+    """As `RecordFolder.errors`; also of a folder that cannot be finished because nothing in it can be used."""
+    if (folder / PROVENANCE).exists() or not part_path(folder, REJECTED).exists():
         return open_records(folder).errors()
     names = sorted(path.stem for path in (folder / MANIFEST).glob("*.parquet"))
     return _failed_parts(folder, [name for name in names if name != REJECTED])
