@@ -263,7 +263,7 @@ def check_truth(numbers: Iterable[int], seed: int, wavs: Sequence[Path], engine:
     tally = TruthTally()
     for outcome in engine.map(partial(check_case, seed=seed, wavs=tuple(wavs)), numbers):
         if outcome.result is None:
-            tally.wrong.append(f"case {outcome.task}: {outcome.death}")
+            tally.wrong.append(f"case {outcome.task}: {outcome.failure}")
         else:
             tally.add(outcome.result)
     return tally

@@ -97,7 +97,7 @@ def main() -> None:
     with LocalEngine(parallel_folds(records, usable_cpus()), worker_bytes=None) as engine:
         for outcome in engine.map(compute, tasks):
             if outcome.result is None:
-                raise SystemExit(f"{outcome.task}: {outcome.death}")
+                raise SystemExit(f"{outcome.task}: {outcome.failure}")
             for count, pairs in outcome.result.items():
                 pooled[outcome.task.seed].setdefault(count, []).extend(pairs)
     print("| recordings of the speaker | UAR, mean | by seed |\n| ---: | ---: | --- |")

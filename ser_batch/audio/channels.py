@@ -11,8 +11,7 @@ from ser_batch.audio.frontends import parse_channel
 from ser_batch.audio.waveforms import open_audio
 from ser_batch.corpus.table import MEAN_OF_CHANNELS, paths
 from ser_batch.errors import AudioError, UsageError
-from ser_batch.runtime.engine import Engine
-from ser_batch.runtime.process import expect_progress
+from ser_batch.runtime.engine import Engine, watched
 from ser_batch.storage.tables import with_column
 
 # The mean of all channels, one of them, or each as a recording of its own.
@@ -70,11 +69,8 @@ def _channel_counts(task: tuple[int, list[str]]) -> bytes:
 @lru_cache(maxsize=16)
 def _channel_count(path: str) -> int:
     """Cached, because a CSV may name many parts of one long file."""
-    expect_progress()
     try:
-        with open_audio(path) as decoder:
+        with watched(), open_audio(path) as decoder:
             return decoder.channels
     except AudioError:
         return 0
-    finally:
-        expect_progress(0)

@@ -18,6 +18,7 @@ from ser_batch.audio.signal_checks import ChannelCheck, SignalCheck
 from ser_batch.audio.waveforms import mono_blocks, open_audio
 from ser_batch.corpus.table import Recording
 from ser_batch.errors import AudioError
+from ser_batch.runtime.engine import watched
 
 # A front end that truncates trims and filters a recording as a whole, so it holds all of it in memory.
 MAX_WHOLE_SECS = 3600.0
@@ -64,7 +65,7 @@ class LogMelWindows:
                 finite, nothing but zeros.
         """
         try:
-            with open_audio(self.recording.path, self.recording.start_secs) as decoder:
+            with watched(), open_audio(self.recording.path, self.recording.start_secs) as decoder:
                 is_mixed = self._channel == "mean" and decoder.channels > 1
                 check = SignalCheck(decoder.rate_hz, self.recording.start_secs, is_mixed)
                 channels = ChannelCheck(decoder.channels) if is_mixed else None

@@ -218,8 +218,8 @@ def _run_folds(tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldRe
         task = outcome.task
         if outcome.result is None:
             raise TrainingError(
-                f"fold {task.number + 1} of seed {task.seed}: {outcome.death}; run the same command again to continue, "
-                "with fewer --workers if memory was short"
+                f"fold {task.number + 1} of seed {task.seed}: {outcome.failure}; run the same command again to "
+                "continue, with fewer --workers if memory was short"
             )
         name, scores = outcome.result
         on_fold(FoldReport(name, task.seed, scores, done, len(tasks)))

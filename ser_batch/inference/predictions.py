@@ -30,7 +30,6 @@ from ser_batch.models.normalisation import scales_of_speakers
 from ser_batch.records.examples import Example
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_rows, read_examples
-from ser_batch.runtime.process import expect_progress
 from ser_batch.storage.writing import open_atomically
 
 # What a part holds of each recording: without size and mtime_ns where there is no file; its rows one after another.
@@ -202,16 +201,10 @@ def _result(
     stamp = stamp_of(recording.path)
     scale = speaker_scales.get(recording.speaker or "")
     windows = LogMelWindows(recording, options.front_end)
-    rows = []
     try:
-        expect_progress()
-        for window in windows:
-            rows.append(np.append([window.start_secs, window.end_secs], network(window.log_mel, scale)))
-            expect_progress()
+        rows = [np.append([one.start_secs, one.end_secs], network(one.log_mel, scale)) for one in windows]
     except AudioError as refusal:
         return Result(np.empty((0, 0)), windows.duration_secs, tuple(windows.warnings), refusal.reason, stamp)
-    finally:
-        expect_progress(0)
     figures = np.array(rows)
     if not options.windows:
         figures = np.array([[figures[0, 0], figures[-1, 1], *figures[:, 2:].mean(axis=0)]])

@@ -203,7 +203,9 @@ def predict_blocks(
     alone = (block([one]) for whole in failed for one in zip(whole.keys, whole.recordings, strict=True))
     for outcome in engine.map(compute, alone):
         if outcome.result is None:
-            error = Result(np.empty((0, 0)), error=outcome.death or "", stamp=stamp_of(outcome.task.recordings[0].path))
+            error = Result(
+                np.empty((0, 0)), error=outcome.failure or "", stamp=stamp_of(outcome.task.recordings[0].path)
+            )
             write_part(Path(outcome.task.path), outcome.task.keys, [error])
         yield outcome.task, outcome.result or BlockSummary(0.0, 0.0)
 

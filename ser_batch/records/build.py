@@ -122,23 +122,23 @@ _Refused = Mapping[str, Mapping[int, tuple[str, str]]]
 def _write_shards(
     plan: BuildPlan, folder: Path, pending: Sequence[PlannedShard], engine: Engine, refused: _Refused | None = None
 ) -> Iterator[int]:
-    """Write shards, also those whose worker dies; the number of recordings of each once it is done."""
-    dead: list[ShardTask] = []
+    """Write shards, also those whose worker ends; the number of recordings of each once it is done."""
+    failed: list[ShardTask] = []
     # The largest last shard would leave the other workers idle.
     largest_first = sorted(pending, key=lambda shard: -len(shard.rows))
     tasks = (plan.task(shard, folder, (refused or {}).get(shard.name, {})) for shard in largest_first)
     for outcome in engine.map(write_shard, tasks):
-        if outcome.death is None:
+        if outcome.failure is None:
             yield len(outcome.task.recordings)
         else:
-            dead.append(outcome.task)
-    for task in dead:
-        deadly = crashing_items(engine, partial(probe, front_end=task.front_end), task.numbered())
-        crashed = {number: ("worker", death) for (number, _), death in deadly.items()}
+            failed.append(outcome.task)
+    for task in failed:
+        crashing = crashing_items(engine, partial(probe, front_end=task.front_end), task.numbered())
+        crashed = {number: ("worker", failure) for (number, _), failure in crashing.items()}
         spared = replace(task, refused={**task.refused, **crashed})
         for outcome in engine.map(write_shard, [spared]):
-            if outcome.death is not None:
-                raise OutputError(f"{task.name}: {outcome.death}, on no single recording; try fewer workers")
+            if outcome.failure is not None:
+                raise OutputError(f"{task.name}: {outcome.failure}, on no single recording; try fewer workers")
             yield len(task.recordings)
 
 

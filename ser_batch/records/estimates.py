@@ -13,7 +13,6 @@ from ser_batch.corpus.table import Recording, recordings
 from ser_batch.errors import AudioError
 from ser_batch.records.plan import BuildPlan
 from ser_batch.runtime.engine import Engine
-from ser_batch.runtime.process import expect_progress
 
 _MEASURED = 32
 _BYTES_BESIDE_LOG_MEL = 200
@@ -59,11 +58,8 @@ def _measure(sample: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int
             for window in LogMelWindows(recording, front_end):
                 windows += 1
                 size_bytes += window.log_mel.nbytes + _BYTES_BESIDE_LOG_MEL
-                expect_progress()
         except AudioError:
             unusable += 1
-        finally:
-            expect_progress(0)
         if number == 0:
             began = time.perf_counter()
     timed = max(len(sample) - 1, 1)

@@ -16,7 +16,6 @@ from ser_batch.records.examples import Example, serialize
 from ser_batch.records.manifest import part_path, rejection_row, write_part
 from ser_batch.records.plan import ShardTask
 from ser_batch.records.tfrecords import write_record
-from ser_batch.runtime.process import expect_progress
 from ser_batch.storage.fingerprints import audio_sha256, file_sha256
 from ser_batch.storage.writing import open_atomically
 
@@ -26,11 +25,9 @@ def probe(numbered: Sequence[tuple[int, Recording]], front_end: FrontEnd) -> Non
     for _, recording in numbered:
         try:
             for _ in LogMelWindows(recording, front_end):
-                expect_progress()
+                pass
         except AudioError:
             pass
-        finally:
-            expect_progress(0)
 
 
 def write_shard(task: ShardTask) -> None:
@@ -69,20 +66,16 @@ def _write_recording(task: ShardTask, number: int, recording: Recording, file: I
         if number in task.refused:
             raise AudioError(*task.refused[number])
         windows = LogMelWindows(recording, task.front_end)
-        expect_progress()
         for window in windows:
             start_secs, end_secs = round(window.start_secs, 6), round(window.end_secs, 6)
             label = task.labels.index(known["label"])
             example = Example(window.log_mel, label, recording.file, speaker, start_secs, end_secs)
             write_record(file, serialize(example))
             rows.append(known | {"start": start_secs, "end": end_secs, "window": len(rows), "sha256": sha256})
-            expect_progress()
     except AudioError as error:
         file.seek(begin)
         file.truncate()
         part = (recording.start_secs, recording.end_secs)
         return [known | rejection_row(Rejection(recording.file, error.stage, error.reason, sha256, part))]
-    finally:
-        expect_progress(0)
     found = {"duration": round(windows.duration_secs, 6), "warnings": " ".join(windows.warnings)}
     return [row | found for row in rows]

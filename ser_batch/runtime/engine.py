@@ -1,16 +1,15 @@
-"""What a stage asks of an engine: tasks mapped over workers, any of which may die.
+"""The interface of engines: tasks mapped over workers, any of which may end early.
 
 A task is idempotent: an engine may run it again, and the outcome is the same.
 """
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ser_batch.runtime.process import expect_progress
-
-# What a task may return, pickled: so much a pipe takes in one piece, so no worker dies with half an answer sent.
+# The most bytes that a task may return, pickled: a pipe takes them at once, so no worker ends with half a result sent.
 RESULT_BYTES = 16_000
 
 Task = TypeVar("Task")
@@ -20,17 +19,17 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Task, Result]):
-    """What became of a task.
+    """The end of a task.
 
     Attributes:
         task: as it was given.
-        result: what the function returned; None where the worker died.
-        death: how the worker died on it; None where it did not.
+        result: what the function returned; None if the worker process ended before.
+        failure: why the worker ended; None if it did not.
     """
 
     task: Task
     result: Result | None
-    death: str | None = None
+    failure: str | None = None
 
 
 class Engine(Protocol):
@@ -53,30 +52,57 @@ class Engine(Protocol):
 
 
 def crashing_items(engine: Engine, probe: Callable[[Sequence[Item]], object], items: Sequence[Item]) -> dict[Item, str]:
-    """The items on which a worker dies, and how: found by halving the set until one is left.
+    """The items on which a worker ends, and why: found by halving the set until one is left.
 
     Args:
         engine: where to try.
-        probe: does to a part of the items what killed the worker.
-        items: the suspects; hashable.
+        probe: does to a part of the items what ended the worker.
+        items: the candidates; hashable.
     """
-    deadly: dict[Item, str] = {}
-    suspects: list[Sequence[Item]] = [items]
-    while suspects:
+    crashing: dict[Item, str] = {}
+    candidates: list[Sequence[Item]] = [items]
+    while candidates:
         halves: list[Sequence[Item]] = []
-        for outcome in engine.map(probe, suspects):
-            if outcome.death is None:
+        for outcome in engine.map(probe, candidates):
+            if outcome.failure is None:
                 continue
             part = outcome.task
             if len(part) == 1:
-                deadly[part[0]] = outcome.death
+                crashing[part[0]] = outcome.failure
             else:
                 halves += [part[: len(part) // 2], part[len(part) // 2 :]]
-        suspects = halves
-    return deadly
+        candidates = halves
+    return crashing
+
+
+# Seconds without progress after which a worker counts as hung.
+STALL_SECS = 60.0
+
+
+def watch_this_process() -> None:
+    """Let `watched` end this process: called by an engine in each of its workers."""
+    global _is_worker
+    _is_worker = True
+
+
+_is_worker = False
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """End this worker if `STALL_SECS` pass in the ``with`` block without a `heartbeat`; other processes are not ended.
+
+    Native code that hangs cannot be interrupted from Python. The alarm's default action ends the process; the engine
+    then reports which task it was on.
+    """
+    signal.setitimer(signal.ITIMER_REAL, STALL_SECS if _is_worker else 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def heartbeat() -> None:
-    """Give the task as long again as `expect_progress` gave it, if this is a worker process with such an alarm."""
+    """Report progress to `watched`, if it is active in this process."""
     if signal.getitimer(signal.ITIMER_REAL)[0] > 0:
-        expect_progress()
+        signal.setitimer(signal.ITIMER_REAL, STALL_SECS)

@@ -17,8 +17,8 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnContext
 from typing import Any
 
-from ser_batch.runtime.engine import RESULT_BYTES, Outcome, Result, Task
-from ser_batch.runtime.process import STALL_SECS, keep_freed_memory, native_code_silenced, silence_native_code
+from ser_batch.runtime.engine import RESULT_BYTES, STALL_SECS, Outcome, Result, Task, watch_this_process
+from ser_batch.runtime.process import keep_freed_memory, native_code_silenced, silence_native_code
 from ser_batch.runtime.signals import cleanup_on_signal, signals_deferred
 
 # One task runs and one waits, so that a worker does not idle while the caller looks at a result.
@@ -112,9 +112,9 @@ class LocalEngine:
 
 
 class _Worker:
-    """One process in a pool of its own: it shares no pipe and no lock, so its death harms no other worker.
+    """One process in a pool of its own: it shares no pipe and no lock, so its end harms no other worker.
 
-    Tasks run in order, so the first unfinished one is what a dead worker was at.
+    Tasks run in order, so the first unfinished one is the task at which a worker ended.
 
     Args:
         worker_bytes: see `LocalEngine`.
@@ -177,6 +177,7 @@ def _set_up(worker_bytes: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if worker_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (worker_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    watch_this_process()
     silence_native_code()
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy

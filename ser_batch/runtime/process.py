@@ -6,7 +6,6 @@ import ctypes
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -83,16 +82,3 @@ def prepare_tensorflow(verbose: bool) -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="keras")
-
-
-# A decoder that made no progress for so long never will.
-STALL_SECS = 60.0
-
-
-def expect_progress(secs: float = STALL_SECS) -> None:
-    """Let the system end this process if it is not called again, or with 0, within ``secs``.
-
-    Native code that hangs cannot be interrupted from Python. The alarm's default action is to end the
-    process; the engine then knows which task it was on. Only for worker processes.
-    """
-    signal.setitimer(signal.ITIMER_REAL, secs)

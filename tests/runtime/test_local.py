@@ -10,7 +10,6 @@ import pytest
 from ser_batch.errors import AudioError
 from ser_batch.runtime.engine import crashing_items
 from ser_batch.runtime.local import LocalEngine
-from ser_batch.runtime.process import expect_progress
 
 
 def square(number: int) -> int:
@@ -34,7 +33,7 @@ def die_if_any_prime(numbers: list[int]) -> None:
 
 
 def hang(secs: float) -> None:
-    expect_progress(secs)
+    signal.setitimer(signal.ITIMER_REAL, secs)
     while True:
         pass
 
@@ -104,8 +103,8 @@ def test_a_dead_worker_costs_one_task() -> None:
     with LocalEngine(2) as engine:
         outcomes = {o.task: o for o in engine.map(die_on_seven, range(20))}
     assert len(outcomes) == 20
-    assert "SIGKILL" in (outcomes[7].death or "")
-    assert [n for n, o in outcomes.items() if o.death] == [7]
+    assert "SIGKILL" in (outcomes[7].failure or "")
+    assert [n for n, o in outcomes.items() if o.failure] == [7]
 
 
 def test_a_large_result_is_refused() -> None:
@@ -124,7 +123,7 @@ def test_the_deadly_items_are_found() -> None:
 def test_a_hang_ends_the_worker() -> None:
     with LocalEngine(1) as engine:
         (outcome,) = engine.map(hang, [0.2])
-    assert "no progress" in (outcome.death or "")
+    assert "no progress" in (outcome.failure or "")
 
 
 def test_what_a_task_raises_arrives_whole() -> None:

@@ -78,7 +78,7 @@ def _parts(items: Sequence[tuple[AudioFile, str]], size: int) -> Iterator[Sequen
 def _shard_problems(outcome: Outcome[ShardCheck, ShardReport], records: RecordFolder) -> list[Problem]:
     shard, report = outcome.task.shard, outcome.result
     if report is None:
-        return [Problem(shard.name, None, "", f"could not be checked: {outcome.death}")]
+        return [Problem(shard.name, None, "", f"could not be checked: {outcome.failure}")]
     if report.sha256 != shard.sha256:
         for other in records.shards():
             if other.sha256 == report.sha256 and other.bytes:
@@ -109,5 +109,5 @@ def _audio_problems(outcome: Outcome[Sequence[tuple[AudioFile, str]], list[Probl
     if outcome.result is not None:
         return outcome.result
     audio, _ = outcome.task[0]
-    what = f"its audio and that of {len(outcome.task) - 1} more could not be checked: {outcome.death}"
+    what = f"its audio and that of {len(outcome.task) - 1} more could not be checked: {outcome.failure}"
     return [Problem(audio.shard, audio.index, audio.file, what)]
