@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ser_batch import __version__
+from ser_batch.corpus.splits import stable_keys
 from ser_batch.corpus.table import paths, recordings
 from ser_batch.errors import AudioError, OutputError, RecordsError
 from ser_batch.formatting import part_named, pluralize
@@ -222,9 +224,9 @@ def _files_before(folder: Path) -> Iterator[str]:
 
 def _check_sources(plan: BuildPlan, folder: Path, shards: Sequence[PlannedShard], engine: Engine) -> None:
     """Raise an OutputError if the audio that shards were made from is not what it was."""
-    changed: set[str] = set()
+    changed: set[int] = set()
     for outcome in engine.map(_changed, (_sources(plan, folder, shard) for shard in shards)):
-        changed.update(outcome.result or ())
+        changed.update(outcome.result.tolist() if outcome.result is not None else ())
     if changed:
         raise OutputError(
             f"{folder}: {len(changed)} audio files changed since they were read; give --restart to build it anew"
@@ -239,8 +241,9 @@ def _sources(plan: BuildPlan, folder: Path, shard: PlannedShard) -> dict[str, st
     return {path: sha256_of[number] for number, path in zip(shard.rows.tolist(), shard_paths, strict=True)}
 
 
-def _changed(sources: dict[str, str]) -> list[str]:
-    return [path for path, sha256 in sources.items() if _sha256_now(path) != sha256]
+def _changed(sources: dict[str, str]) -> NDArray[np.uint64]:
+    """Keys of the files that are not what was read: paths could be too long for a result."""
+    return stable_keys(0, (path for path, sha256 in sources.items() if _sha256_now(path) != sha256))
 
 
 def _sha256_now(path: str) -> str:

@@ -237,4 +237,5 @@ class _Logs:
         try:
             yield
         except tf.errors.OpError as error:
-            raise OSError(errno.EIO, f"{self._folder}: {' '.join(str(error.message).split())[:200]}") from error
+            detail = " ".join(str(error.message).split())[:200]
+            raise OSError(errno.EIO, detail, str(self._folder)) from error

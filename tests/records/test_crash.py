@@ -212,7 +212,7 @@ def test_a_stop_when_nobody_expects_it_leaves_no_traceback(
     else:
         assert said.startswith("interrupted")
         assert said.count("\n") == 1
-        assert ("to go on" in said) == (tmp_path / "out").exists()
+        assert ("to go on" in said) == (moment != "the commands are imported")
         assert process.returncode == 130
 
 

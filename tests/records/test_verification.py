@@ -30,6 +30,7 @@ from ser_batch.records.verification.metadata import Problem
 from ser_batch.records.verification.verify import verify_records
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.storage.fingerprints import file_sha256, json_fingerprint
+from tests.conftest import write_tone
 from tests.frontends import KEPT, TRUNCATED, WINDOWED
 from tests.inline import Dying, Inline
 from tests.manifests import edit_part, write_table
@@ -524,7 +525,7 @@ def test_metadata_that_disagree(
         (lambda p: p["front_end"].update(n_mels="64"), "front_end.n_mels = '64': "),
         (lambda p: p["front_end"].update(hop_length=0), "front_end = "),
         (lambda p: p["front_end"].pop("hop_length"), "front_end.hop_length: is missing"),
-        (lambda p: p.update(front_end=[]), "front_end: should be a table of values"),
+        (lambda p: p.update(front_end=[]), "front_end = []: should be a table of values"),
     ],
 )
 def test_a_provenance_that_cannot_be_read_is_one_line(
@@ -671,3 +672,16 @@ def test_verify_lists_the_first_20_and_counts_the_rest(folder: Path, capfd: pyte
 def test_verify_of_what_is_no_record_folder_exits_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path)]) == 1
     assert "not a record folder" in capfd.readouterr().err
+
+
+def test_many_problems_of_one_task_are_cut_and_counted(tmp_path: Path, engine: LocalEngine) -> None:
+    """What a worker may return is limited; the list shows that there is more."""
+    files = [tmp_path / "in" / ("anger", "fear")[n % 2] / f"{n:02d}-{'x' * 200}.wav" for n in range(60)]
+    for number, path in enumerate(files):
+        write_tone(path, secs=0.1 + number / 1000)
+    folder = build(tmp_path / "in", tmp_path / "records", engine)
+    for path in files:
+        write_tone(path, secs=0.5)
+    problems = verify_records(open_records(folder), engine, list_source(str(tmp_path / "in")))
+    (cut,) = (str(problem) for problem in problems if "more problems" in problem.what)
+    assert len(problems) + int(re.search(r"and (\d+) more problems", cut)[1]) == 60  # type: ignore[index]

@@ -1,8 +1,10 @@
 """Checks of a record folder's metadata, and of what spans the parts of its manifest."""
 
 import json
+from bisect import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 
 from ser_batch.corpus.splits import SPLITS
 from ser_batch.errors import RecordsError
+from ser_batch.formatting import pluralize
 from ser_batch.records.folder import (
     PROVENANCE,
     RecordFolder,
@@ -44,6 +47,21 @@ class Problem:
         record = "" if self.index is None else f"record {self.index}"
         place = ", ".join(part for part in (self.shard, record, self.file) if part)
         return f"{place}: {self.what}".replace("\r", "\\r").replace("\n", "\\n")
+
+
+# The longest list of problems that a task returns, in characters.
+_LISTED_CHARACTERS = 10_000
+
+
+def listed(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems of one task, or the first of them and how many there are: see `ser_batch.runtime.engine`."""
+    ends = list(accumulate(len(str(problem)) + 50 for problem in problems))
+    n_listed = bisect(ends, _LISTED_CHARACTERS)
+    if n_listed == len(problems):
+        return [*problems]
+    last = problems[n_listed]
+    more = pluralize(len(problems) - n_listed - 1, "more problem")
+    return [*problems[:n_listed], replace(last, what=f"{last.what}; and {more} of this kind or another")]
 
 
 def part_name(shard: str) -> str:

@@ -13,6 +13,7 @@ from ser_batch.records.folder import RecordFolder
 from ser_batch.records.verification.metadata import (
     AudioFile,
     Problem,
+    listed,
     listed_file_problems,
     metadata_problems,
     repeat_problems,
@@ -102,7 +103,7 @@ def _check_audio(sources: Sequence[tuple[AudioFile, str]]) -> list[Problem]:
         except OSError as error:
             what = f"its audio {unreadable(error)}"
         problems.append(Problem(audio.shard, audio.index, audio.file, what))
-    return problems
+    return listed(problems)
 
 
 def _audio_problems(outcome: Outcome[Sequence[tuple[AudioFile, str]], list[Problem]]) -> list[Problem]:
