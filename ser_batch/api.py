@@ -138,6 +138,7 @@ def _plan_build(
     engine: LocalEngine,
     report: Report,
 ) -> tuple[BuildPlan, dict[str, str]]:
+    engine.start(1, "ser_batch.records.shards")  # first: its imports are as slow as those here
     from ser_batch.audio.frontends import parse_channel, preset
     from ser_batch.corpus.labels import label_recordings, read_label_map
     from ser_batch.corpus.splits import SplitPlan, parse_fractions, parse_rule
@@ -146,7 +147,6 @@ def _plan_build(
     transform = preset(front_end, parse_channel(channel))
     listing = _list(source, report)
     engine.start(len(listing.recordings), "ser_batch.records.shards")
-    # Only now, beside the workers' own imports: these are as slow.
     from ser_batch.corpus.duplicates import find_duplicates
     from ser_batch.records.plan import BuildOptions, plan_build
 
@@ -306,15 +306,15 @@ def infer(
     Raises:
         SerBatchError: ``source`` cannot be listed, the model is damaged, or ``out`` cannot be written.
     """
-    from ser_batch.audio.channels import parse_channels
-
-    channels = parse_channels(channel) if channel is not None else None
-    bundle = load_bundle(model)
-    _refuse_own_table(source, os.fspath(out))
-    listing = _with_speakers(_list(source, report), bundle, speaker_from, report)
     with LocalEngine(workers or usable_cpus()) as engine:
+        engine.start(1, "ser_batch.inference.predictions")  # first: its imports are as slow as those here
+        from ser_batch.audio.channels import parse_channels
+
+        channels = parse_channels(channel) if channel is not None else None
+        bundle = load_bundle(model)
+        _refuse_own_table(source, os.fspath(out))
+        listing = _with_speakers(_list(source, report), bundle, speaker_from, report)
         engine.start(len(listing.recordings), "ser_batch.inference.predictions")
-        # Only now, beside the workers' own imports: these are as slow.
         from ser_batch.inference.infer import InferOptions
         from ser_batch.inference.infer import infer as run
 
