@@ -28,8 +28,9 @@ from ser_batch.storage.outputs import LOCK
 
 MOST_KILLS_IN_A_ROW = 5
 
-# Of what the commands write: clock times, and the results that a table is made from, which come in blocks of any size.
-_IGNORED = ("logs", ".*.parts", LOCK)
+# Of what the commands write: clock times (the weights in model.keras are those in model.tflite), and the results that a
+# table is made from, which come in blocks of any size.
+_IGNORED = ("logs", "model.keras", ".*.parts", LOCK)
 _DONE = (0, 3)
 _FAILED_TO_FINISH = 99
 _IMPORTS = {
