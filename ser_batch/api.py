@@ -269,11 +269,11 @@ def cross_validate(
     rule = parse_fold_rule(by)
     chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
     folder = open_records(Path(records))
-    from ser_batch.evaluation.cross_validate import Protocol, parallel_folds
+    from ser_batch.evaluation.cross_validate import CrossValidationOptions, parallel_folds
     from ser_batch.evaluation.cross_validate import cross_validate as run
 
     with LocalEngine(parallel_folds(folder, workers or usable_cpus()), worker_bytes=None) as engine:
-        return run(folder, Path(out), chosen, Protocol(rule, folds, seeds, seed), engine, restart, report)
+        return run(folder, Path(out), chosen, CrossValidationOptions(rule, folds, seeds, seed), engine, restart, report)
 
 
 def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:

@@ -29,16 +29,16 @@ class CountingNetwork:
     def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Float64s:
         with open(self.log, "ab") as file:
             file.write(b".")
-        heard = np.array([band.mean() for band in np.array_split(log_mel, N_LABELS)]) / 10
-        shares = np.exp(heard - heard.max())
+        levels = np.array([band.mean() for band in np.array_split(log_mel, N_LABELS)]) / 10
+        shares = np.exp(levels - levels.max())
         return np.append(shares / shares.sum(), 0.5)
 
-    def asked(self, bundle: Bundle, windows: bool = False) -> PredictionOptions:
+    def options(self, bundle: Bundle, windows: bool = False) -> PredictionOptions:
         """What it takes the place of: `PredictionOptions.predictions`."""
         return PredictionOptions(partial(CountingNetwork, self.log), bundle.front_end, windows)
 
     def counted(self) -> int:
-        """The windows since it was last asked."""
+        """The number of windows since the last call."""
         windows = self.log.stat().st_size
         os.truncate(self.log, 0)
         return windows
@@ -49,5 +49,5 @@ def network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     """Stands in for every bundle's network."""
     counting = CountingNetwork(tmp_path_factory.mktemp("network") / "log")
     counting.log.touch()
-    monkeypatch.setattr("ser_batch.inference.predictions.PredictionOptions.predictions", counting.asked)
+    monkeypatch.setattr("ser_batch.inference.predictions.PredictionOptions.predictions", counting.options)
     return counting

@@ -29,8 +29,8 @@ def public_log_mel(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.flo
 def public_speech_log_mel(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
     """The speech front end's first window: float32 ``(192, 1 + samples // 256)`` in dB over a power of 1."""
     resampled = librosa.resample(samples, orig_sr=rate_hz, target_sr=SPEECH_RATE_HZ)
-    heard = resampled[:SPEECH_SAMPLES]
+    samples = resampled[:SPEECH_SAMPLES]
     power = librosa.feature.melspectrogram(
-        y=heard, sr=SPEECH_RATE_HZ, n_fft=1024, hop_length=256, n_mels=192, fmin=0.0, fmax=8000.0
+        y=samples, sr=SPEECH_RATE_HZ, n_fft=1024, hop_length=256, n_mels=192, fmin=0.0, fmax=8000.0
     )
     return librosa.power_to_db(power, ref=1.0, amin=1e-8, top_db=None).astype(np.float32)

@@ -54,7 +54,7 @@ def test_from_audio_to_predictions(emodb_sample: Path, tmp_path: Path, capfd: py
     trained = ser_batch.train(tmp_path / "records", tmp_path / "bundle", epochs=1, report=events.append)
     assert trained.bundle.labels == built.records.labels
     table = ser_batch.infer(emodb_sample, tmp_path / "preds.csv", model=tmp_path / "bundle", report=events.append)
-    assert (table.tally.rows, table.tally.errors, table.n_new) == (14, 0, 14)
+    assert (table.summary.rows, table.summary.errors, table.n_new) == (14, 0, 14)
     assert {type(event).__name__ for event in events} == {"Note", "Progress", "Epoch"}
     assert (random.getstate(), np.random.get_state()[1].tolist(), signal.getsignal(signal.SIGINT)) == before
     assert capfd.readouterr().out == ""

@@ -69,7 +69,7 @@ def test_imports_run_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_stages_know_of_no_engine_and_no_signal(path: Path) -> None:
+def test_stages_import_no_engine_and_no_signals(path: Path) -> None:
     name, wing = str(path.relative_to(PACKAGE)), wing_of(path)
     if wing in {"cli", "api", "runtime", *GROUND}:
         return

@@ -240,7 +240,7 @@ def check_case(number: int, seed: int, wavs: Sequence[Path]) -> Finding:
 
 
 @dataclass
-class TruthTally:
+class TruthSummary:
     """What became of all files: per kind and treatment, and what is wrong."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -258,12 +258,12 @@ class TruthTally:
             )
 
 
-def check_truth(numbers: Iterable[int], seed: int, wavs: Sequence[Path], engine: Engine) -> TruthTally:
+def check_truth(numbers: Iterable[int], seed: int, wavs: Sequence[Path], engine: Engine) -> TruthSummary:
     """Write and read so many files, and count what became of them."""
-    tally = TruthTally()
+    summary = TruthSummary()
     for outcome in engine.map(partial(check_case, seed=seed, wavs=tuple(wavs)), numbers):
         if outcome.result is None:
-            tally.wrong.append(f"case {outcome.task}: {outcome.failure}")
+            summary.wrong.append(f"case {outcome.task}: {outcome.failure}")
         else:
-            tally.add(outcome.result)
-    return tally
+            summary.add(outcome.result)
+    return summary

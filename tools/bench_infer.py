@@ -95,11 +95,11 @@ def make_seed_bundle(folder: str) -> None:
 
 def front_end_alone(source: str, bundle: str, workers: int) -> None:
     """Decode and transform, with a network that costs nothing; prints seconds."""
-    asked = PredictionOptions(partial(_SilentNetwork), open_bundle(Path(bundle)).front_end)
+    options = PredictionOptions(partial(_SilentNetwork), open_bundle(Path(bundle)).front_end)
     with LocalEngine(workers) as engine, tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         listing = list_source(source)
-        complete_results(listing, keys_of(listing), asked, engine, Path(folder))
+        complete_results(listing, keys_of(listing), options, engine, Path(folder))
         print(json.dumps(time.perf_counter() - began))
 
 

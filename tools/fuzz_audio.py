@@ -221,7 +221,7 @@ def peak_mb() -> float:
 
 
 @dataclass
-class Tally:
+class FuzzSummary:
     """What became of all mutants.
 
     Attributes:
@@ -247,7 +247,9 @@ def reason_family(reason: str) -> str:
     return re.sub(r"[-+]?\d[\d.e+-]*", "N", re.sub(r" \(.*|; last error log.*", "", reason))
 
 
-def fuzz(numbers: range, seed: int, intact: Intact, engine: Engine, tally: Tally, keep: Path | None = None) -> None:
+def fuzz(
+    numbers: range, seed: int, intact: Intact, engine: Engine, summary: FuzzSummary, keep: Path | None = None
+) -> None:
     """Build record folders from mutants, front ends in turn, and count what became of each.
 
     Args:
@@ -255,7 +257,7 @@ def fuzz(numbers: range, seed: int, intact: Intact, engine: Engine, tally: Tally
         seed: of the mutants.
         intact: what is damaged, from `encode_all`.
         engine: where shards are written.
-        tally: what is added to.
+        summary: what is added to.
         keep: folder for the mutants that are to blame; None: they are not kept.
     """
     for begin in range(0, len(numbers), MUTANTS_PER_BUILD):
@@ -271,15 +273,15 @@ def fuzz(numbers: range, seed: int, intact: Intact, engine: Engine, tally: Tally
                 files.add(file)
             (source / INTACT).parent.mkdir()
             shutil.copy(intact["wav"][0], source / INTACT)
-            _build_and_count(source, out, files, front_end, engine, tally)
-            for file in sorted(tally.culprits & files) if keep else ():
+            _build_and_count(source, out, files, front_end, engine, summary)
+            for file in sorted(summary.culprits & files) if keep else ():
                 assert keep is not None
                 (keep / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / file, keep / file)
 
 
 def _build_and_count(
-    source: Path, out: Path, files: set[str], front_end: FrontEnd, engine: Engine, tally: Tally
+    source: Path, out: Path, files: set[str], front_end: FrontEnd, engine: Engine, summary: FuzzSummary
 ) -> None:
     plan = plan_build(
         label_recordings(list_source(str(source)), "folder"), BuildOptions(front_end, SplitPlan("random"))
@@ -287,15 +289,15 @@ def _build_and_count(
     try:
         records = build_records(plan, out, engine).records
     except OutputError as error:  # a death that no single recording repeats
-        tally.wrong.append(str(error))
+        summary.wrong.append(str(error))
     except Exception as error:
-        tally.wrong.append(f"the build ended: {error!r}")
+        summary.wrong.append(f"the build ended: {error!r}")
         for outcome in engine.map(partial(_uncaught, front_end=front_end), recordings(plan.recordings)):
             if outcome.result:
-                tally.blame(outcome.task.file, outcome.result)
+                summary.blame(outcome.task.file, outcome.result)
     else:
-        count(records, files, tally)
-        tally.wrong += [f"not sound: {problem}" for problem in verify_records(records, engine)]
+        count(records, files, summary)
+        summary.wrong += [f"not sound: {problem}" for problem in verify_records(records, engine)]
 
 
 def _uncaught(recording: Recording, front_end: FrontEnd) -> str:
@@ -307,22 +309,22 @@ def _uncaught(recording: Recording, front_end: FrontEnd) -> str:
     return ""
 
 
-def count(records: RecordFolder, files: set[str], tally: Tally) -> None:
-    """Add to a tally what became of files; each must be either examples or one error."""
+def count(records: RecordFolder, files: set[str], summary: FuzzSummary) -> None:
+    """Add to a summary what became of files; each must be either examples or one error."""
     examples = Counter(file for table in records.manifest("file") for file in table["file"].to_pylist())
     if examples.pop(INTACT, 0) == 0:
-        tally.wrong.append(f"{INTACT} is no example")
+        summary.wrong.append(f"{INTACT} is no example")
     tables = Counter([*examples])
     for row in (row for table in records.errors() for row in table.to_pylist()):
         tables[row["file"]] += 1
-        tally.outcomes[f"{row['stage']}: {reason_family(row['error'])}"] += 1
+        summary.outcomes[f"{row['stage']}: {reason_family(row['error'])}"] += 1
         if row["stage"] == "worker":
-            tally.deaths.append(f"{row['file']}: {row['error']}")
-            tally.culprits.add(row["file"])
-    tally.outcomes["example"] += len(examples)
+            summary.deaths.append(f"{row['file']}: {row['error']}")
+            summary.culprits.add(row["file"])
+    summary.outcomes["example"] += len(examples)
     for file in files | tables.keys():
         if tables[file] != 1 or file not in files:
-            tally.blame(file, f"stands in {tables[file]} rows and should in {int(file in files)}")
+            summary.blame(file, f"stands in {tables[file]} rows and should in {int(file in files)}")
 
 
 def report_truth(arguments: argparse.Namespace) -> int:
@@ -332,16 +334,17 @@ def report_truth(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     numbers = range(arguments.first, arguments.first + arguments.truth)
     with LocalEngine(arguments.workers) as engine:
-        tally = check_truth(numbers, arguments.seed, sorted(arguments.corpus.rglob("*.wav")), engine)
-    for (treatment, told), number in sorted(tally.outcomes.items()):
+        summary = check_truth(numbers, arguments.seed, sorted(arguments.corpus.rglob("*.wav")), engine)
+    for (treatment, told), number in sorted(summary.outcomes.items()):
         print(f"{number:8d}  {treatment}: {told}")
-    for line in tally.wrong:
+    for line in summary.wrong:
         print(f"WRONG: {line}")
     secs = time.perf_counter() - began
     print(
-        f"{arguments.truth} files in {len(KINDS)} kinds, seed {arguments.seed}: {len(tally.wrong)} wrong; {secs:.0f} s"
+        f"{arguments.truth} files in {len(KINDS)} kinds, seed {arguments.seed}: "
+        f"{len(summary.wrong)} wrong; {secs:.0f} s"
     )
-    return 1 if tally.wrong else 0
+    return 1 if summary.wrong else 0
 
 
 def main() -> int:
@@ -357,24 +360,24 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.truth:
         return report_truth(arguments)
-    began, tally = time.perf_counter(), Tally()
+    began, summary = time.perf_counter(), FuzzSummary()
     numbers = range(arguments.first, arguments.first + arguments.mutations)
     with LocalEngine(arguments.workers) as local, tempfile.TemporaryDirectory() as folder:
         engine = MeasuringEngine(local, arguments.workers)
         intact = encode_all(sorted(arguments.corpus.rglob("*.wav")), Path(folder))
         print(f"{sum(map(len, intact.values()))} intact files in {len(intact)} formats: {', '.join(intact)}")
-        fuzz(numbers, arguments.seed, intact, engine, tally, arguments.keep)
-    for outcome, number in tally.outcomes.most_common():
+        fuzz(numbers, arguments.seed, intact, engine, summary, arguments.keep)
+    for outcome, number in summary.outcomes.most_common():
         print(f"{number:8d}  {outcome}")
-    for line in [*tally.deaths, *tally.wrong]:
+    for line in [*summary.deaths, *summary.wrong]:
         print(f"WRONG: {line}")
     print(
-        f"{arguments.mutations} mutants, seed {arguments.seed}: {tally.outcomes['example']} examples, "
-        f"{len(tally.deaths)} ended their worker, {len(tally.wrong)} wrong; a worker's memory was at most "
+        f"{arguments.mutations} mutants, seed {arguments.seed}: {summary.outcomes['example']} examples, "
+        f"{len(summary.deaths)} ended their worker, {len(summary.wrong)} wrong; a worker's memory was at most "
         f"{engine.peak_mb:.0f} MB and its longest shard took {engine.longest_secs:.1f} s; "
         f"{time.perf_counter() - began:.0f} s in all"
     )
-    return 1 if tally.deaths or tally.wrong or engine.peak_mb > MOST_WORKER_MB else 0
+    return 1 if summary.deaths or summary.wrong or engine.peak_mb > MOST_WORKER_MB else 0
 
 
 if __name__ == "__main__":

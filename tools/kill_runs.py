@@ -104,7 +104,7 @@ def after_files(number: int, folder: Path) -> Callable[[], bool]:
 
 
 @dataclass
-class Tally:
+class KillSummary:
     """What came of many kills.
 
     Attributes:
@@ -165,7 +165,7 @@ class Killer:
             return after(dice.uniform(0, self.secs))
         return after_files(dice.randint(1, self.n_names), folder)
 
-    def kill_one_run(self, folder: Path, kills: int, dice: random.Random, tally: Tally) -> None:
+    def kill_one_run(self, folder: Path, kills: int, dice: random.Random, summary: KillSummary) -> None:
         """Begin a run anew, kill it up to ``kills`` times in a row, let it finish, compare."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -175,20 +175,20 @@ class Killer:
         for _ in range(kills):
             if (code := kill_when(start(command, said), self._moment(folder, dice))) is not None:
                 if code not in _DONE:
-                    tally.wrong.append(f"killed at {met}: exit code {code}: {said.read_text()}")
+                    summary.wrong.append(f"killed at {met}: exit code {code}: {said.read_text()}")
                 break
             met.append(len([*folder.rglob("*")]))
             now = digests(folder)
             if half := [name for name in self.whole.keys() & now.keys() if self.whole[name] != now[name]]:
-                tally.wrong.append(f"killed at {met}: half-written: {', '.join(sorted(half))}")
+                summary.wrong.append(f"killed at {met}: half-written: {', '.join(sorted(half))}")
         code = kill_when(start(command, said), lambda: False)
         now = digests(folder)
         if code not in _DONE:
-            tally.wrong.append(f"killed at {met}: exit code {code}: {said.read_text()}")
+            summary.wrong.append(f"killed at {met}: exit code {code}: {said.read_text()}")
         elif other := [name for name in self.whole.keys() | now.keys() if self.whole.get(name) != now.get(name)]:
-            tally.wrong.append(f"killed at {met}: differ: {', '.join(sorted(other))}")
-        tally.met.update(met)
-        tally.runs += 1
+            summary.wrong.append(f"killed at {met}: differ: {', '.join(sorted(other))}")
+        summary.met.update(met)
+        summary.runs += 1
 
 
 def main() -> int:
@@ -202,18 +202,18 @@ def main() -> int:
     arguments = parser.parse_args()
     killer = Killer.beside([*arguments.command, "-q"], arguments.work / "whole", arguments.out)
     print(f"undisturbed: {killer.secs:.2f} s, {len(killer.whole)} files, {killer.n_names} names seen", flush=True)
-    dice, tally = random.Random(arguments.seed), Tally()
-    while tally.kills < arguments.kills:
-        in_a_row = min(dice.randint(1, MOST_KILLS_IN_A_ROW), arguments.kills - tally.kills)
-        n_wrong = len(tally.wrong)
-        killer.kill_one_run(arguments.work / "killed", in_a_row, dice, tally)
-        for line in tally.wrong[n_wrong:]:
+    dice, summary = random.Random(arguments.seed), KillSummary()
+    while summary.kills < arguments.kills:
+        in_a_row = min(dice.randint(1, MOST_KILLS_IN_A_ROW), arguments.kills - summary.kills)
+        n_wrong = len(summary.wrong)
+        killer.kill_one_run(arguments.work / "killed", in_a_row, dice, summary)
+        for line in summary.wrong[n_wrong:]:
             print(f"MISMATCH: {line}", flush=True)
-    print(f"{tally.kills} kills of {tally.runs} runs, seed {arguments.seed}; the killed ones had so many files:")
-    for number in sorted(tally.met):
-        print(f"{tally.met[number]:8d}  {number}")
-    print(f"{len(tally.wrong)} mismatches")
-    return 1 if tally.wrong else 0
+    print(f"{summary.kills} kills of {summary.runs} runs, seed {arguments.seed}; the killed ones had so many files:")
+    for number in sorted(summary.met):
+        print(f"{summary.met[number]:8d}  {number}")
+    print(f"{len(summary.wrong)} mismatches")
+    return 1 if summary.wrong else 0
 
 
 if __name__ == "__main__":

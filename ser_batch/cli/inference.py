@@ -79,13 +79,13 @@ def infer(
 def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> None:
     from ser_batch.reports.text import table_lines
 
-    tally = result.tally
+    summary = result.summary
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
         _say(f"{out}: {pluralize(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
-    _list_errors(tally.first_errors, tally.errors, out, result.bases)
-    for line in table_lines(tally, out, result.audio_secs, secs):
+    _list_errors(summary.first_errors, summary.errors, out, result.bases)
+    for line in table_lines(summary, out, result.audio_secs, secs):
         _say(line, quiet)
-    if tally.errors:
-        raise typer.Exit(1 if tally.errors == tally.files else SOME_FAILED)
+    if summary.errors:
+        raise typer.Exit(1 if summary.errors == summary.files else SOME_FAILED)

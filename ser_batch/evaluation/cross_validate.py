@@ -42,7 +42,7 @@ _TRAINING_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
-class Protocol:
+class CrossValidationOptions:
     """How a cross-validation divides and repeats.
 
     Attributes:
@@ -134,7 +134,7 @@ def cross_validate(
     records: RecordFolder,
     folder: Path,
     recipe: Recipe,
-    protocol: Protocol,
+    options: CrossValidationOptions,
     engine: Engine,
     restart: bool = False,
     on_fold: Callable[[FoldReport], None] = lambda report: None,
@@ -145,7 +145,7 @@ def cross_validate(
         records: a finished record folder; all its examples are used, whatever their split.
         folder: what to write; made if absent.
         recipe: how each fold is trained.
-        protocol: how the examples are divided.
+        options: how the examples are divided.
         engine: where folds are trained; its workers have to allow for TensorFlow's memory.
         restart: throw away what an earlier run left in the folder.
         on_fold: called after each fold.
@@ -157,23 +157,23 @@ def cross_validate(
         TrainingError: a fold cannot be trained, or its worker died.
         OutputError: the folder is in use, not writable, or holds something else.
     """
-    identity = protocol.to_json() | {
+    identity = options.to_json() | {
         "normalise": recipe.normalise,
         "records": records.fingerprint,
         "recipe": recipe.to_json(),
     }
     check_normalisation(recipe)
     refuse_repeated(records)
-    tasks = _tasks(records, folder, recipe, protocol)
+    tasks = _tasks(records, folder, recipe, options)
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
             if missing := sorted(name for name in FOLD_FILES if not (folder / name).exists()):
                 raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run anew")
             return True
-        _try_pictures(output.parts, records.labels, protocol.title(recipe))
+        _try_pictures(output.parts, records.labels, options.title(recipe))
         _run_folds(tasks, engine, on_fold)
         predictions = [one for task in tasks for one in _read_fold(task)]
-        write_folds(folder, predictions, records.labels, protocol.title(recipe), identity)
+        write_folds(folder, predictions, records.labels, options.title(recipe), identity)
         output.finish()
         return False
 
@@ -196,20 +196,20 @@ def fold_rows(records: RecordFolder) -> list[dict[str, str]]:
     return [row for table in records.manifest("label", "speaker", "sha256") for row in table.to_pylist()]
 
 
-def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, protocol: Protocol) -> list[_FoldTask]:
+def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossValidationOptions) -> list[_FoldTask]:
     rows = fold_rows(records)
     return [
         _FoldTask(
             records.path.absolute(),
             folder.absolute() / FOLDS,
             recipe,
-            protocol.by,
-            protocol.n_folds,
+            options.by,
+            options.n_folds,
             seed,
             number,
         )
-        for seed in range(protocol.seed, protocol.seed + protocol.n_seeds)
-        for number in range(len(make_folds(rows, protocol.by, protocol.n_folds, seed)))
+        for seed in range(options.seed, options.seed + options.n_seeds)
+        for number in range(len(make_folds(rows, options.by, options.n_folds, seed)))
     ]
 
 

@@ -10,7 +10,7 @@ from ser_batch.errors import FrontEndError, RecordsError
 from ser_batch.evaluation.figures import plot_confusion
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.formatting import format_timestamp, pluralize
-from ser_batch.inference.predictions import Evaluated, predict_examples
+from ser_batch.inference.predictions import LabelledPrediction, predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle
 from ser_batch.records.folder import RecordFolder, refuse_repeated
@@ -76,7 +76,7 @@ def evaluate(
         return scores, False
 
 
-def _write_tables(folder: Path, evaluated: list[Evaluated], scores: Scores, labels: tuple[str, ...]) -> None:
+def _write_tables(folder: Path, evaluated: list[LabelledPrediction], scores: Scores, labels: tuple[str, ...]) -> None:
     with open_atomically(folder / PREDICTIONS) as file:
         shown = [f"p_{label}" for label in labels]
         write_rows(file, [["file", "start", "end", "speaker", "label", "emotion", "confidence", *shown]])

@@ -28,7 +28,7 @@ from ser_batch.inference.results import (
     predict_blocks,
 )
 from ser_batch.inference.speakers import collect_speaker_scales
-from ser_batch.inference.summaries import Tally
+from ser_batch.inference.summaries import TableSummary
 from ser_batch.inference.table import FORMATS, Append, TableForm, read_kind, table_format
 from ser_batch.models.bundles import Bundle
 from ser_batch.runtime.engine import Engine
@@ -62,7 +62,7 @@ class InferResult:
     """What became of an inference.
 
     Attributes:
-        tally: what the table holds.
+        summary: what the table holds.
         was_finished: the table had been finished before.
         n_known, n_new: recordings that an earlier run had done, and that this one did.
         audio_secs: of what this run predicted.
@@ -70,7 +70,7 @@ class InferResult:
         bases: the folder that relative paths were taken from, by the name of the CSV or list.
     """
 
-    tally: Tally
+    summary: TableSummary
     was_finished: bool = False
     n_known: int = 0
     n_new: int = 0
@@ -117,10 +117,8 @@ def infer(
     ]
     if options.channel is not None:
         listing = dataclasses.replace(listing, recordings=with_channels(listing.recordings, options.channel, engine))
-    making = _InferenceRun(
-        dataclasses.replace(listing, rejections=rejections), bundle, kind, engine, options, on_progress
-    )
-    return making.stream() if out == "-" else making.table(Path(out))
+    run = _InferenceRun(dataclasses.replace(listing, rejections=rejections), bundle, kind, engine, options, on_progress)
+    return run.stream() if out == "-" else run.table(Path(out))
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class _InferenceRun:
 
     def stream(self) -> InferResult:
         """Rows to standard output, as soon as those before them are done."""
-        tally = Tally()
+        summary = TableSummary()
         table = self.listing.recordings
         with temporary_files_removed(), standard_output() as file, self._rows_to(file) as append:
             folder = Path(tempfile.mkdtemp())
@@ -149,12 +147,12 @@ class _InferenceRun:
                 ready.update(zip(block.keys, read_part(Path(block.path)), strict=True))
                 Path(block.path).unlink()
                 while expected < len(table) and (result := ready.pop(keys[expected].as_py(), None)):
-                    append(tally.add(self._rows(next(in_order), result), self.bundle.labels))
+                    append(summary.add(self._rows(next(in_order), result), self.bundle.labels))
                     expected += 1
                 file.flush()
-                self.on_progress(tally.files, len(table))
-            self._append_rejections(append, tally)
-        return InferResult(tally, audio_secs=tally.audio_secs)
+                self.on_progress(summary.files, len(table))
+            self._append_rejections(append, summary)
+        return InferResult(summary, audio_secs=summary.audio_secs)
 
     def table(self, out: Path) -> InferResult:
         """A table on disk, with its parts."""
@@ -165,12 +163,12 @@ class _InferenceRun:
         if out.is_dir():
             raise OutputError(f"{out}: is a folder; name a file with --out")
         if out.exists():
-            _refuse_other_than_table(out)
+            _check_is_table(out)
         keys = keys_of(self.listing)
         with open_table_parts(out, self.options.restart) as parts:
             self._begin(parts, keys, out)
-            if out.exists() and (tally := parts.noted()["tally"]):
-                return InferResult(Tally.from_json(tally), was_finished=True)
+            if out.exists() and (summary := parts.noted()["tally"]):
+                return InferResult(TableSummary.from_json(summary), was_finished=True)
             complete = complete_results(
                 self.listing,
                 keys,
@@ -180,9 +178,9 @@ class _InferenceRun:
                 partial(self._speaker_scales, keys, parts.folder / "functionals"),
                 self.on_progress,
             )
-            tally = self._write(parts, complete.results, out)
+            summary = self._write(parts, complete.results, out)
             n_known = len(self.listing.recordings) - complete.n_new
-            return InferResult(tally, False, n_known, complete.n_new, complete.audio_secs)
+            return InferResult(summary, False, n_known, complete.n_new, complete.audio_secs)
 
     def _options(self) -> PredictionOptions:
         return PredictionOptions.predictions(self.bundle, self.options.windows)
@@ -236,35 +234,35 @@ class _InferenceRun:
         if before.get("channel") != identity["channel"]:  # then all keys differ from the plan's
             changes = ListingChanges(changed=changes.changed)
         if not self.options.update or differing:
-            _refuse_other(out, differing, changes, noted["tally"] is not None)
+            _check_identity(out, differing, changes, noted["tally"] is not None)
         elif changes != ListingChanges():
             parts.note(noted["tables"], None)
             parts.write_plan(self.listing, keys)
 
-    def _write(self, parts: TableParts, results: Iterator[Result], out: Path) -> Tally:
+    def _write(self, parts: TableParts, results: Iterator[Result], out: Path) -> TableSummary:
         """Make the table from the results."""
         for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
             left.unlink()
-        tally = Tally()
+        summary = TableSummary()
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
                 for one, result in zip(recordings(self.listing.recordings), results, strict=True):
-                    append(tally.add(self._rows(one, result), self.bundle.labels))
-                self._append_rejections(append, tally)
+                    append(summary.add(self._rows(one, result), self.bundle.labels))
+                self._append_rejections(append, summary)
             file.flush()
             sha256 = file_sha256(file.name)
             parts.note([*parts.noted()["tables"], sha256], None)  # until it has its name, the old one is there
-        parts.note([sha256], tally.to_json())
-        return tally
+        parts.note([sha256], summary.to_json())
+        return summary
 
     def _rows(self, one: Recording, result: Result) -> Iterator[Prediction]:
         channel = one.channel if self._form.by_channel and isinstance(one.channel, int) else None
         return result.predictions(one.file, (one.start_secs, one.end_secs), channel)
 
-    def _append_rejections(self, append: Append, tally: Tally) -> None:
+    def _append_rejections(self, append: Append, summary: TableSummary) -> None:
         for refused in self.listing.rejections:
             row = Prediction(refused.file, error=refused.reason, part=refused.part)
-            append(tally.add([row], self.bundle.labels))
+            append(summary.add([row], self.bundle.labels))
 
     def _rows_to(self, file: IO[bytes]) -> AbstractContextManager[Append]:
         return FORMATS[self.format](file, self._form, self.bundle.short_fingerprint)
@@ -274,14 +272,14 @@ class _InferenceRun:
         return TableForm(self.bundle.labels, self.options.channel == "each")
 
 
-def _refuse_other_than_table(out: Path) -> None:
+def _check_is_table(out: Path) -> None:
     try:
         read_kind(out)
     except OutputError as error:
         raise OutputError(f"{error}; nothing was changed: move it, or name another --out") from error
 
 
-def _refuse_other(out: Path, changed: list[str], changes: ListingChanges, was_finished: bool) -> None:
+def _check_identity(out: Path, changed: list[str], changes: ListingChanges, was_finished: bool) -> None:
     """Raise an OutputError that says what differs, if anything does."""
     knows_none = changed or changes.elsewhere
     advice = "" if knows_none else "--update to keep what is known of the files that did not change, "

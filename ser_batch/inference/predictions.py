@@ -24,7 +24,7 @@ from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.table import Part, Recording
 from ser_batch.errors import AudioError, OutputError, RecordsError
-from ser_batch.inference.predictor import Float64s, Network, Predictor, _listener, _predictor
+from ser_batch.inference.predictor import Float64s, Network, Predictor, cached_predictor, functionals_predictor
 from ser_batch.models.bundles import Bundle
 from ser_batch.models.normalisation import scales_of_speakers
 from ser_batch.records.examples import Example
@@ -148,12 +148,12 @@ class PredictionOptions:
     @classmethod
     def predictions(cls, bundle: Bundle, windows: bool = False) -> PredictionOptions:
         """What the bundle says of it."""
-        return cls(partial(_predictor, bundle.path, bundle.fingerprint), bundle.front_end, windows)
+        return cls(partial(cached_predictor, bundle.path, bundle.fingerprint), bundle.front_end, windows)
 
     @classmethod
     def functionals(cls, bundle: Bundle) -> PredictionOptions:
         """What is known of its speaker by it."""
-        return cls(partial(_listener, bundle.path, bundle.fingerprint), bundle.front_end)
+        return cls(partial(functionals_predictor, bundle.path, bundle.fingerprint), bundle.front_end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ def read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class LabelledPrediction:
     """A recording of the split, with truth and prediction.
 
     Attributes:
@@ -272,7 +272,7 @@ class Evaluated:
 
 def predict_examples(
     bundle: Bundle, predictor: Predictor, records: RecordFolder, selection: Selection
-) -> Iterator[Evaluated]:
+) -> Iterator[LabelledPrediction]:
     """The predictions on a selection's recordings, in shard order; windows of one recording are averaged.
 
     A bundle that normalises by speaker uses all of a speaker's examples in the selection.
@@ -286,7 +286,7 @@ def predict_examples(
         *probabilities, novelty = np.mean([figures for *_, figures in group], axis=0).tolist()
         figures = (tuple(probabilities), first["duration"], novelty)
         prediction = Prediction(first["file"], first["start"], last["end"], *figures)
-        yield Evaluated(first["speaker"], to_model[example.label], prediction)
+        yield LabelledPrediction(first["speaker"], to_model[example.label], prediction)
 
 
 def _rows_and_examples(records: RecordFolder, selection: Selection) -> Iterator[tuple[dict[str, Any], Example]]:

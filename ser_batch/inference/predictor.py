@@ -59,12 +59,18 @@ class Predictor:
 
 
 @lru_cache(maxsize=1)
-def _predictor(path: Path, fingerprint: str) -> Predictor:
+def cached_predictor(path: Path, fingerprint: str) -> Predictor:
+    """The predictor of a bundle folder, cached: one for each process.
+
+    Raises:
+        BundleError: the bundle is damaged, or was replaced since it had this fingerprint.
+    """
     bundle = open_bundle(path)
     if bundle.fingerprint != fingerprint:
         raise BundleError(f"{path}: was replaced while it was in use; run the same command again")
     return Predictor(bundle)
 
 
-def _listener(path: Path, fingerprint: str) -> Network:
-    return _predictor(path, fingerprint).functionals
+def functionals_predictor(path: Path, fingerprint: str) -> Network:
+    """`Predictor.functionals` of a bundle folder, for `PredictionOptions.functionals`."""
+    return cached_predictor(path, fingerprint).functionals

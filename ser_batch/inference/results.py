@@ -307,9 +307,9 @@ class TableParts:
         with open_atomically(self.folder / _PLAN, "wb") as file:
             pq.write_table(pa.table({"key": keys, "file": pa.array(files, pa.string())}), file)
 
-    def note(self, tables: Sequence[str], tally: Mapping[str, Any] | None) -> None:
+    def note(self, tables: Sequence[str], summary: Mapping[str, Any] | None) -> None:
         """Write down the SHA-256 of what may stand in the table's place, and its counts; None: it is not finished."""
-        write_json(self.folder / _TABLE, {"tables": tables, "tally": tally})
+        write_json(self.folder / _TABLE, {"tables": tables, "tally": summary})
 
     def noted(self) -> dict[str, Any]:
         """What `note` wrote: ``tables`` and ``tally``."""

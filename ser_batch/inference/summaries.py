@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass
-class Tally:
+class TableSummary:
     """Counts over a table.
 
     Attributes:
@@ -70,13 +70,13 @@ class Tally:
         return dict(vars(self))
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Tally":
+    def from_json(cls, content: dict[str, Any]) -> "TableSummary":
         """What `to_json` gave."""
-        tally = cls(**content)
-        tally.emotions, tally.warnings = Counter(tally.emotions), Counter(tally.warnings)
-        tally.reasons = {form: (count, example) for form, (count, example) in tally.reasons.items()}
-        tally.first_errors = [(file, error) for file, error in tally.first_errors]
-        return tally
+        summary = cls(**content)
+        summary.emotions, summary.warnings = Counter(summary.emotions), Counter(summary.warnings)
+        summary.reasons = {form: (count, example) for form, (count, example) in summary.reasons.items()}
+        summary.first_errors = [(file, error) for file, error in summary.first_errors]
+        return summary
 
 
 def error_pattern(reason: str) -> str:

@@ -178,7 +178,7 @@ FORMATS: dict[str, Callable[[IO[bytes], TableForm, str], AbstractContextManager[
 
 
 @dataclass(frozen=True)
-class TableSummary:
+class TableInfo:
     """What a prediction table holds.
 
     Attributes:
@@ -196,7 +196,7 @@ class TableSummary:
     n_errors: int
 
 
-def read_summary(path: Path) -> TableSummary:
+def read_table_info(path: Path) -> TableInfo:
     """Read a prediction table.
 
     Raises:
@@ -208,7 +208,7 @@ def read_summary(path: Path) -> TableSummary:
         models.add(str(row["model"]))
         n_rows += 1
         n_errors += bool(row["error"])
-    return TableSummary(kind, labels, frozenset(models), n_rows, n_errors)
+    return TableInfo(kind, labels, frozenset(models), n_rows, n_errors)
 
 
 def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:

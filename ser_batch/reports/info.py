@@ -14,7 +14,7 @@ from ser_batch.errors import SourceError
 from ser_batch.evaluation.folders import FOLDS, SCORES
 from ser_batch.formatting import format_uar, pluralize
 from ser_batch.inference.results import parts_folder
-from ser_batch.inference.table import read_summary
+from ser_batch.inference.table import read_table_info
 from ser_batch.models.bundles import DESCRIPTION, open_bundle
 from ser_batch.records.estimates import Estimate
 from ser_batch.records.folder import BUILDING, PROVENANCE, RecordFolder, error_parts, open_records
@@ -160,7 +160,7 @@ def _describe_bundle(path: Path) -> list[str]:
 
 
 def _describe_table(path: Path) -> list[str]:
-    table = read_summary(path)
+    table = read_table_info(path)
     return [
         f"prediction table {path} ({table.format}): {pluralize(table.n_rows, 'row')}, "
         f"{table.n_errors:,} of them errors",

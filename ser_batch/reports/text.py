@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch.evaluation.folders import read_validation_summary
 from ser_batch.formatting import format_uar, pluralize
-from ser_batch.inference.summaries import Tally
+from ser_batch.inference.summaries import TableSummary
 
 if TYPE_CHECKING:  # scikit-learn and pandas would slow down the start of infer
     from ser_batch.evaluation.compare import ModelComparison
@@ -128,33 +128,33 @@ def _shown(limits: Sequence[float] | None) -> str:
 _LISTED_REASONS = 10
 
 
-def table_lines(tally: Tally, out: str, audio_secs: float, secs: float) -> list[str]:
-    """A tally for a terminal.
+def table_lines(summary: TableSummary, out: str, audio_secs: float, secs: float) -> list[str]:
+    """A summary for a terminal.
 
     Args:
-        tally: of the whole table.
+        summary: of the whole table.
         out: where the table is.
         audio_secs: of the recordings that this run predicted.
         secs: how long it took.
     """
     lines = []
-    if tally.formulas and out.endswith(".csv"):
-        names = pluralize(tally.formulas, "name")
+    if summary.formulas and out.endswith(".csv"):
+        names = pluralize(summary.formulas, "name")
         lines.append(f"warning: {names} with =, +, - or @ at the start; import into a spreadsheet as text")
-    rows = pluralize(tally.rows, "row")
-    if tally.rows != tally.files:
-        rows += f" of {pluralize(tally.files, 'recording')}"
-    lines.append(f"{out}: {rows}, {tally.errors:,} of them errors, in {secs:.1f} s")
-    now = "" if math.isclose(audio_secs, tally.audio_secs) else f", {_long(audio_secs)} of it now"
+    rows = pluralize(summary.rows, "row")
+    if summary.rows != summary.files:
+        rows += f" of {pluralize(summary.files, 'recording')}"
+    lines.append(f"{out}: {rows}, {summary.errors:,} of them errors, in {secs:.1f} s")
+    now = "" if math.isclose(audio_secs, summary.audio_secs) else f", {_long(audio_secs)} of it now"
     speed = f"{now}, {audio_secs / secs:,.0f} x real time" if audio_secs else ""
-    lines.append(f"  audio     {_long(tally.audio_secs)}{speed}")
-    if tally.emotions:
-        n_rows = tally.emotions.total()
-        shares = [f"{emotion} {count / n_rows:.1%}" for emotion, count in _ranked(tally.emotions)]
+    lines.append(f"  audio     {_long(summary.audio_secs)}{speed}")
+    if summary.emotions:
+        n_rows = summary.emotions.total()
+        shares = [f"{emotion} {count / n_rows:.1%}" for emotion, count in _ranked(summary.emotions)]
         lines.append(f"  emotions  {', '.join(shares)}")
-    if tally.warnings:
-        lines.append(f"  warnings  {', '.join(f'{code} {count:,}' for code, count in _ranked(tally.warnings))}")
-    counts = _ranked(Counter({example or form: count for form, (count, example) in tally.reasons.items()}))
+    if summary.warnings:
+        lines.append(f"  warnings  {', '.join(f'{code} {count:,}' for code, count in _ranked(summary.warnings))}")
+    counts = _ranked(Counter({example or form: count for form, (count, example) in summary.reasons.items()}))
     reasons = [f"{count:,} x {reason}" for reason, count in counts[:_LISTED_REASONS]]
     if left := counts[_LISTED_REASONS:]:
         reasons.append(f"{sum(count for _, count in left):,} for {pluralize(len(left), 'other reason')}")

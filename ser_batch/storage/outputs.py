@@ -96,10 +96,10 @@ def open_output(
             drop_partials(path)
             is_finished = (path / kind.complete).exists()
             if is_finished:
-                _refuse_differing(path, kind, changes(kind.identity_of(path)))
+                _check_identity(path, kind, changes(kind.identity_of(path)))
                 shutil.rmtree(parts, ignore_errors=True)
             elif _is_begun(path, kind):
-                _refuse_differing(path, kind, changes(read_own_json(parts / IDENTITY)))
+                _check_identity(path, kind, changes(read_own_json(parts / IDENTITY)))
             else:
                 _begin(path, kind, identity)
             yield ResumableOutput(path, parts, is_finished)
@@ -114,7 +114,7 @@ def _refuse_foreign(path: Path, kind: OutputKind) -> None:
         )
 
 
-def _refuse_differing(path: Path, kind: OutputKind, changed: list[str]) -> None:
+def _check_identity(path: Path, kind: OutputKind, changed: list[str]) -> None:
     if changed:
         raise OutputError(
             f"{path}: holds {kind.what} made from something else; what differs: {'; '.join(changed)}. "

@@ -18,8 +18,18 @@ from tests.conftest import write_tone
 from tests.deadly import DeadlyEngine
 from tests.manifests import edit_part
 from tools import fuzz_audio
-from tools.audio_truth import KINDS, Finding, TruthTally, check_case, check_truth
-from tools.fuzz_audio import INTACT, MUTATIONS, Intact, MeasuringEngine, Tally, count, encode_all, fuzz, make_mutant
+from tools.audio_truth import KINDS, Finding, TruthSummary, check_case, check_truth
+from tools.fuzz_audio import (
+    INTACT,
+    MUTATIONS,
+    FuzzSummary,
+    Intact,
+    MeasuringEngine,
+    count,
+    encode_all,
+    fuzz,
+    make_mutant,
+)
 
 MUTANTS = 2000
 
@@ -30,14 +40,14 @@ def intact(emodb_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Inta
 
 
 def test_every_mutant_is_an_example_or_a_refusal(intact: Intact) -> None:
-    tally = Tally()
+    summary = FuzzSummary()
     with LocalEngine(2) as local:
         engine = MeasuringEngine(local, workers=2)
-        fuzz(range(MUTANTS), 0, intact, engine, tally)
-    assert not tally.wrong
-    assert not tally.deaths
-    assert tally.outcomes.total() == MUTANTS
-    stages = Counter(outcome.split(":")[0] for outcome in tally.outcomes.elements())
+        fuzz(range(MUTANTS), 0, intact, engine, summary)
+    assert not summary.wrong
+    assert not summary.deaths
+    assert summary.outcomes.total() == MUTANTS
+    stages = Counter(outcome.split(":")[0] for outcome in summary.outcomes.elements())
     assert stages["example"] > MUTANTS / 4
     assert stages["decode"] > MUTANTS / 4
     assert stages["check"] > MUTANTS / 100
@@ -61,24 +71,24 @@ def test_every_mutation_and_every_format_is_met(intact: Intact) -> None:
 
 def test_a_mutant_that_ends_its_worker_is_told_and_kept(intact: Intact, tmp_path: Path) -> None:
     deadly = make_mutant(3, 0, intact)[0]
-    tally = Tally()
+    summary = FuzzSummary()
     with LocalEngine(2) as engine:
-        fuzz(range(8), 0, intact, DeadlyEngine(engine, deadly, signal.SIGSEGV), tally, tmp_path)
-    assert tally.deaths == [f"{deadly}: the worker crashed (SIGSEGV)"]
-    assert tally.outcomes["worker: the worker crashed"] == 1
+        fuzz(range(8), 0, intact, DeadlyEngine(engine, deadly, signal.SIGSEGV), summary, tmp_path)
+    assert summary.deaths == [f"{deadly}: the worker crashed (SIGSEGV)"]
+    assert summary.outcomes["worker: the worker crashed"] == 1
     assert (tmp_path / deadly).read_bytes() == make_mutant(3, 0, intact)[1]
-    assert not tally.wrong
+    assert not summary.wrong
 
 
 def test_an_error_that_nobody_catches_is_told_with_the_mutant(intact: Intact, monkeypatch: pytest.MonkeyPatch) -> None:
     senseless = SPEECH.model_copy(update={"channel": "left"})  # compared with a number once a recording is open
     monkeypatch.setattr(fuzz_audio, "_FRONT_ENDS", (senseless,))
-    tally = Tally()
+    summary = FuzzSummary()
     with LocalEngine(2) as engine:
-        fuzz(range(8), 0, intact, engine, tally)
-    assert tally.wrong[0].startswith("the build ended: TypeError")
-    assert tally.culprits
-    assert not tally.outcomes
+        fuzz(range(8), 0, intact, engine, summary)
+    assert summary.wrong[0].startswith("the build ended: TypeError")
+    assert summary.culprits
+    assert not summary.outcomes
 
 
 def test_what_is_lost_or_told_twice_is_noticed(tmp_path: Path) -> None:
@@ -88,24 +98,24 @@ def test_what_is_lost_or_told_twice_is_noticed(tmp_path: Path) -> None:
     plan = plan_build(labelled, BuildOptions(SPEECH, SplitPlan("none")))
     with LocalEngine(1) as engine:
         records = build_records(plan, tmp_path / "out", engine).records
-    tally = Tally()
-    count(records, {"wav/a.wav", "wav/b.wav"}, tally)
-    assert not tally.wrong
+    summary = FuzzSummary()
+    count(records, {"wav/a.wav", "wav/b.wav"}, summary)
+    assert not summary.wrong
     row = {"file": "wav/b.wav", "start": 0.0, "stage": "decode", "error": "is damaged"}
     edit_part(records.path, REJECTED, lambda rows: [*rows, row])
-    count(records, {"wav/a.wav", "wav/b.wav", "wav/c.wav"}, tally)
-    assert tally.culprits == {"wav/b.wav", "wav/c.wav"}
+    count(records, {"wav/a.wav", "wav/b.wav", "wav/c.wav"}, summary)
+    assert summary.culprits == {"wav/b.wav", "wav/c.wav"}
 
 
 def test_no_audio_is_lost_without_a_word(emodb_sample: Path) -> None:
     wavs = sorted(emodb_sample.glob("*.wav"))
     with LocalEngine(2) as engine:
-        tally = check_truth(range(6 * len(KINDS)), 0, wavs, engine)
-    assert tally.wrong == []
-    assert tally.outcomes.total() == 6 * len(KINDS)
+        summary = check_truth(range(6 * len(KINDS)), 0, wavs, engine)
+    assert summary.wrong == []
+    assert summary.outcomes.total() == 6 * len(KINDS)
     # All of whole files is read, and most cuts are told.
-    assert {told for treatment, told in tally.outcomes if treatment == "whole"} == {"length is true"}
-    assert tally.outcomes["cut", "cut"] > len(KINDS)
+    assert {told for treatment, told in summary.outcomes if treatment == "whole"} == {"length is true"}
+    assert summary.outcomes["cut", "cut"] > len(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +130,9 @@ def test_no_audio_is_lost_without_a_word(emodb_sample: Path) -> None:
     ],
 )
 def test_what_counts_as_wrong(finding: Finding, is_wrong: bool) -> None:
-    tally = TruthTally()
-    tally.add(finding)
-    assert bool(tally.wrong) == is_wrong
+    summary = TruthSummary()
+    summary.add(finding)
+    assert bool(summary.wrong) == is_wrong
 
 
 def test_a_lost_part_is_found(emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_version_is_one_line() -> None:
     assert re.fullmatch(r"ser-batch \d+\.\d+\.\d+\n", run("--version").stdout)
 
 
-def test_every_command_says_what_it_does_and_gives_an_example() -> None:
+def test_every_command_has_a_description_and_an_example() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         assert "Example: ser-batch " in (command.callback.__doc__ or "")
@@ -78,7 +78,7 @@ def test_wrong_usage_exits_2() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "expected"),
     [
         (lambda folder: None, "no audio in it"),
         (lambda folder: (folder / "notes.txt").write_text("x"), "1 other file"),
@@ -86,14 +86,14 @@ def test_wrong_usage_exits_2() -> None:
     ],
     ids=["empty", "no audio", "flat, no labels"],
 )
-def test_a_source_without_labelled_audio_is_one_line(tmp_path: Path, capfd, make, says: str) -> None:
+def test_a_source_without_labelled_audio_is_one_line(tmp_path: Path, capfd, make, expected: str) -> None:
     source = tmp_path / "angry"
     source.mkdir()
     make(source)
     assert main(["build-records", str(source), "-o", str(tmp_path / "out")]) == 1
     error = capfd.readouterr().err
     assert error.startswith("error: ")
-    assert says in error
+    assert expected in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -126,7 +126,7 @@ def test_an_output_with_other_files_is_left_alone(tmp_path: Path, emodb_sample: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (["--front-end", "nope"], "choose one of seed, speech"),
         (["--fractions", "1,2"], "as 0.8,0.1,0.1"),
@@ -137,9 +137,11 @@ def test_an_output_with_other_files_is_left_alone(tmp_path: Path, emodb_sample: 
         (["--channel", "left"], "the number of a channel"),
     ],
 )
-def test_bad_option_values_say_what_would_do(tmp_path: Path, emodb_sample: Path, capfd, arguments, says: str) -> None:
+def test_bad_option_values_name_the_valid_ones(
+    tmp_path: Path, emodb_sample: Path, capfd, arguments, expected: str
+) -> None:
     assert main(["build-records", str(emodb_sample), "-o", str(tmp_path / "out"), *arguments]) == 2
-    assert says in capfd.readouterr().err
+    assert expected in capfd.readouterr().err
 
 
 def test_lines_are_never_wrapped(tmp_path: Path, capfd, monkeypatch) -> None:
@@ -158,12 +160,12 @@ def test_columns_are_named_and_so_is_the_folder_of_missing_files(tmp_path: Path,
     table.write_text("Path;Emotion;Take\n" + "".join(rows) + "x/absent.wav;joy;2\n")
     for command in (["build-records", str(table), "-o", str(tmp_path / "r")], ["infer", str(table), "-o", "-"]):
         assert main([*command, "-j", "1"]) == 3
-        said = capfd.readouterr().err.splitlines()
-        assert f"warning: {table}: column 'Path' is used as file" in said
-        assert f"warning: {table}: columns that are not used: 'Take'" in said
-        assert (f"warning: {table}: column 'Emotion' is used as label" in said) == (command[0] == "build-records")
-        assert "error: x/absent.wav: cannot be read: No such file or directory" in said
-        assert f"error: relative paths in {table} were looked for in {table.parent}" in said
+        output = capfd.readouterr().err.splitlines()
+        assert f"warning: {table}: column 'Path' is used as file" in output
+        assert f"warning: {table}: columns that are not used: 'Take'" in output
+        assert (f"warning: {table}: column 'Emotion' is used as label" in output) == (command[0] == "build-records")
+        assert "error: x/absent.wav: cannot be read: No such file or directory" in output
+        assert f"error: relative paths in {table} were looked for in {table.parent}" in output
     capfd.readouterr()
     assert main(["info", str(tmp_path / "r"), "--errors"]) == 0
     assert str(tmp_path) not in capfd.readouterr().out
@@ -173,9 +175,9 @@ def test_what_the_label_map_leaves_out_is_counted_and_no_failure(tmp_path: Path,
     (tmp_path / "map.csv").write_text("from,to\nboredom,(drop)\nneutral,(drop)\nfear,anxiety\n")
     command = ["build-records", str(emodb_sample), "-o", str(tmp_path / "r"), "--label-map", str(tmp_path / "map.csv")]
     assert main([*command, "-j", "1"]) == 0
-    said = capfd.readouterr().err.splitlines()
-    assert "labels from emodb names: anger, anxiety, disgust, happiness, sadness" in said
-    assert "left out by the label map: 4 recordings (boredom 2, neutral 2)" in said
+    output = capfd.readouterr().err.splitlines()
+    assert "labels from emodb names: anger, anxiety, disgust, happiness, sadness" in output
+    assert "left out by the label map: 4 recordings (boredom 2, neutral 2)" in output
     assert json.loads((tmp_path / "r" / "provenance.json").read_text())["plan"]["left_out"] == {
         "boredom": 2,
         "neutral": 2,
@@ -186,7 +188,7 @@ def test_what_the_label_map_leaves_out_is_counted_and_no_failure(tmp_path: Path,
 
 
 def test_tables_of_odd_names_read_in_pandas(tmp_path: Path, emodb_sample: Path, capfd) -> None:
-    """Labels by its defaults; files that are called as a missing value or a number as the README says."""
+    """Labels by its defaults; files that are called as a missing value or a number as described in the README."""
     samples = sorted(emodb_sample.iterdir())[:4]
     names = ["NA", "null", "001", "nan.wav"]
     for sample, name in zip(samples, names, strict=True):

@@ -82,7 +82,7 @@ def test_speakers_by_hand(tmp_path: Path) -> None:
     )
 
 
-def test_a_speaker_counts_by_what_the_pooled_score_owes_it(tmp_path: Path) -> None:
+def test_a_speaker_is_weighted_by_its_share_of_the_pooled_score(tmp_path: Path) -> None:
     # Speaker a of 10 recordings gains 3, b and c of 2 lose and gain 1: sums of ±3±1±1 decide, not of ±3/10±1/2±1/2.
     speakers = ["a"] * 10 + ["b"] * 2 + ["c"] * 2
     a = written(tmp_path / "a", certain([1] * 10 + [0, 0, 1, 1], [0] * 14, speakers))
@@ -134,7 +134,7 @@ def test_neither_the_order_of_rows_nor_of_labels_matters(tmp_path: Path, known: 
     assert compare(first, written(tmp_path / "c", turned, labels=LABELS[::-1])) == plain
 
 
-def test_unknown_speakers_are_said(tmp_path: Path, capfd) -> None:
+def test_unknown_speakers_are_reported(tmp_path: Path, capfd) -> None:
     truth = [0, 1, 2] * 20
     a = written(tmp_path / "a", certain([0] * 60, truth, [""] * 60))
     b = written(tmp_path / "b", certain(truth, truth, [""] * 60))
@@ -173,7 +173,7 @@ def relabelled(predictions: list[FoldPrediction]) -> list[FoldPrediction]:
 
 
 @pytest.mark.parametrize(
-    ("other", "says"),
+    ("other", "expected"),
     [
         (
             lambda: made_predictions(seeds=(0,), n=119),
@@ -185,20 +185,20 @@ def relabelled(predictions: list[FoldPrediction]) -> list[FoldPrediction]:
         ),
     ],
 )
-def test_other_recordings_are_refused(tmp_path: Path, capfd, other, says: str) -> None:
+def test_other_recordings_are_refused(tmp_path: Path, capfd, other, expected: str) -> None:
     a, b = written(tmp_path / "a", made_predictions(seeds=(0,))), written(tmp_path / "b", other())
     assert main(["compare", str(a), str(b)]) == 1
     captured = capfd.readouterr()
-    assert says in captured.err
+    assert expected in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
 
 
 def test_what_is_no_cross_validation_is_refused(tmp_path: Path, capfd) -> None:
     a = written(tmp_path / "a", made_predictions())
-    for other, says in ((tmp_path / "absent", "no such folder"), (tmp_path, "no finished cross-validation")):
+    for other, expected in ((tmp_path / "absent", "no such folder"), (tmp_path, "no finished cross-validation")):
         assert main(["compare", str(a), str(other)]) == 1
         error = capfd.readouterr().err
-        assert says in error
+        assert expected in error
         assert str(other) in error
         assert error.count("\n") == 1

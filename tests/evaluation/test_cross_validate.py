@@ -20,9 +20,9 @@ import pytest
 from ser_batch.cli.app import main
 from ser_batch.errors import OutputError, RecordsError, TrainingError, UsageError
 from ser_batch.evaluation import cross_validate as validation
-from ser_batch.evaluation.cross_validate import Protocol, cross_validate, parallel_folds
+from ser_batch.evaluation.cross_validate import CrossValidationOptions, cross_validate, parallel_folds
 from ser_batch.evaluation.fold_predictions import read_predictions
-from ser_batch.inference.predictions import Evaluated, Prediction
+from ser_batch.inference.predictions import LabelledPrediction, Prediction
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.records.folder import RecordFolder, open_records
 from ser_batch.records.reader import Selection, TrainValidation
@@ -33,6 +33,7 @@ from tests.manifests import example_rows
 from tests.recipes import PLAIN, write_recipe
 
 QUICK = PLAIN.replace(name="quick", epochs=1)
+TWO_FOLDS = CrossValidationOptions("speaker", 2, 1, 0)
 FILES = {
     *("predictions.csv", "scores.json", "scores.csv", "confusion_matrix.csv", "confusion_matrix.png"),
     "reliability.png",
@@ -57,7 +58,7 @@ def arguments(records: RecordFolder, out: Path, workers: int, *options: str) -> 
 @dataclass(frozen=True)
 class Whole:
     out: Path
-    said: str
+    output: str
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) 
         environment = os.environ | {"TMPDIR": str(folder / "scratch")}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         assert not list((folder / "scratch").iterdir())  # workers tidy up
-        (folder / "said").write_text(done.stdout + done.stderr)
+        (folder / "output").write_text(done.stdout + done.stderr)
 
     folder = made_once(tmp_path_factory, "whole-validation", make)
-    return Whole(folder / "cv", (folder / "said").read_text())
+    return Whole(folder / "cv", (folder / "output").read_text())
 
 
 def test_every_example_is_predicted_once(whole: Whole, kept_records: RecordFolder) -> None:
@@ -97,15 +98,15 @@ def test_its_scores_are_those_of_its_predictions(whole: Whole) -> None:
     rows = read(whole.out / "predictions.csv")
     correct = sum(row["label"] == row["emotion"] for row in rows)
     assert scores["wa"]["per_seed"]["5"] == pytest.approx(correct / 14, abs=1e-6)
-    assert f"UAR  {scores['uar']['mean']:6.3f}" in whole.said
-    assert len([line for line in whole.said.splitlines() if line.startswith("fold ")]) == 2
-    assert "(2 of 2)" in whole.said
-    protocol = read_predictions(whole.out).protocol
-    assert (protocol["by"], protocol["folds"], protocol["seeds"], protocol["first_seed"]) == ("speaker", 2, 1, 5)
-    assert (protocol["normalise"], protocol["recipe"]["name"]) == ("train", "quick")
+    assert f"UAR  {scores['uar']['mean']:6.3f}" in whole.output
+    assert len([line for line in whole.output.splitlines() if line.startswith("fold ")]) == 2
+    assert "(2 of 2)" in whole.output
+    options = read_predictions(whole.out).protocol
+    assert (options["by"], options["folds"], options["seeds"], options["first_seed"]) == ("speaker", 2, 1, 5)
+    assert (options["normalise"], options["recipe"]["name"]) == ("train", "quick")
 
 
-def test_the_same_command_again_is_content(whole: Whole, kept_records: RecordFolder, capfd) -> None:
+def test_a_finished_cross_validation_is_not_repeated(whole: Whole, kept_records: RecordFolder, capfd) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.out.iterdir()}
     assert main(arguments(kept_records, whole.out, 1)) == 0
     assert "already finished, nothing to do" in capfd.readouterr().err
@@ -113,7 +114,7 @@ def test_the_same_command_again_is_content(whole: Whole, kept_records: RecordFol
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "expected"),
     [
         (["--folds", "3"], "folds was 2, now 3"),
         (["--seeds", "2"], "seeds was 1, now 2"),
@@ -124,11 +125,11 @@ def test_the_same_command_again_is_content(whole: Whole, kept_records: RecordFol
     ],
 )
 def test_another_cross_validation_in_the_folder_is_refused(
-    whole: Whole, kept_records: RecordFolder, capfd, options: list[str], says: str
+    whole: Whole, kept_records: RecordFolder, capfd, options: list[str], expected: str
 ) -> None:
     assert main(arguments(kept_records, whole.out, 1, *options)) == 1
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert f"{whole.out}: holds a cross-validation made from something else; what differs: {says}" in line
+    assert f"{whole.out}: holds a cross-validation made from something else; what differs: {expected}" in line
     assert "--restart" in line
 
 
@@ -173,7 +174,7 @@ def test_killed_with_one_worker_and_started_again_it_ends_as_with_two(
         assert (out / name).read_bytes() == (whole.out / name).read_bytes(), (name, delays)
 
 
-# --- with trainings that only say what they were given
+# --- with trainings that only record their arguments
 
 
 Rows = list[dict[str, str]]
@@ -183,7 +184,7 @@ TEMPERATURES = {"calibration": 0.5, "final": 3.0}
 
 @dataclass(frozen=True)
 class SpiedPredictor:
-    """Says the first label always; calibrated, as sure as its temperature is cold."""
+    """Always predicts the first label; the lower the temperature, the higher its probability."""
 
     bundle: Any
     temperature: float = 1.0
@@ -194,7 +195,7 @@ class SpiedPredictor:
 
 @dataclass
 class Trainings:
-    """What each training of each fold was given."""
+    """The arguments of each training of each fold."""
 
     records: RecordFolder
     seen: list[tuple[int, TrainValidation, Path]]
@@ -207,7 +208,7 @@ class Trainings:
 
     def predict(
         self, bundle: Any, predictor: SpiedPredictor, records: RecordFolder, selection: Selection
-    ) -> Iterator[Evaluated]:
+    ) -> Iterator[LabelledPrediction]:
         assert bundle is predictor.bundle
         assert bundle.name == "final"
         if predictor.temperature != 1.0:
@@ -215,7 +216,7 @@ class Trainings:
         for row in example_rows(records, selection):
             probabilities = apply_temperature([[0.4, *(0.1,) * 6]], predictor.temperature)[0]
             prediction = Prediction(row["file"], row["start"], row["end"], tuple(probabilities))
-            yield Evaluated(row["speaker"], records.labels.index(row["label"]), prediction)
+            yield LabelledPrediction(row["speaker"], records.labels.index(row["label"]), prediction)
 
     def rows(self, selection: Selection | None) -> Rows:
         return example_rows(self.records, selection) if selection else []
@@ -247,8 +248,8 @@ def values(rows: Sequence[dict[str, str]], column: str) -> set[str]:
 
 def test_who_is_held_out_is_in_no_training(trainings: Trainings, tmp_path: Path) -> None:
     reports: list[Any] = []
-    protocol = Protocol("speaker", None, 2, 3)
-    assert not cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline(), on_fold=reports.append)
+    options = CrossValidationOptions("speaker", None, 2, 3)
+    assert not cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline(), on_fold=reports.append)
     speakers = sorted(values(example_rows(trainings.records), "speaker"))
     assert [seed for seed, *_ in trainings.seen] == [3] * 20 + [4] * 20
     assert [report.name for report in reports] == 2 * speakers
@@ -278,7 +279,7 @@ def test_copies_of_held_out_and_calibrating_recordings_are_in_no_training_of_the
     (tmp_path / "list.csv").write_text("file,label,speaker\n" + "\n".join(rows))
     assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
     trainings.records = open_records(tmp_path / "r")
-    cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("speaker", None, 2, 0), Inline())
+    cross_validate(trainings.records, tmp_path / "cv", QUICK, CrossValidationOptions("speaker", None, 2, 0), Inline())
     folds = trainings.folds()
     assert len(folds) == 22
     n_left_out = 0
@@ -292,7 +293,7 @@ def test_copies_of_held_out_and_calibrating_recordings_are_in_no_training_of_the
 
 @pytest.mark.parametrize("n_folds", [None, 4])
 def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_path: Path, n_folds: int | None) -> None:
-    cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("random", n_folds, 1, 0), Inline())
+    cross_validate(trainings.records, tmp_path / "cv", QUICK, CrossValidationOptions("random", n_folds, 1, 0), Inline())
     folds = trainings.folds()
     assert len(folds) == (n_folds or 10)
     held_out = [row["file"] for *_, rows in folds for row in rows]
@@ -305,9 +306,9 @@ def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_pa
     assert title == f"recipe quick, {n_folds or 10} random folds"
 
 
-def test_normalising_by_speaker_is_told_wherever_a_score_is(trainings: Trainings, tmp_path: Path) -> None:
+def test_normalising_by_speaker_is_named_beside_every_score(trainings: Trainings, tmp_path: Path) -> None:
     recipe = QUICK.replace(normalise="speaker")
-    cross_validate(trainings.records, tmp_path / "cv", recipe, Protocol("speaker", 3, 1, 0), Inline())
+    cross_validate(trainings.records, tmp_path / "cv", recipe, CrossValidationOptions("speaker", 3, 1, 0), Inline())
     scores = json.loads((tmp_path / "cv" / "scores.json").read_text())
     assert scores["title"].endswith(
         "3 speaker-grouped folds, statistics of each speaker's held-out, unlabelled audio used"
@@ -320,10 +321,10 @@ def test_finished_folds_are_not_trained_again(trainings: Trainings, tmp_path: Pa
         if report.done == 3:
             raise KeyboardInterrupt
 
-    protocol = Protocol("speaker", 5, 1, 0)
+    options = CrossValidationOptions("speaker", 5, 1, 0)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline(), on_fold=stop)
-    cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline())
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline(), on_fold=stop)
+    cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline())
     folders = [folder.parent.name for *_, folder in trainings.seen if folder.name == "final"]
     assert folders == [f"seed-0-fold-{number:02d}" for number in range(1, 6)]
     assert not (tmp_path / "cv" / "folds").exists()
@@ -333,53 +334,53 @@ def test_an_unfinished_cross_validation_of_another_kind_is_refused(trainings: Tr
     def stop(report: Any) -> None:
         raise KeyboardInterrupt
 
-    out, protocol = tmp_path / "cv", Protocol("speaker", 5, 1, 0)
+    out, options = tmp_path / "cv", CrossValidationOptions("speaker", 5, 1, 0)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(trainings.records, out, QUICK, protocol, Inline(), on_fold=stop)
+        cross_validate(trainings.records, out, QUICK, options, Inline(), on_fold=stop)
     with pytest.raises(OutputError, match=r"holds a cross-validation made from something else.*folds was 5, now 4"):
-        cross_validate(trainings.records, out, QUICK, replace(protocol, n_folds=4), Inline())
-    cross_validate(trainings.records, out, QUICK, replace(protocol, n_folds=4), Inline(), restart=True)
+        cross_validate(trainings.records, out, QUICK, replace(options, n_folds=4), Inline())
+    cross_validate(trainings.records, out, QUICK, replace(options, n_folds=4), Inline(), restart=True)
     assert {path.name for path in out.iterdir()} == FILES
 
 
 def test_records_that_changed_are_refused(trainings: Trainings, tmp_path: Path) -> None:
-    out, protocol = tmp_path / "cv", Protocol("speaker", 2, 1, 0)
-    cross_validate(trainings.records, out, QUICK, protocol, Inline())
+    out, options = tmp_path / "cv", TWO_FOLDS
+    cross_validate(trainings.records, out, QUICK, options, Inline())
     changed = RecordFolder(
         trainings.records.path, trainings.records.provenance.model_copy(update={"fingerprint": "0" * 64})
     )
     with pytest.raises(OutputError, match="what differs: records was"):
-        cross_validate(changed, out, QUICK, protocol, Inline())
+        cross_validate(changed, out, QUICK, options, Inline())
 
 
 def test_other_files_in_the_folder_are_left_alone(trainings: Trainings, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     for restart in (False, True):
         with pytest.raises(OutputError, match=r"thesis\.tex"):
-            cross_validate(trainings.records, tmp_path, QUICK, Protocol("speaker", 2, 1, 0), Inline(), restart=restart)
+            cross_validate(trainings.records, tmp_path, QUICK, TWO_FOLDS, Inline(), restart=restart)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_worker_that_dies_is_one_line(kept_records: RecordFolder, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"fold 1 of seed 0: the worker was killed; run the same command again"):
-        cross_validate(kept_records, tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Dying())
+        cross_validate(kept_records, tmp_path / "cv", QUICK, TWO_FOLDS, Dying())
 
 
 # --- what cannot be divided
 
 
 @pytest.mark.parametrize(
-    ("protocol", "error", "says"),
+    ("options", "error", "expected"),
     [
-        (Protocol("speaker", 11, 1, 0), UsageError, "--folds 11: there are 10 speakers"),
-        (Protocol("random", 15, 1, 0), UsageError, "--folds 15: different recordings: 14"),
+        (CrossValidationOptions("speaker", 11, 1, 0), UsageError, "--folds 11: there are 10 speakers"),
+        (CrossValidationOptions("random", 15, 1, 0), UsageError, "--folds 15: different recordings: 14"),
     ],
 )
 def test_too_many_folds_are_refused_and_leave_nothing(
-    trainings: Trainings, tmp_path: Path, protocol: Protocol, error: type[Exception], says: str
+    trainings: Trainings, tmp_path: Path, options: CrossValidationOptions, error: type[Exception], expected: str
 ) -> None:
-    with pytest.raises(error, match=says):
-        cross_validate(trainings.records, tmp_path / "cv", QUICK, protocol, Inline())
+    with pytest.raises(error, match=expected):
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline())
     assert not (tmp_path / "cv").exists()
 
 
@@ -402,7 +403,7 @@ def test_parts_that_begin_together_are_each_predicted(
     ]
     (tmp_path / "list.csv").write_text("file,label,speaker,start,end\n" + "\n".join(rows))
     assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
-    cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+    cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, TWO_FOLDS, Inline())
     assert len(read(tmp_path / "cv" / "predictions.csv")) == 28
 
 
@@ -416,7 +417,7 @@ def test_a_recording_that_is_in_the_records_twice_is_refused_before_any_training
     (tmp_path / "list.csv").write_text("file,label,speaker,start,end\n" + "\n".join(rows))
     assert main(["build-records", str(tmp_path / "list.csv"), "-o", str(tmp_path / "r"), "--split", "none", "-q"]) == 0
     with pytest.raises(RecordsError, match=r"holds 14 recordings twice, the first of them .*; build it again"):
-        cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+        cross_validate(open_records(tmp_path / "r"), tmp_path / "cv", QUICK, TWO_FOLDS, Inline())
     assert not trainings.seen
     assert not (tmp_path / "cv").exists()
 
@@ -430,7 +431,7 @@ def test_pictures_that_cannot_be_drawn_stop_it_before_any_training(
 
     monkeypatch.setattr(validation, "plot_confusion", fail)
     with pytest.raises(OutputError, match=r"cv: pictures cannot be drawn \(no \w+\); install matplotlib again"):
-        cross_validate(trainings.records, tmp_path / "cv", QUICK, Protocol("speaker", 2, 1, 0), Inline())
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, TWO_FOLDS, Inline())
     assert not trainings.seen
 
 

@@ -76,15 +76,15 @@ def test_the_evaluation_folder_is_whole_and_agrees_with_itself(records: RecordFo
     matrix = read(tmp_path / "eval" / "confusion_matrix.csv")
     assert sum(int(row[row["true"]]) for row in matrix) == correct
     assert (tmp_path / "eval" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
-    said = capfd.readouterr().out
-    assert f"UAR {scores['uar']:.3f}" in said
+    output = capfd.readouterr().out
+    assert f"UAR {scores['uar']:.3f}" in output
     assert evaluate(records, tmp_path / "eval") == 0
     again = capfd.readouterr()
-    assert again.out == said
+    assert again.out == output
     assert "already finished" in again.err
 
 
-def test_it_says_one_line_beside_the_report(records: RecordFolder, tmp_path: Path) -> None:
+def test_stderr_has_one_line_beside_the_report(records: RecordFolder, tmp_path: Path) -> None:
     """In a process of its own: what native libraries print, they print once."""
     arguments = [str(shipped_bundle().path), str(records.path), "-o", str(tmp_path / "eval"), "--split", "train"]
     command = [sys.executable, "-m", "ser_batch", "evaluate", *arguments]
@@ -92,7 +92,7 @@ def test_it_says_one_line_beside_the_report(records: RecordFolder, tmp_path: Pat
     assert (ended.returncode, ended.stderr) == (0, f"{tmp_path / 'eval'}: written\n")
 
 
-def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, emodb_sample: Path) -> None:
+def test_evaluate_and_infer_agree(records: RecordFolder, tmp_path: Path, emodb_sample: Path) -> None:
     evaluate(records, tmp_path / "eval")
     evaluated = {row["file"]: row for row in read(tmp_path / "eval" / "predictions.csv")}
     bundle = shipped_bundle()
@@ -100,20 +100,20 @@ def test_evaluate_and_infer_say_the_same(records: RecordFolder, tmp_path: Path, 
     with LocalEngine(2) as engine:
         results = results_of(recordings, engine, PredictionOptions.predictions(bundle))
     for recording, result in zip(recordings, results, strict=True):
-        said = [float(evaluated[recording.file][f"p_{label}"]) for label in bundle.labels]
-        assert said == pytest.approx(result.rows[0, 2:-1], abs=1e-6)
+        probabilities = [float(evaluated[recording.file][f"p_{label}"]) for label in bundle.labels]
+        assert probabilities == pytest.approx(result.rows[0, 2:-1], abs=1e-6)
 
 
 def test_another_front_end_is_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
     other = build(emodb_sample, tmp_path / "other", WINDOWED)
     assert evaluate(other, tmp_path / "eval") == 1
-    said = capfd.readouterr().err
-    assert f"made with another front end (custom, {WINDOWED.fingerprint[:12]})" in said
-    assert "build the records again with the model's (--front-end speech)" in said
+    output = capfd.readouterr().err
+    assert f"made with another front end (custom, {WINDOWED.fingerprint[:12]})" in output
+    assert "build the records again with the model's (--front-end speech)" in output
     assert not (tmp_path / "eval").exists()
 
 
-def test_labels_the_model_does_not_know_are_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+def test_labels_unknown_to_the_model_are_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
     for label in ("anger", "awe"):
         (tmp_path / "in" / label).mkdir(parents=True)
         shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / "in" / label / "one.wav")
@@ -131,7 +131,7 @@ def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder
     assert "poem.txt" in capfd.readouterr().err
 
 
-def test_a_score_over_fewer_labels_than_the_model_has_says_so(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+def test_a_score_over_fewer_labels_than_the_model_has_is_marked(tmp_path: Path, emodb_sample: Path, capfd) -> None:
     for name in ("03a01Wa.wav", "03a01Fa.wav", "12a02Ac.wav"):
         (tmp_path / "in").mkdir(exist_ok=True)
         shutil.copy(emodb_sample / name, tmp_path / "in")
@@ -188,17 +188,17 @@ def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str
         one.prediction.file: one.prediction.probabilities
         for one in predict_examples(bundle, Predictor(bundle), records, split)
     }
-    said = {}
+    inferred = {}
     for named in (True, False):
         out = tmp_path / f"{named}.csv"
         options = ["--speaker-from", "regex:(?P<speaker>[0-9]{2})"] if named else []
         assert main(["infer", str(emodb_sample), "-o", str(out), "--model", str(bundle.path), "-j", "2", *options]) == 0
         assert ("--speaker-from changes nothing" in capfd.readouterr().err) == (named and normalise != "speaker")
-        said[named] = {row["file"]: [float(row[f"p_{label}"]) for label in bundle.labels] for row in read(out)}
-    assert said[True].keys() == evaluated.keys()
+        inferred[named] = {row["file"]: [float(row[f"p_{label}"]) for label in bundle.labels] for row in read(out)}
+    assert inferred[True].keys() == evaluated.keys()
     for file, probabilities in evaluated.items():
-        assert said[True][file] == pytest.approx(probabilities, abs=1e-5)
-    apart = max(np.abs(np.array(said[True][file]) - said[False][file]).max() for file in evaluated)
+        assert inferred[True][file] == pytest.approx(probabilities, abs=1e-5)
+    apart = max(np.abs(np.array(inferred[True][file]) - inferred[False][file]).max() for file in evaluated)
     assert apart > 0.01 if normalise == "speaker" else apart == 0
 
 

@@ -88,7 +88,7 @@ def test_a_fold_is_scored_over_the_labels_it_has(tmp_path: Path) -> None:
     assert last == "worst speaker b: UAR 0.750 over 2 of 3 labels; best speaker a: UAR 1.000"
 
 
-def test_a_score_over_fewer_labels_than_there_are_says_so(tmp_path: Path) -> None:
+def test_a_score_over_fewer_labels_than_there_are_is_marked(tmp_path: Path) -> None:
     folder = written(tmp_path / "cv", certain([0, 1, 0, 1], [0, 1, 0, 1], list("aabb")))
     lines = cross_validation_lines(folder)
     assert lines[2].startswith("UAR ")
@@ -187,7 +187,7 @@ def test_any_name_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "expected"),
     [
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: text.replace("p_joy", "p_bliss"), "other columns"),
@@ -196,11 +196,11 @@ def test_any_name_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
         (lambda text: "", "damaged"),
     ],
 )
-def test_damaged_predictions_are_named(tmp_path: Path, spoil, says: str) -> None:
+def test_damaged_predictions_are_named(tmp_path: Path, spoil, expected: str) -> None:
     folder = written(tmp_path / "cv", made_predictions())
     path = folder / "predictions.csv"
     path.write_text(spoil(path.read_text()))
-    with pytest.raises(SourceError, match=says) as error:
+    with pytest.raises(SourceError, match=expected) as error:
         read_predictions(folder)
     assert "\n" not in str(error.value)
 

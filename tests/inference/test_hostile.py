@@ -57,7 +57,7 @@ def picture(path: Path) -> None:
     plt.imsave(path, np.zeros((8, 8)), format="png")
 
 
-# How each is made, and what its row says: warnings, or after "!" the beginning of its error.
+# How each is made, and the expected outcome: warnings, or after "!" the beginning of its error.
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     # no audio
     "empty.wav": (lambda path: path.write_bytes(b""), "!is empty (0 bytes)"),
@@ -188,19 +188,19 @@ def test_every_input_has_its_row(made: tuple[int, Path]) -> None:
     assert code == 3
     with open(out, encoding="utf-8", newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
-    expected = {shown(name): says for name, (_, says) in HOSTILE.items()} | BESIDE
+    expected = {shown(name): outcome for name, (_, outcome) in HOSTILE.items()} | BESIDE
     assert len(expected) > 50
     assert set(rows) == set(expected)
     for name, row in rows.items():
-        says = expected[name]
+        outcome = expected[name]
         assert row["model"] == shipped_bundle().short_fingerprint
-        if says.startswith("!"):
-            assert row["error"].startswith(says[1:] or ("c", "i")), (name, row["error"])
+        if outcome.startswith("!"):
+            assert row["error"].startswith(outcome[1:] or ("c", "i")), (name, row["error"])
             assert (row["start"], row["end"]) == ("" if name == "in/up" else "00:00:00.000000", "")
             assert not any(row[column] for column in row.keys() - {"file", "start", "model", "error"})
             assert "\n" not in row["error"]
             continue
-        assert (row["warnings"], row["error"]) == (says, ""), name
+        assert (row["warnings"], row["error"]) == (outcome, ""), name
         assert sum(float(row[f"p_{label}"]) for label in LABELS) == pytest.approx(1, abs=1e-5)
         assert re.fullmatch(r"00:00:\d\d\.\d{6}", row["end"])
         assert float(row["duration"]) == pytest.approx(pd.to_timedelta(row["end"]).total_seconds(), abs=1e-5)
@@ -226,7 +226,7 @@ def test_pandas_and_audformat_read_it(made: tuple[int, Path]) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-def test_other_formats_say_the_same(made: tuple[int, Path], folder: Path, suffix: str) -> None:
+def test_other_formats_agree(made: tuple[int, Path], folder: Path, suffix: str) -> None:
     out = folder.parent / f"preds.{suffix}"
     assert main(["infer", str(folder), "-o", str(out), "-j", "3", "-q"]) == 3
     frame = pd.read_parquet(out) if suffix == "parquet" else pd.read_json(out, lines=True)
@@ -244,12 +244,12 @@ def test_the_folder_is_as_it_was(made: tuple[int, Path], folder: Path) -> None:
 
 def test_the_summary_names_the_reasons(made: tuple[int, Path], folder: Path, capfd) -> None:
     assert main(["infer", str(folder), "-o", str(made[1]), "-j", "3"]) == 3
-    said = capfd.readouterr().err.splitlines()
-    assert said[0] == f"skipped: 2 files in {folder} without an audio extension"
-    assert "warning: 4 names with =, +, - or @ at the start; import into a spreadsheet as text" in said
+    output = capfd.readouterr().err.splitlines()
+    assert output[0] == f"skipped: 2 files in {folder} without an audio extension"
+    assert "warning: 4 names with =, +, - or @ at the start; import into a spreadsheet as text" in output
     assert any(
-        re.fullmatch(r"  errors    \d+ x is not audio that libsndfile or FFmpeg can read.*", line) for line in said
+        re.fullmatch(r"  errors    \d+ x is not audio that libsndfile or FFmpeg can read.*", line) for line in output
     )
-    assert any(line.endswith(" x has a sample that is not finite, at 0.500 s") for line in said)
-    assert any(line.startswith("  emotions  ") and "%" in line for line in said)
-    assert all(line.isprintable() for line in said)
+    assert any(line.endswith(" x has a sample that is not finite, at 0.500 s") for line in output)
+    assert any(line.startswith("  emotions  ") and "%" in line for line in output)
+    assert all(line.isprintable() for line in output)

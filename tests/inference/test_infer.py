@@ -50,9 +50,9 @@ def test_every_file_has_a_row_in_order(source: Path, tmp_path: Path, capfd) -> N
         assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
         assert row["emotion"] == LABELS[int(np.argmax(probabilities))]
         assert row["model"] == shipped_bundle().short_fingerprint
-    said = capfd.readouterr().err
-    assert "the model shipped with ser-batch" in said
-    assert "14 rows, 0 of them errors" in said
+    output = capfd.readouterr().err
+    assert "the model shipped with ser-batch" in output
+    assert "14 rows, 0 of them errors" in output
 
 
 def test_bad_files_are_rows_with_an_error(source: Path, tmp_path: Path, capfd) -> None:
@@ -64,10 +64,10 @@ def test_bad_files_are_rows_with_an_error(source: Path, tmp_path: Path, capfd) -
     errors = {row["file"]: row["error"] for row in table(tmp_path / "preds.csv") if row["error"]}
     assert set(errors) == {"broken.wav", "empty.wav", "silent.wav"}
     assert errors["silent.wav"] == "is digital silence: every sample is zero"
-    said = capfd.readouterr().err
-    assert "error: empty.wav: is empty (0 bytes)" in said
-    assert "1 file in" in said
-    assert "17 rows, 3 of them errors" in said
+    output = capfd.readouterr().err
+    assert "error: empty.wav: is empty (0 bytes)" in output
+    assert "1 file in" in output
+    assert "17 rows, 3 of them errors" in output
     assert infer(source, tmp_path / "preds.csv") == 3
     again = capfd.readouterr().err
     assert "already finished" in again
@@ -81,9 +81,9 @@ def test_failed_parts_of_one_file_are_told_apart(source: Path, tmp_path: Path, c
     (source / "parts.csv").write_text("\n".join(["file,start,end", *parts]))
     out = tmp_path / "preds.csv"
     assert infer(source / "parts.csv", out if to_file else "-") == 3
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     if not to_file:
-        out.write_text(said.out)
+        out.write_text(output.out)
     assert [(row["start"], row["end"], row["warnings"]) for row in table(out)] == [
         ("00:00:00.500000", "00:00:01.000000", ""),
         ("00:00:01.000000", "", ""),
@@ -92,7 +92,7 @@ def test_failed_parts_of_one_file_are_told_apart(source: Path, tmp_path: Path, c
         ("", "", ""),
     ]
     for name in ("broken.wav, 0.5 s to 1 s", "broken.wav, 1 s to the end", "broken.wav, 3 s to 2 s", "broken.wav"):
-        assert f"error: {name}: " in said.err
+        assert f"error: {name}: " in output.err
 
 
 def test_nothing_but_errors_exits_1_every_time(tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_nothing_but_errors_exits_1_every_time(tmp_path: Path) -> None:
 
 def test_workers_and_neighbours_change_nothing(emodb_sample: Path) -> None:
     recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
-    asked = PredictionOptions.predictions(shipped_bundle())
+    options = PredictionOptions.predictions(shipped_bundle())
     results = []
     for workers, order in [(1, slice(None)), (3, slice(None, None, -1))]:
         with LocalEngine(workers) as engine:
-            found = results_of(recordings[order], engine, asked)
+            found = results_of(recordings[order], engine, options)
             results.append(np.array([one.rows[0] for one in found])[order])
     np.testing.assert_array_equal(results[0], results[1])
 
@@ -182,7 +182,7 @@ def test_odd_names_and_parts(tmp_path: Path, emodb_sample: Path) -> None:
     ]
 
 
-def test_an_update_says_what_a_fresh_run_says(source: Path, tmp_path: Path) -> None:
+def test_an_update_equals_a_fresh_run(source: Path, tmp_path: Path) -> None:
     write_tone(source / "gone.wav")
     assert infer(source, tmp_path / "preds.csv") == 0
     (source / "gone.wav").unlink()
@@ -216,18 +216,18 @@ def test_rows_come_to_standard_output_before_the_end(source: Path, tmp_path: Pat
 
 
 def test_options_that_do_not_fit_are_wrong_usage(source: Path, tmp_path: Path, capfd) -> None:
-    for out, options, says in [
+    for out, options, expected in [
         (tmp_path / "preds.xlsx", [], "the suffix .xlsx says no format; end it with .csv, .jsonl"),
         (tmp_path / "preds.csv", ["--format", "xlsx"], "choose one of csv, parquet, jsonl"),
         (tmp_path / "preds.csv", ["--update", "--restart"], "--update cannot be combined with --restart"),
         ("-", ["--update"], "--update cannot be combined with --out -"),
     ]:
         assert infer(source, out, *options) == 2
-        assert says in capfd.readouterr().err
+        assert expected in capfd.readouterr().err
     assert not list(tmp_path.glob(".*"))
 
 
-def test_quiet_says_only_errors(source: Path, tmp_path: Path, capfd) -> None:
+def test_quiet_prints_only_errors(source: Path, tmp_path: Path, capfd) -> None:
     assert infer(source, tmp_path / "preds.csv", "-q") == 0
     assert capfd.readouterr().err == ""
     (source / "broken.wav").write_bytes(b"not audio")
@@ -246,15 +246,15 @@ def test_a_damaged_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd)
         whole = (bundle / name).read_bytes()
         (bundle / name).write_bytes(whole[:-7])
         assert infer(emodb_sample, tmp_path / "p.csv", "--model", str(bundle)) == 1
-        said = capfd.readouterr().err
-        assert said.startswith(f"error: {bundle}")
-        assert said.endswith("copy the bundle again\n")
-        assert said.count("\n") == 1
+        output = capfd.readouterr().err
+        assert output.startswith(f"error: {bundle}")
+        assert output.endswith("copy the bundle again\n")
+        assert output.count("\n") == 1
         assert not (tmp_path / "p.csv").exists()
         (bundle / name).write_bytes(whole)
 
 
-def test_the_shipped_model_knows_its_own_corpus(emodb: Path) -> None:
+def test_the_shipped_model_fits_its_own_corpus(emodb: Path) -> None:
     from ser_batch.corpus.labels import label_recordings
 
     recordings = list(recordings_of(label_recordings(list_source(str(emodb))).recordings))
@@ -294,16 +294,16 @@ def test_a_closed_pipe_is_one_line(emodb_sample: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("out", "said"),
+    ("out", "message"),
     [
         ("absent/preds.csv", "absent: no such folder; make it first, or name another --out"),
         ("notes.txt/preds.csv", "notes.txt: is not a folder; name another --out"),
         ("folder.csv", "folder.csv: is a folder; name a file with --out"),
     ],
 )
-def test_a_place_where_no_table_can_be(emodb_sample: Path, tmp_path: Path, capfd, out: str, said: str) -> None:
+def test_a_place_where_no_table_can_be(emodb_sample: Path, tmp_path: Path, capfd, out: str, message: str) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "folder.csv").mkdir()
     assert main(["infer", str(emodb_sample), "-o", str(tmp_path / out), "-j", "1"]) == 1
-    assert capfd.readouterr().err == f"error: {tmp_path}/{said}\n"
+    assert capfd.readouterr().err == f"error: {tmp_path}/{message}\n"
     assert {path.name for path in tmp_path.rglob("*")} == {"notes.txt", "folder.csv"}

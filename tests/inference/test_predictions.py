@@ -57,8 +57,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     return list(recordings_of(list_source(str(folder)).recordings))
 
 
-def rows_of(recordings, engine, asked=WHOLE) -> list[Prediction]:
-    results = results_of(recordings, engine, asked)
+def rows_of(recordings, engine, options=WHOLE) -> list[Prediction]:
+    results = results_of(recordings, engine, options)
     return [row for one, result in zip(recordings, results, strict=True) for row in result.predictions(one.file)]
 
 
@@ -94,13 +94,13 @@ def test_a_recording_has_the_mean_of_its_windows(mixed, engine) -> None:
             np.testing.assert_allclose(row.probabilities, probabilities.mean(axis=0), atol=1e-7)
 
 
-@pytest.mark.parametrize("asked", [WHOLE, WINDOWS], ids=["whole", "windows"])
-def test_workers_change_nothing(mixed, asked) -> None:
-    said = []
+@pytest.mark.parametrize("options", [WHOLE, WINDOWS], ids=["whole", "windows"])
+def test_workers_change_nothing(mixed, options) -> None:
+    by_workers = []
     for workers in (1, 3):
         with LocalEngine(workers) as engine:
-            said.append(rows_of(mixed, engine, asked))
-    assert said[0] == said[1]
+            by_workers.append(rows_of(mixed, engine, options))
+    assert by_workers[0] == by_workers[1]
 
 
 def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Path, engine) -> None:
@@ -127,10 +127,10 @@ def test_a_worker_that_waits_for_work_is_not_taken_for_one_that_hangs(mixed, tmp
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-@pytest.mark.parametrize("asked", [WHOLE, WINDOWS], ids=["whole", "windows"])
-def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, asked) -> None:
-    undisturbed = rows_of(mixed, engine, asked)
-    rows = rows_of(mixed, DeadlyEngine(engine, "04.wav", signum), asked)
+@pytest.mark.parametrize("options", [WHOLE, WINDOWS], ids=["whole", "windows"])
+def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, options) -> None:
+    undisturbed = rows_of(mixed, engine, options)
+    rows = rows_of(mixed, DeadlyEngine(engine, "04.wav", signum), options)
     assert [row for row in rows if row.file != "04.wav"] == [row for row in undisturbed if row.file != "04.wav"]
     (error,) = [row.error for row in rows if row.file == "04.wav"]
     assert signal.Signals(signum).name in error
@@ -199,11 +199,11 @@ from tests.counting import CountingNetwork
 
 def main():
     keep_freed_memory()
-    PredictionOptions.predictions = CountingNetwork(Path("/dev/null")).asked
+    PredictionOptions.predictions = CountingNetwork(Path("/dev/null")).options
     bundle = Bundle(Path("none"), shipped_bundle().content.replace(front_end=WINDOWED), "f" * 64)
     with LocalEngine(1) as engine:
         result = infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, InferOptions(windows=True))
-    print(result.tally.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))
+    print(result.summary.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))
 
 if __name__ == "__main__":
     main()

@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(run, source, tmp_path, whole, n
     assert result.n_known + result.n_new == N_FILES
     assert result.n_known >= done
     assert network.counted() in (result.n_new, result.n_new - 1)  # one is no audio
-    assert (result.tally.files, result.tally.errors) == (N_FILES, 1)
+    assert (result.summary.files, result.summary.errors) == (N_FILES, 1)
 
 
 def test_it_may_stop_again_and_again(run, source, tmp_path, whole) -> None:
@@ -148,10 +148,10 @@ def test_a_run_may_end_between_the_table_and_the_note_of_it(run, source, tmp_pat
     out = tmp_path / "preds.csv"
     note = TableParts.note
 
-    def stop_at_the_last(parts: TableParts, tables: list[str], tally: object) -> None:
-        if tally is not None:
+    def stop_at_the_last(parts: TableParts, tables: list[str], summary: object) -> None:
+        if summary is not None:
             raise Stop
-        note(parts, tables, tally)
+        note(parts, tables, summary)
 
     monkeypatch.setattr(TableParts, "note", stop_at_the_last)
     with pytest.raises(Stop):
@@ -172,7 +172,7 @@ def test_a_finished_table_is_left_alone(run, source, tmp_path, network) -> None:
     before = out.stat().st_mtime_ns
     again = run(source, out)
     assert again.was_finished
-    assert again.tally == first.tally
+    assert again.summary == first.summary
     assert (out.stat().st_mtime_ns, network.counted()) == (before, 0)
 
 
@@ -220,7 +220,7 @@ def other_bundle():
 
 @pytest.mark.parametrize("state", ["finished", "stopped"])
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "expected"),
     [
         ({"bundle": other_bundle()}, 'model was ".*", now "000000000000"'),
         ({"windows": True}, "windows was false, now true"),
@@ -228,13 +228,13 @@ def other_bundle():
     ],
 )
 @pytest.mark.parametrize("update", [False, True])
-def test_what_differs_is_said(run, source, tmp_path, state, options, says, update) -> None:
+def test_differences_are_named(run, source, tmp_path, state, options, expected, update) -> None:
     out = tmp_path / "preds.csv"
     if state == "finished":
         run(source, out)
     else:
         stop(run, source, out, TASK)
-    with pytest.raises(OutputError, match=says) as caught:
+    with pytest.raises(OutputError, match=expected) as caught:
         run(source, out, **options, update=update)
     assert "\n" not in str(caught.value)
     assert "--update" not in str(caught.value)
@@ -293,10 +293,10 @@ def test_an_update_predicts_what_came_or_changed_and_gives_a_fresh_table(run, so
     grow(source)
     result = run(source, out, update=True)
     assert network.counted() == N_GROWN
-    assert (result.tally.files, result.n_known) == (16, 16 - N_GROWN)
+    assert (result.summary.files, result.n_known) == (16, 16 - N_GROWN)
     fresh = run(source, tmp_path / "fresh.csv")
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
-    assert result.tally == fresh.tally
+    assert result.summary == fresh.summary
     assert run(source, out).was_finished
     assert run(source, out, update=True).was_finished
     assert network.counted() == 0
@@ -343,13 +343,13 @@ def test_the_first_update_makes_the_table(run, source, tmp_path, whole) -> None:
 def test_what_could_not_be_listed_comes_and_goes_with_updates(run, source, tmp_path) -> None:
     out = tmp_path / "preds.csv"
     (source / "up").symlink_to(source)
-    assert run(source, out).tally.errors == 2
+    assert run(source, out).summary.errors == 2
     assert run(source, out).was_finished
     (source / "up").unlink()
     (source / "over").symlink_to(source)
-    assert run(source, out, update=True).tally.first_errors[-1] == ("over", "is a link to a folder that contains it")
+    assert run(source, out, update=True).summary.first_errors[-1] == ("over", "is a link to a folder that contains it")
     (source / "over").unlink()
-    assert run(source, out, update=True).tally.errors == 1
+    assert run(source, out, update=True).summary.errors == 1
 
 
 def test_parts_of_one_file_are_updated_one_by_one(run, source, tmp_path, network) -> None:

@@ -63,7 +63,7 @@ def wait_for(is_there: Callable[[], object], process: subprocess.Popen[str]) -> 
 
 
 @pytest.mark.parametrize(("number", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "parent")])
-def test_a_stopped_inference_says_so_and_continues(
+def test_a_stopped_inference_reports_it_and_continues(
     source: Path, whole: bytes, tmp_path: Path, number: signal.Signals, whom: str, capfd
 ) -> None:
     out = tmp_path / "preds.csv"
@@ -74,9 +74,9 @@ def test_a_stopped_inference_says_so_and_continues(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    said = end_within(10, process)
+    output = end_within(10, process)
     assert process.returncode == 128 + number
-    assert re.fullmatch(r"(interrupted|terminated); to go on, run the same command again, without --restart\n", said)
+    assert re.fullmatch(r"(interrupted|terminated); to go on, run the same command again, without --restart\n", output)
     assert {path.name for path in tmp_path.iterdir()} == {parts_folder(out).name}
     known = n_done(out)
     assert known
@@ -112,9 +112,11 @@ def test_a_full_disk_is_one_line_and_room_lets_it_finish(
     out, ballast = disk / "preds.csv", fill(disk, free_kib)
     command = ["infer", str(source), "-o", str(out), "-q", *OPTIONS]
     assert main(command) == 1
-    said = capfd.readouterr().err
-    assert re.match(rf"error: {disk}/[^ ]*: No space left on device; make room, then run the same command again", said)
-    assert said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert re.match(
+        rf"error: {disk}/[^ ]*: No space left on device; make room, then run the same command again", output
+    )
+    assert output.count("\n") == 1
     assert not out.exists()
     ballast.unlink()
     assert main(command) == 3
@@ -124,6 +126,6 @@ def test_a_full_disk_is_one_line_and_room_lets_it_finish(
 def test_a_place_that_cannot_be_written_is_one_line(source: Path, disk: Path, capfd) -> None:
     remount_read_only(disk)
     assert main(["infer", str(source), "-o", str(disk / "preds.csv"), "-q"]) == 1
-    said = capfd.readouterr().err
-    assert said.startswith(f"error: {disk}/.preds.csv.parts: Read-only file system; make its disk writable")
-    assert said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert output.startswith(f"error: {disk}/.preds.csv.parts: Read-only file system; make its disk writable")
+    assert output.count("\n") == 1

@@ -1,12 +1,12 @@
 from ser_batch.inference.predictions import Prediction
-from ser_batch.inference.summaries import Tally, error_pattern
+from ser_batch.inference.summaries import TableSummary, error_pattern
 from ser_batch.reports.text import table_lines
 
 LABELS = ("anger", "fear")
 
 
-def tally() -> Tally:
-    counted = Tally()
+def summary() -> TableSummary:
+    counted = TableSummary()
     for file, probabilities in {"a.wav": (0.9, 0.1), "=b.wav": (0.2, 0.8), "c.wav": (0.7, 0.3)}.items():
         counted.add([Prediction(file, 0.0, 1800.0, probabilities, 1800.0, 0.5, ("quiet",))], LABELS)
     for at in ("0.500", "7"):
@@ -16,7 +16,7 @@ def tally() -> Tally:
 
 
 def test_the_lines_of_a_summary() -> None:
-    assert table_lines(tally(), "preds.csv", audio_secs=3600.0, secs=100.0) == [
+    assert table_lines(summary(), "preds.csv", audio_secs=3600.0, secs=100.0) == [
         "warning: 1 name with =, +, - or @ at the start; import into a spreadsheet as text",
         "preds.csv: 6 rows, 3 of them errors, in 100.0 s",
         "  audio     1.5 h, 1.0 h of it now, 36 x real time",
@@ -28,7 +28,7 @@ def test_the_lines_of_a_summary() -> None:
 
 
 def test_windows_are_rows_and_not_files() -> None:
-    counted = Tally()
+    counted = TableSummary()
     rows = [Prediction("a.wav", start, start + 3, (0.1, 0.9), 6.0, 0.5, ("clipped",)) for start in (0.0, 1.5, 3.0)]
     assert counted.add(rows, LABELS) == rows
     assert table_lines(counted, "preds.jsonl", 6.0, 2.0) == [
@@ -39,14 +39,14 @@ def test_windows_are_rows_and_not_files() -> None:
     ]
 
 
-def test_a_tally_survives_json() -> None:
+def test_a_summary_survives_json() -> None:
     import json
 
-    assert Tally.from_json(json.loads(json.dumps(tally().to_json()))) == tally()
+    assert TableSummary.from_json(json.loads(json.dumps(summary().to_json()))) == summary()
 
 
 def test_many_reasons_are_cut_and_counted() -> None:
-    counted = Tally()
+    counted = TableSummary()
     for number in range(15):
         counted.add([Prediction("a.wav", error=f"reason {chr(97 + number)}")], LABELS)
     lines = table_lines(counted, "-", 0.0, 1.0)
@@ -54,7 +54,7 @@ def test_many_reasons_are_cut_and_counted() -> None:
     assert len(lines) == 13
 
 
-def test_general_form() -> None:
+def test_error_pattern() -> None:
     assert error_pattern("line 5: not a time: '1:2:3'; write seconds (12.5)") == (
         "line N: not a time: '…'; write seconds (N)"
     )

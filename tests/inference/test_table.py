@@ -11,7 +11,7 @@ import pytest
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.formatting import format_timestamp
 from ser_batch.inference.predictions import Prediction
-from ser_batch.inference.table import FORMATS, TableForm, read_summary, table_format
+from ser_batch.inference.table import FORMATS, TableForm, read_table_info, table_format
 
 LABELS = ("anger", "fear")
 ODD_NAMES = [
@@ -135,11 +135,11 @@ def test_parquet_is_written_in_groups_of_rows(tmp_path: Path) -> None:
         for _ in range(40_000):
             append(ROWS[:1])
     assert pq.ParquetFile(path).metadata.num_row_groups == 3
-    assert read_summary(path).n_rows == 40_000
+    assert read_table_info(path).n_rows == 40_000
 
 
 def test_the_summary_is_what_was_written(table: Path) -> None:
-    summary = read_summary(table)
+    summary = read_table_info(table)
     assert summary.format == table.suffix[1:]
     assert summary.labels == LABELS
     assert summary.models == {"abc"}
@@ -163,7 +163,7 @@ def test_the_summary_is_what_was_written(table: Path) -> None:
 def test_another_file_is_no_prediction_table(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "grades.csv").write_bytes(content)
     with pytest.raises(OutputError, match="no prediction table"):
-        read_summary(tmp_path / "grades.csv")
+        read_table_info(tmp_path / "grades.csv")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_the_format_is_the_one_asked_for_or_the_suffix(out: str, wanted: str | N
 
 
 @pytest.mark.parametrize("out", ["a", "a.txt", "a.xlsx", "a.json", "a.csv/b", ".csv"])
-def test_a_suffix_that_says_no_format_is_refused(out: str) -> None:
+def test_an_unknown_suffix_is_refused(out: str) -> None:
     with pytest.raises(UsageError, match="or give --format"):
         table_format(out, None)
 
@@ -200,6 +200,6 @@ def test_an_unknown_format_is_refused() -> None:
 @pytest.mark.parametrize(
     ("secs", "text"), [(0.0, "00:00:00.000000"), (1.9999999, "00:00:02.000000"), (36_000.25, "10:00:00.250000")]
 )
-def test_clock(secs: float, text: str) -> None:
+def test_format_timestamp(secs: float, text: str) -> None:
     assert format_timestamp(secs) == text
     assert pd.to_timedelta(text).total_seconds() == pytest.approx(secs, abs=1e-6)

@@ -19,7 +19,7 @@ from ser_batch.records.folder import BUILDING, open_records
 from ser_batch.records.manifest import MANIFEST
 from tests.conftest import fill, mount
 from tests.manifests import error_rows
-from tools.kill_runs import Killer, Tally, digests
+from tools.kill_runs import Killer, KillSummary, digests
 
 OPTIONS = ("--front-end", "speech", "--num-shards", "2", "-j", "2")
 LONGEST_STOP_SECS = 3.0
@@ -109,11 +109,11 @@ def end_within(secs: float, process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_killed_build_finishes_to_the_same_bytes(killer: Killer, tmp_path: Path, seed: int) -> None:
-    dice, tally = random.Random(seed), Tally()
-    while tally.kills < 5:
-        killer.kill_one_run(tmp_path / "run", 5 - tally.kills, dice, tally)
-    assert not tally.wrong
-    assert tally.kills == 5
+    dice, summary = random.Random(seed), KillSummary()
+    while summary.kills < 5:
+        killer.kill_one_run(tmp_path / "run", 5 - summary.kills, dice, summary)
+    assert not summary.wrong
+    assert summary.kills == 5
 
 
 def test_workers_do_not_outlive_a_killed_parent(large: Killer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `info` says of each kind of output."""
+"""What `info` prints for each kind of output."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def test_an_evaluation(tmp_path: Path, kept_records: RecordFolder, capfd) -> Non
 
 
 @pytest.mark.parametrize(
-    ("made", "says"),
+    ("made", "expected"),
     [
         ("nothing", "no such file or folder"),
         ("folds", "an unfinished cross-validation; run its command again"),
@@ -56,8 +56,8 @@ def test_an_evaluation(tmp_path: Path, kept_records: RecordFolder, capfd) -> Non
         ("bytes", "is no prediction table (not a text)"),
     ],
 )
-def test_what_is_unfinished_or_damaged_is_said(
-    tmp_path: Path, kept_records: RecordFolder, capfd, made: str, says: str
+def test_what_is_unfinished_or_damaged_is_reported(
+    tmp_path: Path, kept_records: RecordFolder, capfd, made: str, expected: str
 ) -> None:
     path = tmp_path / "output"
     if made == "folds":
@@ -73,7 +73,7 @@ def test_what_is_unfinished_or_damaged_is_said(
         path.write_bytes(b"RIFF\xff\xfe")
     assert main(["info", str(path)]) == 1
     output = capfd.readouterr().err
-    assert says in output
+    assert expected in output
     assert output.count("\n") == 1
 
 

@@ -93,10 +93,10 @@ def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
 def test_an_error_of_the_system_names_the_file_and_what_to_do(tmp_path: Path, number: int, advice: str) -> None:
     with pytest.raises(OutputError) as caught, open_output(tmp_path, KIND, {}), open_atomically(tmp_path / "data"):
         raise OSError(number, os.strerror(number))
-    said = str(caught.value)
-    assert said.startswith(f"{tmp_path / 'data'}: {os.strerror(number)}; {advice}")
-    assert "--restart" not in said  # it would throw away what was finished
-    assert "\n" not in said
+    output = str(caught.value)
+    assert output.startswith(f"{tmp_path / 'data'}: {os.strerror(number)}; {advice}")
+    assert "--restart" not in output  # it would throw away what was finished
+    assert "\n" not in output
 
 
 def test_an_error_without_a_file_names_the_place() -> None:
@@ -141,8 +141,8 @@ def test_a_shard_that_cannot_be_read_is_one_line(emodb_sample: Path, tmp_path: P
         ["evaluate", "ser_batch/shipped", str(out), "-o", str(tmp_path / "e"), "--split", "train"],
     ):
         assert main([*command, "-q"]) == 1
-        said = capfd.readouterr().err
-        assert str(shard) in said or shard.name in said
-        assert "Traceback" not in said
+        output = capfd.readouterr().err
+        assert str(shard) in output or shard.name in output
+        assert "Traceback" not in output
     shard.unlink()
     shard.write_bytes(content)
