@@ -1,4 +1,4 @@
-"""Batch speech emotion recognition: audio folders to TFRecords, CRNN training, predictions to CSV."""
+"""Batch speech emotion recognition: audio folders to TFRecords, training, predictions to CSV."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ __all__ = ("build_records", "verify", "train", "cross_validate", "evaluate", "co
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `ser_batch.api`, loaded when they are first used (PEP 562)."""
+    """The functions of `ser_batch.api`, loaded on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'ser_batch' has no attribute {name!r}")
     from ser_batch import api

@@ -8,8 +8,8 @@ from ser_batch.storage.writing import remove_partials
 
 
 def main() -> int:
-    """Run the command line. Workers import the module that was started, this one; they need no commands."""
-    # Looking for plugins would read the metadata of every installed package, in every worker.
+    """Run the command line. The commands are imported here, because workers import this module without using them."""
+    # The plugin search would read the metadata of every installed package in every worker.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     with signals_handled(), cleanup_on_signal(remove_partials):
         from ser_batch.cli.app import main as run

@@ -1,7 +1,7 @@
-"""The commands as functions, with the same words, defaults and errors.
+"""The commands as Python functions, with the same options, defaults and errors.
 
-Each returns values and raises `ser_batch.errors.SerBatchError`. What a user should know meanwhile goes to one callback
-(``report``). Imports stand inside the functions, so that a command loads only what it needs.
+They return values and raise `ser_batch.errors.SerBatchError`. Notes and progress go to one callback (``report``).
+Imports are inside the functions, so that each command loads only the modules it needs.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a user should know, in one line.
+    """A one-line message for the user.
 
     Attributes:
         text: the line.
-        is_warning: whether it may make the result worse than expected.
+        is_warning: a warning (the result may be worse than expected), or information.
     """
 
     text: str
@@ -50,17 +50,17 @@ class Note:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a command is.
+    """Progress of a command.
 
     Attributes:
-        done, total: recordings, or examples and audio files of a verification.
+        done, total: number of recordings; for `verify`, of examples and audio files.
     """
 
     done: int
     total: int
 
 
-# Takes a `Note`, a `Progress`, an `Epoch` of a training, or a `FoldReport` of a cross-validation.
+# Receives a `Note`, a `Progress`, an `Epoch` of a training, or a `FoldReport` of a cross-validation.
 Report = Callable[["Note | Progress | Epoch | FoldReport"], None]
 
 
@@ -84,7 +84,7 @@ def build_records(
     restart: bool = False,
     report: Report = _ignore,
 ) -> BuildResult:
-    """Turn audio into a record folder: sharded TFRecords of log-mels. For the options see ``ser-batch build-records``.
+    """Convert audio to a record folder: sharded TFRecords of log-mels. For the options see ``ser-batch build-records``.
 
     Raises:
         SerBatchError: nothing in ``source`` can be used, or ``out`` cannot be written.
@@ -112,7 +112,7 @@ def plan_records(
     workers: int | None = None,
     report: Report = _ignore,
 ) -> tuple[BuildPlan, Estimate]:
-    """What `build_records` would do, and what it is expected to cost; nothing is written.
+    """Plan `build_records` and estimate size and time, without writing anything.
 
     Raises:
         SerBatchError: nothing in ``source`` can be used.
@@ -152,7 +152,7 @@ def _plan_build(
 
     labelled = label_recordings(listing, labels, read_label_map(Path(label_map)) if label_map else None)
     bases = listing.bases
-    del listing  # as large as what was made of it
+    del listing  # frees memory: it is as large as the labelled table
     duplicates = find_duplicates(labelled.recordings, engine)
     plan = plan_build(labelled, BuildOptions(transform, parts, num_shards), duplicates)
     report(Note(f"labels from {labelled.rule}: {', '.join(plan.labels)}", is_warning=False))
@@ -172,10 +172,10 @@ def verify(
     workers: int | None = None,
     report: Report = _ignore,
 ) -> list[Problem]:
-    """All that is wrong with a record folder. For the options see ``ser-batch verify``.
+    """Check a record folder and return its problems. For the options see ``ser-batch verify``.
 
     Raises:
-        SerBatchError: it is no finished record folder, or ``source`` cannot be listed.
+        SerBatchError: the folder is not a finished record folder, or ``source`` cannot be listed.
     """
     from ser_batch.records.folder import open_records
     from ser_batch.records.verification.verify import verify_records
@@ -227,7 +227,7 @@ def evaluate(
     split: str = "test",
     restart: bool = False,
 ) -> tuple[Scores, bool]:
-    """Score a model on a split of a record folder, and whether ``out`` had been finished before.
+    """Score a model on a split of a record folder; return the scores and whether ``out`` was already complete.
 
     Raises:
         SerBatchError: model and records do not fit, or ``out`` cannot be written.
@@ -255,9 +255,9 @@ def cross_validate(
     restart: bool = False,
     report: Report = _ignore,
 ) -> bool:
-    """Score a recipe on speakers that its networks never met; whether ``out`` had been finished before.
+    """Cross-validate a recipe; return whether ``out`` was already complete.
 
-    For the options see ``ser-batch cross-validate``.
+    Each speaker is predicted by a network trained without them. For the options see ``ser-batch cross-validate``.
 
     Raises:
         SerBatchError: a fold cannot be trained, or ``out`` cannot be written.
@@ -277,10 +277,10 @@ def cross_validate(
 
 
 def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:
-    """The difference of two cross-validations of the same recordings, with its interval and a paired test.
+    """Compare two cross-validations of the same recordings: difference, interval and paired test.
 
     Raises:
-        SerBatchError: one is missing or unfinished, or they are of other recordings.
+        SerBatchError: one is missing or unfinished, or their recordings differ.
     """
     from ser_batch.evaluation.compare import compare as run
 
@@ -301,7 +301,7 @@ def infer(
     restart: bool = False,
     report: Report = _ignore,
 ) -> InferResult:
-    """Predict the emotion of every recording into a table. For the options see ``ser-batch infer``.
+    """Predict the emotion of every recording and write the table. For the options see ``ser-batch infer``.
 
     Raises:
         SerBatchError: ``source`` cannot be listed, the model is damaged, or ``out`` cannot be written.
@@ -327,7 +327,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     """Open a model bundle; None: the shipped model.
 
     Raises:
-        BundleError: it is missing, unfinished or damaged.
+        BundleError: the bundle is missing, unfinished or damaged.
     """
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
@@ -361,10 +361,10 @@ def _with_speakers(listing: Listing, bundle: Bundle, speaker_from: str | None, r
         listing = name_speakers(listing, speaker_from)
     if bundle.content.speaker_reference is None:
         if speaker_from is not None:
-            report(Note("this model does not normalise by speaker; --speaker-from changes nothing"))
+            report(Note("this model does not normalise by speaker; --speaker-from has no effect"))
     elif listing.recordings["speaker"].null_count == len(listing.recordings):
         advice = "give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} gives none"
-        report(Note(f"this model normalises by speaker, and no speaker is known: {advice}"))
+        report(Note(f"this model normalises by speaker, but no recording has a speaker: {advice}"))
     else:
         for note in speaker_notes(listing.recordings):
             report(Note(note))
@@ -372,12 +372,12 @@ def _with_speakers(listing: Listing, bundle: Bundle, speaker_from: str | None, r
 
 
 def _refuse_own_table(source: Source, out: str) -> None:
-    """Raise a UsageError if the table to write is read, too: a shell's * gives it where it was written before."""
+    """Raise a UsageError if the output table is also a SOURCE, for example because a shell's * matches it."""
     for one in _sources(source):
         if out != "-" and os.path.exists(out) and os.path.exists(one) and os.path.samefile(one, out):
             raise UsageError(
-                f"SOURCE {one}: is the table to write; leave it out of the SOURCEs (*.wav in place of *), or write "
-                "it into another folder"
+                f"SOURCE {one}: is the output table; remove it from the SOURCEs (*.wav instead of *), or write "
+                "it to another folder"
             )
 
 

@@ -1,27 +1,28 @@
-"""The exception tree. The command line catches its root and prints one line; anything else is a bug."""
+"""Exception classes. The command line prints a `SerBatchError` as one line; any other exception is a bug."""
 
 
 class SerBatchError(Exception):
-    """Something the user can mend. The message says what, where, what was received and what to do."""
+    """An error that the user can fix. The message has one line: what, where, received value, what to do."""
 
 
 class UsageError(SerBatchError):
-    """An option has a value that it cannot have."""
+    """An option has an invalid value."""
 
 
 class SourceError(SerBatchError):
-    """SOURCE cannot be listed: it is missing, empty, or not in a form that is understood."""
+    """SOURCE cannot be listed: it is missing, empty, or in an unknown format."""
 
 
 class LabelError(SerBatchError):
-    """Labels are missing, or cannot be told from what was given."""
+    """Labels are missing or ambiguous."""
 
 
 class AudioError(SerBatchError):
-    """One recording cannot be used. In a batch it becomes a row, never the end of the batch.
+    """One recording cannot be used. A batch continues and stores the error in the row of the recording.
 
     Attributes:
-        stage: where it failed: ``read``, ``decode`` or ``check``.
+        stage: failed stage: ``read``, ``decode`` or ``check``.
+        reason: the message.
     """
 
     def __init__(self, stage: str, reason: str) -> None:
@@ -34,11 +35,11 @@ class AudioError(SerBatchError):
 
 
 class FrontEndError(SerBatchError):
-    """A front end is unknown, malformed, or not the one that a model was trained with."""
+    """A front end is unknown or invalid, or differs from that of the model."""
 
 
 class OutputError(SerBatchError):
-    """An output cannot be written: in use, unwritable, or made from something else."""
+    """An output cannot be written: it is in use, not writable, or has other inputs or settings."""
 
 
 class RecordsError(SerBatchError):

@@ -1,4 +1,4 @@
-"""The commands: each parses, calls the library once, and says what came of it."""
+"""The Typer app: commands, exit codes, and errors as one line."""
 
 import re
 import sys
@@ -51,7 +51,7 @@ app.command()(reports.info)
 
 
 def _refuse_urls(arguments: list[str]) -> None:
-    """Raise a UsageError if a URL is given for any argument or option: it would be taken for a local path."""
+    """Raise a UsageError for a URL as argument or option value, because it would be read as a local path."""
     for argument in arguments:
         option, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         if re.match("-[A-Za-z]", value):  # -oVALUE
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SerBatchError as error:
         _say(f"error: {error}")
         return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:  # of the system, with no output open: too many open files, an unreadable shard
+    except OSError as error:  # outside of an open output: too many open files, an unreadable shard
         _say(f"error: {os_error_line(error, 'ser-batch')}")
         return 1
     return 0

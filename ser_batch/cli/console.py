@@ -1,4 +1,4 @@
-"""What the commands print, and the progress bar on stderr."""
+"""Terminal output: lines, CSV, and the progress bar on stderr."""
 
 import errno
 import io
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A bar with count, rate and remaining time; call what it yields with (done, total)."""
+    """A progress bar with count, rate and remaining time; yields a function of (done, total) that updates it."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -33,16 +33,16 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    # Redirected, what is printed meanwhile would not reach where the user sent it.
+    # No redirection: other output must still reach the destination that the user chose.
     bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
     task = bar.add_task(title, total=None, rate="")
-    before: int | None = None  # what an earlier run had finished says nothing of this one's rate
+    before: int | None = None  # the rate counts only items of this run
 
     def show(done: int, total: int) -> None:
         nonlocal before
         if before is None:
             before = done
-            bar.start()  # not earlier: lines may be printed until then
+            bar.start()  # only now, because lines may be printed before
         rate = (done - before) / (bar.tasks[task].elapsed or 1.0)
         bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
 
@@ -55,7 +55,7 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
 
 @contextmanager
 def reporting(title: str, quiet: bool, steps: bool = True) -> Iterator[Report]:
-    """Print what a function of `ser_batch.api` reports: notes as lines, progress as a bar.
+    """Print the events that a function of `ser_batch.api` reports: notes as lines, progress as a bar.
 
     Args:
         title: of the bar.
@@ -83,7 +83,7 @@ _MISSING = os.strerror(errno.ENOENT)
 
 def _say(line: str, quiet: bool = False) -> None:
     if not quiet:
-        # A name may hold a line break, or what a terminal obeys.
+        # A file name may contain line breaks or terminal control characters.
         print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
 
 
@@ -112,4 +112,4 @@ def _list_errors(errors: Sequence[tuple[str, str]], total: int, where: str, base
         _say(f"error: and {total - _LISTED_ERRORS} more, all in {where}")
     if any(_MISSING in reason and not os.path.isabs(name) for name, reason in errors):
         for name, folder in bases.items():
-            _say(f"error: relative paths in {name} were looked for in {folder}")
+            _say(f"error: relative paths in {name} were searched in {folder}")

@@ -40,13 +40,11 @@ def evaluate(
 def cross_validate(
     records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder; all its splits are used.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Cross-validation folder to write.")],
-    by: Annotated[str, typer.Option(metavar="HOW", help="What a fold holds out as a whole: speaker or random.")] = (
-        "speaker"
-    ),
+    by: Annotated[str, typer.Option(metavar="HOW", help="How folds are divided: by speaker or random.")] = ("speaker"),
     folds: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Folds.", show_default="one per speaker; 10 if random")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, metavar="K", help="Repetitions, each with a seed of its own.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, metavar="K", help="Repetitions, each with another seed.")] = 1,
     recipe: RecipeName = "default",
     epochs: Epochs = None,
     normalise: Normalise = None,
@@ -57,9 +55,9 @@ def cross_validate(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a recipe on speakers that its networks never met.
+    """Cross-validate a recipe: each speaker is predicted by a network trained without them.
 
-    Leaves one speaker out by default; nothing is chosen on what a fold holds out.
+    Default: leave one speaker out. Nothing is chosen on the held-out recordings.
 
     Example: ser-batch cross-validate tfrecords/emodb -o validation/emodb --seeds 3
     """
@@ -93,9 +91,9 @@ def compare(
     folder_a: Annotated[Path, typer.Argument(metavar="DIR_A", help="Cross-validation folder.")],
     folder_b: Annotated[Path, typer.Argument(metavar="DIR_B", help="Another, of the same recordings.")],
 ) -> None:
-    """Say whether one cross-validation is better than another.
+    """Compare two cross-validations.
 
-    The difference of UAR and WA, its interval, and a paired test over speakers.
+    Prints the differences of UAR and WA, their intervals, and a paired test over speakers.
 
     Example: ser-batch compare cv/seed cv/default
     """
@@ -103,5 +101,5 @@ def compare(
 
     found = api.compare(folder_a, folder_b)
     if found.task_differences:
-        _say(f"warning: the protocols are not the same; from A to B: {'; '.join(found.task_differences)}")
+        _say(f"warning: the cross-validations have different options; from A to B: {'; '.join(found.task_differences)}")
     _print(comparison_lines(found, str(folder_a), str(folder_b)))

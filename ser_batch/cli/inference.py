@@ -33,7 +33,7 @@ def infer(
         str | None,
         typer.Option(
             metavar="HOW",
-            help="Who speaks, for models normalised by speaker: folder, or regex:PATTERN with (?P<speaker>…).",
+            help="Speakers, for models normalised by speaker: folder, or regex:PATTERN with (?P<speaker>…).",
             show_default="a CSV's column speaker",
         ),
     ] = None,
@@ -41,8 +41,8 @@ def infer(
         str | None,
         typer.Option(
             metavar="mean|N|each",
-            help="The mean of all channels, one, from 0, or a row for each.",
-            show_default="as the model was trained",
+            help="Mean of all channels, one channel (from 0), or rows for each.",
+            show_default="as in training",
         ),
     ] = None,
     workers: Workers = usable_cpus(),
@@ -52,7 +52,7 @@ def infer(
 ) -> None:
     """Predict the emotion of every recording.
 
-    One row each, in the order of SOURCE; a file that cannot be used has a row with the reason.
+    Writes one row per recording, in SOURCE order; for an unusable file, the row has the error.
 
     Example: ser-batch infer calls/ -o preds.csv
     """
@@ -83,7 +83,7 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
     if result.was_finished:
         _say(f"{out}: already finished, nothing to do", quiet)
     elif result.n_known:
-        _say(f"{out}: {pluralize(result.n_known, 'recording')} known, {result.n_new:,} new", quiet)
+        _say(f"{out}: {pluralize(result.n_known, 'recording')} already predicted, {result.n_new:,} new", quiet)
     _list_errors(summary.first_errors, summary.errors, out, result.bases)
     for line in table_lines(summary, out, result.audio_secs, secs):
         _say(line, quiet)

@@ -11,7 +11,7 @@ Sources = Annotated[
     list[str],
     typer.Argument(metavar="SOURCE", help="Directories, files, CSVs or TSVs with a column file, @list.txt, or -."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Random seed.")]
 _RECIPES = "the recipe's"
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="default, seed, or a TOML file.")]
 Epochs = Annotated[
@@ -19,11 +19,16 @@ Epochs = Annotated[
 ]
 Normalise = Annotated[
     str | None,
-    typer.Option("--normalise", metavar="HOW", help="none, train, file or speaker statistics.", show_default=_RECIPES),
+    typer.Option(
+        "--normalise",
+        metavar="HOW",
+        help="Normalisation statistics: none, train, file or speaker.",
+        show_default=_RECIPES,
+    ),
 ]
 ClassWeight = Annotated[
     str | None, typer.Option("--class-weight", metavar="HOW", help="balanced or none.", show_default=_RECIPES)
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run left in --out.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show what TensorFlow has to say.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Discard earlier results in --out.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show messages of TensorFlow.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]

@@ -29,13 +29,11 @@ def build_records(
         ),
     ] = "auto",
     label_map: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Labels to rename, in columns from and to; to (drop): leave out.")
+        Path | None, typer.Option(metavar="CSV", help="Rename labels: columns from and to; (drop) leaves them out.")
     ] = None,
-    front_end: Annotated[
-        str, typer.Option(metavar="NAME", help="How audio becomes log-mels: speech or seed.")
-    ] = "speech",
+    front_end: Annotated[str, typer.Option(metavar="NAME", help="Log-mel front end: speech or seed.")] = "speech",
     channel: Annotated[
-        str, typer.Option(metavar="mean|N", help="The mean of all channels, or one, counted from 0.")
+        str, typer.Option(metavar="mean|N", help="Mean of all channels, or one channel (from 0).")
     ] = "mean",
     split: Annotated[
         str, typer.Option(metavar="HOW", help="speakers (disjoint), random (stratified) or none.")
@@ -52,7 +50,7 @@ def build_records(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn audio into sharded TFRecords of log-mels.
+    """Convert audio to sharded TFRecords of log-mels.
 
     Example: ser-batch build-records recordings/ -o tfrecords/mine
     """
@@ -101,7 +99,7 @@ def verify(
         list[str] | None,
         typer.Option(
             metavar="SOURCE",
-            help="What it was built from, once for each SOURCE: compare the audio, too.",
+            help="Also compare the audio with this SOURCE; may be repeated.",
             show_default="no",
         ),
     ] = None,
@@ -110,7 +108,7 @@ def verify(
 ) -> None:
     """Check a record folder.
 
-    Every CRC, count, checksum and value, and that the manifest agrees with the shards.
+    Checks every CRC, count, checksum and value, and that manifest and shards agree.
 
     Example: ser-batch verify tfrecords/emodb --source recordings/
     """

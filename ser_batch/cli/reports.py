@@ -11,16 +11,16 @@ from ser_batch.errors import UsageError
 
 def info(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Records, bundle, prediction table or cross-validation.")
+        Path, typer.Argument(metavar="PATH", help="Records, bundle, prediction table, evaluation or cross-validation.")
     ],
     manifest: Annotated[
-        bool, typer.Option("--manifest", help="Of records: print the examples as CSV, to standard output.")
+        bool, typer.Option("--manifest", help="Records: print the examples as CSV to standard output.")
     ] = False,
     errors: Annotated[
-        bool, typer.Option("--errors", help="Of records: print what could not be used as CSV, to standard output.")
+        bool, typer.Option("--errors", help="Records: print unusable recordings as CSV to standard output.")
     ] = False,
 ) -> None:
-    """Say what a folder or a table is.
+    """Describe a folder or a table.
 
     Example: ser-batch info tfrecords/emodb
     """

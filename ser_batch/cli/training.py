@@ -22,7 +22,7 @@ def train(
     normalise: Normalise = None,
     class_weight: ClassWeight = None,
     mixed_precision: Annotated[
-        str, typer.Option(metavar="auto|off", help="bfloat16 where the processor has it, or float32.")
+        str, typer.Option(metavar="auto|off", help="auto: bfloat16 if the processor supports it; off: float32.")
     ] = "auto",
     seed: Seed = 0,
     restart: Restart = False,
@@ -31,7 +31,7 @@ def train(
 ) -> None:
     """Train a model on a record folder.
 
-    It writes a checkpoint after every epoch, and continues from the last one.
+    Writes a checkpoint after every epoch; an interrupted training continues from it.
 
     Example: ser-batch train tfrecords/emodb -o models/emodb
     """

@@ -1,1 +1,1 @@
-"""Scores: evaluation, cross-validation, comparison."""
+"""Evaluation, cross-validation and comparison of models."""

@@ -1,4 +1,4 @@
-"""The difference of two cross-validations of the same recordings, with interval and paired test."""
+"""Comparison of two cross-validations of the same recordings: difference, interval and paired test."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +19,18 @@ from ser_batch.evaluation.intervals import (
 )
 from ser_batch.storage.outputs import differences
 
-# Options of the protocol that decide how difficult the task is; seeds and recipes are what is compared.
+# Options that affect the difficulty of the task; seeds and recipes may differ.
 _TASK = ("by", "folds", "normalise")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A score of A and of B.
+    """A score of A and B, and their difference.
 
     Attributes:
-        a, b: the score, pooled out of fold, mean over seeds.
-        low, high: 95 % interval of ``b - a``, by a bootstrap of pairs.
-        p: two-sided, of a permutation test of pairs.
+        a, b: out-of-fold score, pooled over folds, mean over seeds.
+        low, high: 95 % interval of ``b - a``, from a paired bootstrap.
+        p: two-sided p-value of a paired permutation test.
     """
 
     a: float
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class SpeakerPair:
-    """One speaker in both: UAR and WA, mean over seeds."""
+    """Scores of one speaker in both cross-validations: UAR and WA, mean over seeds."""
 
     name: str
     recordings: int
@@ -59,16 +59,16 @@ class SpeakerPair:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """B against A.
+    """Result of a comparison of B with A.
 
     Attributes:
         recordings: number of recordings, the same in both.
         seeds_a, seeds_b: number of seeds that each score is the mean of.
-        over: the units of the pairs: ``speakers``; or ``recordings``, where a speaker is unknown or there is but one.
+        over: units of the pairs: ``speakers``; or ``recordings``, if a speaker is unknown or there is only one.
         units: number of pairs.
         uar, wa: the differences.
-        speakers: one for each; empty over recordings.
-        task_differences: differing options of the protocols that make the scores hard to compare.
+        speakers: one for each speaker; empty over recordings.
+        task_differences: options that differ and make the scores hard to compare.
     """
 
     recordings: int
@@ -86,8 +86,8 @@ def compare(folder_a: Path, folder_b: Path) -> ModelComparison:
     """Compare two cross-validation folders.
 
     Raises:
-        SourceError: one is missing, unfinished or something else; or they are not of the same recordings with the
-            same labels and speakers.
+        SourceError: one is missing, unfinished or not a cross-validation; or their recordings, labels or speakers
+            differ.
     """
     a, b = read_predictions(folder_a), read_predictions(folder_b)
     n_recordings = _check_same_recordings(a.table, b.table, folder_a, folder_b)
@@ -100,7 +100,7 @@ def compare(folder_a: Path, folder_b: Path) -> ModelComparison:
         counts_a.over,
         len(support),
         _difference(correct_a, correct_b, support),
-        # WA is the recall where all recordings are of one label.
+        # WA equals the recall if all recordings have one label.
         _difference(*(counts.sum(axis=1).to_frame() for counts in (correct_a, correct_b, support))),
         _speaker_pairs(counts_a, counts_b) if counts_a.over == "speakers" else (),
         tuple(differences(a.protocol, b.protocol, _TASK)),
@@ -108,14 +108,14 @@ def compare(folder_a: Path, folder_b: Path) -> ModelComparison:
 
 
 def _check_same_recordings(a: DataFrame, b: DataFrame, folder_a: Path, folder_b: Path) -> int:
-    """The number of recordings; raises a SourceError if they, their labels or their speakers differ."""
+    """Return the number of recordings; raise a SourceError if recordings, labels or speakers differ."""
     known_a, known_b = (one.drop_duplicates(RECORDING)[[*RECORDING, "label", "speaker"]] for one in (a, b))
     both = known_a.merge(known_b, "outer", RECORDING, suffixes=("_a", "_b"), indicator="which")
     both = both.astype({"label_a": str, "label_b": str}).sort_values(RECORDING)
     if len(odd := both[both.which != "both"]):
         first = odd.iloc[0]
         raise SourceError(
-            f"{folder_a} and {folder_b}: not of the same recordings, {len(odd)} are in only one of them "
+            f"{folder_a} and {folder_b}: different recordings, {len(odd)} are in only one of them "
             f"({first.file} from {first.start} to {first.end} only in "
             f"{folder_a if first.which == 'left_only' else folder_b}); compare cross-validations of the same records"
         )
@@ -123,14 +123,14 @@ def _check_same_recordings(a: DataFrame, b: DataFrame, folder_a: Path, folder_b:
         first = odd.iloc[0]
         was, now = (" by ".join(filter(None, first[[f"label_{of}", f"speaker_{of}"]])) for of in "ab")
         raise SourceError(
-            f"{folder_a} and {folder_b}: {len(odd)} of the recordings have another label or speaker "
-            f"({first.file}: {was}, then {now}); compare cross-validations of the same records"
+            f"{folder_a} and {folder_b}: {len(odd)} of the recordings have different labels or speakers "
+            f"({first.file}: {was}, and {now}); compare cross-validations of the same records"
         )
     return len(both)
 
 
 def _mean_counts(predictions: OutOfFold) -> SpeakerCounts:
-    """The mean over seeds, with units and labels in an order that does not depend on the folder."""
+    """The mean counts over seeds; units and labels are sorted."""
     table = predictions.table
     labels = Categorical(table.label, sorted(table.label.unique()))
     recordings = table.groupby(RECORDING).ngroup()
@@ -141,7 +141,7 @@ def _mean_counts(predictions: OutOfFold) -> SpeakerCounts:
 
 
 def _difference(correct_a: DataFrame, correct_b: DataFrame, support: DataFrame) -> Difference:
-    """Of mean recall; all three are ``(units, labels)``, and every label occurs."""
+    """The difference of the mean recall; all arguments are ``(units, labels)``, and every label occurs."""
     sums = np.hsplit(resampled_sums(np.hstack([correct_a, correct_b, support])), 3)
     resampled_a, resampled_b = (np.nanmean(recalls(one, sums[2]), axis=1) for one in sums[:2])
     mean_a, mean_b = (float((one.sum() / support.sum()).mean()) for one in (correct_a, correct_b))

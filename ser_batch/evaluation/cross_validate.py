@@ -1,8 +1,8 @@
-"""Cross-validation: every example predicted by a network that never met its speaker.
+"""Cross-validation: every example is predicted by a network that was not trained on its speaker.
 
-Every fold and seed is a task of its own: it continues where it was killed, and leaves a small file with its
-predictions. What a fold holds out is used for nothing but the final score. A fold is trained twice: first without
-one of its speakers, on whom the temperature is fitted; then with all of them, for the predictions.
+Each fold and seed is one task, which continues after a kill and writes a small file with its predictions. The held-out
+examples are used only for the final score. Each fold is trained twice: first without one of its training speakers, to
+fit the temperature on this speaker; then with all of its training speakers, for the predictions.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from ser_batch.training.determinism import one_thread
 from ser_batch.training.recipes import Recipe, recipe_title
 from ser_batch.training.train import train
 
-# TensorFlow, the network's activations in a training step, and the examples in memory.
+# Memory of a worker: TensorFlow, activations of a training step, and the examples.
 _TRAINING_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
 class CrossValidationOptions:
-    """How a cross-validation divides and repeats.
+    """Options of a cross-validation: folds and seeds.
 
     Attributes:
-        by: what a fold holds out as a whole: ``speaker``, or ``random``: nothing but the recording.
-        n_folds: how many; None: one for each speaker (leave one speaker out), or ten random ones.
-        n_seeds: how many times all is repeated, with the seeds from ``seed`` on.
-        seed: the first.
+        by: ``speaker``: the examples of a speaker are in one fold; ``random``: those of a recording are.
+        n_folds: number of folds; None: one for each speaker (leave one speaker out), or ten random folds.
+        n_seeds: number of repetitions, with the seeds ``seed``, ``seed + 1``, ….
+        seed: the first seed.
     """
 
     by: FoldRule
@@ -62,7 +62,7 @@ class CrossValidationOptions:
         return {"by": self.by, "folds": self.n_folds, "seeds": self.n_seeds, "first_seed": self.seed}
 
     def title(self, recipe: Recipe) -> str:
-        """In a few words, for tables and pictures."""
+        """Short description of recipe and folds, for tables and plots."""
         how = {"speaker": "speaker-grouped folds", "random": "random folds"}[self.by]
         if self.n_folds is None and self.by == "speaker":
             how = "leave one speaker out"
@@ -74,12 +74,12 @@ class CrossValidationOptions:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """A finished fold.
+    """Progress report of a finished fold.
 
     Attributes:
-        name, seed: which.
-        scores: on what it held out.
-        done, of: how many are finished, of all folds and seeds.
+        name, seed: of the fold.
+        scores: on its held-out examples.
+        done, of: number of finished tasks, and of all tasks (folds times seeds).
     """
 
     name: str
@@ -89,7 +89,7 @@ class FoldReport:
     of: int
 
     def line(self) -> str:
-        """All of it in a line."""
+        """The report as one line of text."""
         figures = f"{self.scores.uar_text}, WA {self.scores.wa:.3f}"
         return f"fold {self.name}, seed {self.seed}: {figures} ({self.done} of {self.of})"
 
@@ -106,11 +106,11 @@ class _FoldTask:
 
     @property
     def path(self) -> Path:
-        """Its predictions, once it is done."""
+        """The file with the predictions of the fold."""
         return self.folder / f"seed-{self.seed}-fold-{self.number + 1:02d}.json"
 
 
-# What holds a cross-validation; unfinished, with a file for each fold that is done.
+# A cross-validation folder; while unfinished, its parts are one file for each finished fold.
 _KIND = OutputKind(
     "a cross-validation",
     SCORES,
@@ -121,7 +121,7 @@ _KIND = OutputKind(
 
 
 def parallel_folds(records: RecordFolder, workers: int) -> int:
-    """How many trainings fit beside each other: as many as workers and memory allow; one on a GPU."""
+    """The number of folds to train in parallel, limited by workers and memory; 1 on a GPU."""
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
@@ -139,23 +139,23 @@ def cross_validate(
     restart: bool = False,
     on_fold: Callable[[FoldReport], None] = lambda report: None,
 ) -> bool:
-    """Train and score all folds, and write the cross-validation folder; or continue where a run stopped.
+    """Train and score all folds, and write the cross-validation folder; continue an interrupted run.
 
     Args:
-        records: a finished record folder; all its examples are used, whatever their split.
-        folder: what to write; made if absent.
-        recipe: how each fold is trained.
-        options: how the examples are divided.
-        engine: where folds are trained; its workers have to allow for TensorFlow's memory.
-        restart: throw away what an earlier run left in the folder.
+        records: a finished record folder; the examples of all splits are used.
+        folder: output folder; created if absent.
+        recipe: for the training of each fold.
+        options: folds and seeds.
+        engine: runs the folds; its workers need memory for TensorFlow.
+        restart: discard the results of an earlier run in the folder.
         on_fold: called after each fold.
 
     Returns:
-        Whether the folder was finished before.
+        Whether the folder was already complete before this run.
 
     Raises:
-        TrainingError: a fold cannot be trained, or its worker died.
-        OutputError: the folder is in use, not writable, or holds something else.
+        TrainingError: a fold cannot be trained, or its worker crashed.
+        OutputError: the folder is in use, not writable, or contains other files or another cross-validation.
     """
     identity = options.to_json() | {
         "normalise": recipe.normalise,
@@ -168,7 +168,7 @@ def cross_validate(
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
             if missing := sorted(name for name in FOLD_FILES if not (folder / name).exists()):
-                raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run anew")
+                raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run again")
             return True
         _try_pictures(output.parts, records.labels, options.title(recipe))
         _run_folds(tasks, engine, on_fold)
@@ -179,20 +179,20 @@ def cross_validate(
 
 
 def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
-    """Draw a picture before anything is trained: what stops the drawing would else come last.
+    """Draw a trial plot before training, so that plotting problems are found early.
 
     Raises:
-        OutputError: it cannot be drawn.
+        OutputError: plotting fails.
     """
     try:
         plot_confusion(np.eye(len(labels), dtype=np.int64), labels, title, scratch / "trial.png")
     except (ImportError, RuntimeError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
-        raise OutputError(f"{scratch.parent}: pictures cannot be drawn ({detail}); install matplotlib again") from error
+        raise OutputError(f"{scratch.parent}: plots cannot be drawn ({detail}); install matplotlib again") from error
 
 
 def fold_rows(records: RecordFolder) -> list[dict[str, str]]:
-    """What `make_folds` needs of every example."""
+    """Label, speaker and SHA-256 of every example, for `make_folds`."""
     return [row for table in records.manifest("label", "speaker", "sha256") for row in table.to_pylist()]
 
 
@@ -226,7 +226,7 @@ def _run_folds(tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldRe
 
 
 def run_fold(task: _FoldTask) -> tuple[str, Scores]:
-    """Train one fold and predict what it holds out, unless that was done before; its name and scores."""
+    """Train one fold and predict its held-out examples, unless done before; return its name and scores."""
     records = open_records(task.records)
     if not task.path.exists():
         fold = make_folds(fold_rows(records), task.by, task.n_folds, task.seed)[task.number]
@@ -255,7 +255,7 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
         temperature = train(records, folder / "calibration", task.recipe, task.seed, sides=inner).bundle.temperature
     everyone = TrainValidation(select(f"fold {fold.name}", fold.rest), None, sides)
     bundle = train(records, folder / "final", task.recipe, task.seed, sides=everyone).bundle
-    held_out = select(f"what fold {fold.name} holds out", fold.test)
+    held_out = select(f"the held-out examples of fold {fold.name}", fold.test)
     predictor = Predictor(bundle)
     raw, calibrated = (list(predict_examples(bundle, predictor.at(at), records, held_out)) for at in (1.0, temperature))
     return [

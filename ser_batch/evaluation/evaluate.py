@@ -1,4 +1,4 @@
-"""A bundle's predictions on a split of a record folder, scored: the evaluation folder."""
+"""Evaluation of a bundle on a split of a record folder."""
 
 import csv
 from pathlib import Path
@@ -32,19 +32,19 @@ def evaluate(
     """Score a bundle and write the evaluation folder.
 
     Args:
-        bundle: whose network is scored.
-        records: with the bundle's front end.
-        split: which examples.
-        folder: what to write; made if absent.
-        restart: throw away an earlier evaluation in the folder.
+        bundle: the model.
+        records: with the front end of the bundle.
+        split: train, validation or test.
+        folder: output folder; created if absent.
+        restart: discard an earlier evaluation in the folder.
 
     Returns:
-        The scores, and whether the folder held them already.
+        The scores, and whether the folder was already complete before this run.
 
     Raises:
         FrontEndError: the records were made with another front end.
-        RecordsError: they have labels the model does not know, or no such split.
-        OutputError: the folder is in use, not writable, or holds something else.
+        RecordsError: the records have labels that the model does not have, or no such split.
+        OutputError: the folder is in use, not writable, or contains other files or another evaluation.
     """
     if records.front_end != bundle.front_end:
         raise FrontEndError(
@@ -53,7 +53,7 @@ def evaluate(
         )
     if unknown := [label for label in records.labels if label not in bundle.labels]:
         raise RecordsError(
-            f"{records.path}: has labels that the model does not know: {', '.join(unknown)}; it knows "
+            f"{records.path}: has labels that the model does not have: {', '.join(unknown)}; the model has "
             f"{', '.join(bundle.labels)}"
         )
     selection = split_selection(records, split)

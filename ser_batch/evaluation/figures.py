@@ -26,7 +26,7 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
     Args:
         confusion: int64 ``(labels, labels)``; rows are true labels, columns predicted ones.
         labels: names of rows and columns.
-        title: above the plot.
+        title: title of the plot.
         path: the PNG to write.
     """
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -65,12 +65,12 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
 
     Args:
         before, after: the reliability before and after calibration.
-        title: above the plot.
+        title: title of the plot.
         path: the PNG to write.
     """
     figure = Figure(figsize=(5.6, 7.2), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="right as often as sure")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect calibration")
     edges = np.linspace(0, 1, before.n_bins + 1)
     for one, name, colour in ((before, "before", "#d08020"), (after, "after", "#1f5fa8")):
         filled = one.counts > 0

@@ -21,18 +21,18 @@ _COLUMNS = [*RECORDING, "speaker", "label", "fold", "seed", "emotion", "confiden
 
 @dataclass(frozen=True, slots=True)
 class FoldPrediction:
-    """A prediction of a network for a recording that it was not trained on.
+    """An out-of-fold prediction: the network was not trained on this recording.
 
     Attributes:
         file: the recording's key.
         start_secs, end_secs: the part of the audio file.
         speaker: empty where unknown.
         label: index of the true label.
-        fold: name of the fold that held the recording out.
+        fold: name of the fold in which the recording is held out.
         seed: of the training.
-        temperature: of the fold, fitted on a part of its training side.
-        raw: probability of each label as the network gave it, summing to 1.
-        calibrated: the same at the fold's temperature.
+        temperature: of the fold, fitted on a part of its training examples.
+        raw: probability of each label before calibration, summing to 1.
+        calibrated: probability of each label at the temperature of the fold.
     """
 
     file: str
@@ -52,9 +52,9 @@ class OutOfFold:
     """The predictions of a finished cross-validation.
 
     Attributes:
-        protocol: how they were made, as the cross-validation stored it.
+        protocol: the stored options, recipe and records of the cross-validation.
         labels: in the order of the columns of probabilities.
-        table: as `predictions_table` returns it, with probabilities of six digits.
+        table: as `predictions_table` returns it, with probabilities rounded to six digits.
     """
 
     protocol: dict[str, Any]
@@ -96,7 +96,7 @@ def _probability_columns(labels: Sequence[str]) -> list[str]:
 
 
 def _check_complete(table: DataFrame) -> None:
-    """Check that every seed has every recording, and none twice."""
+    """Check that every seed has every recording exactly once."""
     n_recordings = table[RECORDING].drop_duplicates().shape[0]
     if table.empty or table.duplicated([*RECORDING, "seed"]).any() or len(table) != n_recordings * table.seed.nunique():
         raise ValueError("not one row for each recording and seed")
@@ -120,7 +120,7 @@ def read_predictions(folder: Path) -> OutOfFold:
     """Read a finished cross-validation folder.
 
     Raises:
-        SourceError: it is missing, unfinished, damaged or something else.
+        SourceError: it is missing, unfinished, damaged or not a cross-validation.
     """
     summary = read_validation_summary(folder)
     labels = tuple(summary["labels"])

@@ -1,4 +1,4 @@
-"""Scores of out-of-fold predictions: the cross-validation folder."""
+"""Scores of out-of-fold predictions, and the files of a cross-validation folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,14 +33,14 @@ _COLUMNS = ["scope", "name", "statistic", "seed", "recordings", "labels", *_FIGU
 def write_folds(
     folder: Path, predictions: Sequence[FoldPrediction], labels: Sequence[str], title: str, protocol: Mapping[str, Any]
 ) -> None:
-    """Write the cross-validation folder; last `SCORES`, which marks it as complete.
+    """Write the files of a cross-validation folder; `SCORES` is written last and marks the folder as complete.
 
     Args:
-        folder: exists, and holds nothing of an earlier run.
+        folder: existing folder without results of an earlier run.
         predictions: one for each recording and seed, in the order of the rows to write.
         labels: their names.
-        title: the protocol in a few words, for plots and terminals: ``leave one speaker out, 3 seeds``.
-        protocol: all that decides the figures, as a JSON object: by, folds, seeds, recipe, records, and so on.
+        title: short description for plots and terminals: ``leave one speaker out, 3 seeds``.
+        protocol: all settings that affect the scores, as a JSON object: by, folds, seeds, recipe, records, ….
 
     Raises:
         ValueError: a seed predicts a recording twice or not at all.
@@ -58,7 +58,7 @@ def write_folds(
         folder / "confusion_matrix.csv", DataFrame(confusion, list(labels), list(labels)).reset_index(names="true")
     )
     summary = _summary(table, lines, over_seeds, labels) | {"title": title, "protocol": dict(protocol)}
-    # Temperatures are factors, so their mean is the geometric one.
+    # Temperatures are factors, so the geometric mean is used.
     summary["temperature"] = round(float(np.exp(np.mean(np.log([one.temperature for one in predictions])))), 6)
     summary["ece"]["pooled"] = {"before": round(before.error, 6), "after": round(after.error, 6)}
     uar, wa = summary["uar"]["mean"], summary["wa"]["mean"]
@@ -100,7 +100,7 @@ def _scores_by_seed(
 
 
 def _scores_by(table: DataFrame, column: str) -> DataFrame:
-    """UAR and WA of each seed and value of a column that is not empty."""
+    """UAR and WA for each seed and each non-empty value of a column."""
     keys = ["seed", column]
     known = table[table[column] != ""].assign(correct=table.label == table.emotion)
     recalls = known.groupby([*keys, "label"], observed=True).correct.mean().groupby(keys)
@@ -110,7 +110,7 @@ def _scores_by(table: DataFrame, column: str) -> DataFrame:
 
 
 def _over_seeds(lines: DataFrame) -> DataFrame:
-    """Mean and standard deviation of all but folds, which may hold other recordings in each seed."""
+    """Mean and standard deviation over seeds; without folds, because their recordings may differ between seeds."""
     groups = lines[lines.scope != "fold"].groupby(["scope", "name"], sort=False)
     statistics = groups[_FIGURES].agg(["mean", "std"]).stack(future_stack=True)
     statistics = statistics.rename(index={"std": "sd"}).rename_axis(["scope", "name", "statistic"]).reset_index()
@@ -121,7 +121,7 @@ def _over_seeds(lines: DataFrame) -> DataFrame:
 
 
 def _summary(table: DataFrame, lines: DataFrame, over_seeds: DataFrame, labels: Sequence[str]) -> dict[str, Any]:
-    """The content of `SCORES` that follows from the predictions alone."""
+    """The content of `SCORES` that depends only on the predictions."""
     recordings = table.groupby(RECORDING).ngroup()
     correct = table.label == table.emotion
     intervals = interval_over_speakers(

@@ -1,4 +1,4 @@
-"""Names of the files of evaluations and cross-validations, and a cross-validation's summary."""
+"""File names of evaluations and cross-validations, and reading the scores of a cross-validation."""
 
 import json
 from pathlib import Path
@@ -8,20 +8,20 @@ from ser_batch.errors import SourceError
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
-FOLDS = "folds"  # of an unfinished cross-validation
+FOLDS = "folds"  # parts of an unfinished cross-validation
 
 
 def read_validation_summary(folder: Path) -> dict[str, Any]:
-    """The scores of a finished cross-validation, as `SCORES` holds them.
+    """Read `SCORES` of a finished cross-validation.
 
     Raises:
-        SourceError: it is missing, unfinished, damaged or something else.
+        SourceError: it is missing, unfinished, damaged or not a cross-validation.
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; give one that cross-validate wrote")
     if not (folder / SCORES).exists():
         raise SourceError(
-            f"{folder}: holds no {SCORES}, so it is no finished cross-validation; if it was cut short, run it again"
+            f"{folder}: has no {SCORES}, so it is not a finished cross-validation; if it was interrupted, run it again"
         )
     try:
         summary = json.loads((folder / SCORES).read_text(encoding="utf-8"))
@@ -29,6 +29,6 @@ def read_validation_summary(folder: Path) -> dict[str, Any]:
         raise SourceError(f"{folder / SCORES}: damaged ({error}); run cross-validate again with --restart") from error
     if not isinstance(summary, dict) or not {"title", "protocol", "labels", "speakers", "ece"} <= summary.keys():
         raise SourceError(
-            f"{folder}: its {SCORES} is not of a cross-validation; give a folder that cross-validate wrote"
+            f"{folder}: its {SCORES} is not from a cross-validation; give a folder that cross-validate wrote"
         )
     return summary

@@ -18,22 +18,22 @@ _DRAWS = 20_000
 
 
 def sign_flip_p(differences: ArrayLike, seed: int = 0) -> float:
-    """The two-sided p of a permutation test of pairs, whose null hypothesis is that the mean difference is 0.
+    """The two-sided p-value of a paired permutation test (sign-flip test). Null hypothesis: the mean difference is 0.
 
-    Under it each difference could as well have the other sign. p is the share of all assignments of signs whose sum is
-    at least as far from 0 as the observed sum: exact for at most 14 differences (then it is never below
-    1 / 2^(n - 1)), else from 20,000 random assignments and the observed one.
+    Under the null hypothesis both signs of each difference are equally likely. p is the share of sign assignments whose
+    absolute sum is at least the observed one. It is exact for at most 14 differences (minimum 1 / 2^(n - 1)); for more,
+    20,000 random assignments and the observed one are used.
 
     Args:
         differences: float ``(n,)``, one for each pair.
-        seed: of the random assignments.
+        seed: for the random assignments.
     """
     observed = np.asarray(differences, dtype=np.float64)
     threshold = abs(observed.sum()) * (1 - 1e-9) - 1e-12
     if len(observed) <= _EXACT_UNITS:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(observed))))
         return float(np.mean(np.abs(signs @ observed) >= threshold))
-    # Thousands of recordings have few distinct differences: draw how many of each size change sign.
+    # Thousands of recordings have few distinct differences: draw the number of sign changes for each size.
     sizes, counts = np.unique(np.abs(observed), return_counts=True)
     random = np.random.default_rng(seed)
     n_extreme = 0
@@ -48,9 +48,9 @@ class SpeakerCounts:
     """Correct and all recordings of each unit and label, from which UAR and WA follow.
 
     Attributes:
-        over: what the units are: ``speakers``; or ``recordings``, where a speaker is unknown or there is but one.
-        correct: float64, a row for each unit, a column for each true label: correct predictions.
-        support: the same of all predictions.
+        over: the units: ``speakers``; or ``recordings``, if a speaker is unknown or there is only one.
+        correct: number of correct predictions, float64, a row for each unit, a column for each true label.
+        support: number of all predictions, in the same form.
     """
 
     over: Literal["speakers", "recordings"]
@@ -61,11 +61,11 @@ class SpeakerCounts:
 def count_by_speaker(
     truth: ArrayLike, correct: ArrayLike, speakers: Iterable[str], recordings: Iterable[int], n_labels: int
 ) -> SpeakerCounts:
-    """Count by speaker, or by recording where speakers are unknown or there is but one.
+    """Count by speaker, or by recording if a speaker is unknown or there is only one.
 
     Args:
         truth: int ``(n,)``, index of the true label of each prediction.
-        correct: bool ``(n,)``, whether each prediction is right.
+        correct: bool ``(n,)``, whether each prediction is correct.
         speakers: of each prediction; empty text where unknown.
         recordings: number of the recording of each prediction; predictions of several seeds share one.
         n_labels: number of labels.
@@ -87,12 +87,12 @@ def recalls(correct: NDArray[np.float64], support: NDArray[np.float64]) -> NDArr
 
 
 def resampled_sums(rows: NDArray[np.float64], n_resamples: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
-    """Bootstrap: sums of as many rows ``(units, columns)`` as there are, drawn with replacement.
+    """Bootstrap: draw ``units`` rows of ``(units, columns)`` with replacement, and sum them; ``n_resamples`` times.
 
     Returns:
         float64 ``(n_resamples, columns)``.
     """
-    # Equal rows are drawn together: thousands of recordings have few distinct rows.
+    # Equal rows are drawn together, because thousands of recordings have few distinct rows.
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
     random = np.random.default_rng(seed)
     shares = counts / counts.sum()
@@ -102,13 +102,13 @@ def resampled_sums(rows: NDArray[np.float64], n_resamples: int = 10_000, seed: i
 
 @dataclass(frozen=True)
 class Intervals:
-    """95 % percentile bootstrap intervals, each from low to high.
+    """95 % percentile bootstrap intervals, each as (low, high).
 
     Attributes:
-        over: what was resampled: ``speakers``, or ``recordings`` where speakers are unknown or there is but one.
+        over: the resampled units: ``speakers``; or ``recordings``, if a speaker is unknown or there is only one.
         units: their number.
         uar, wa: the intervals of these scores.
-        recalls: of each label; None for a label that is absent.
+        recalls: the interval of each label; None for a label without recordings.
     """
 
     over: Literal["speakers", "recordings"]
@@ -121,10 +121,9 @@ class Intervals:
 def interval_over_speakers(counts: SpeakerCounts, n_resamples: int = 10_000, seed: int = 0) -> Intervals:
     """Bootstrap intervals of UAR, WA and recalls for the population of speakers.
 
-    Speakers are drawn with replacement, as many as there are, and all predictions of those drawn are scored together.
-    Recordings of one speaker are alike, so drawing recordings would give intervals that are too narrow.
-    All seeds of a speaker are drawn together; then the scores are means over seeds. With ten speakers
-    a percentile interval is itself somewhat narrow.
+    Speakers are resampled with replacement, and all predictions of the drawn speakers are scored together. Recordings
+    of one speaker are similar, so resampling recordings would give intervals that are too narrow. All seeds of a
+    speaker are drawn together. With ten speakers, percentile intervals are somewhat too narrow.
     """
     sums = resampled_sums(np.hstack([counts.correct, counts.support]), n_resamples, seed)
     correct, support = np.hsplit(sums, 2)

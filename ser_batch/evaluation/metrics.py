@@ -35,7 +35,7 @@ class Scores:
     """All scores of one set of predictions.
 
     Attributes:
-        uar: unweighted average recall: the mean of the recalls of the labels present in the truth.
+        uar: unweighted average recall: the mean recall of the labels that have recordings.
         wa: weighted accuracy: the share of correct predictions.
         classes: one for each label.
         confusion: int64 ``(labels, labels)``; rows are true labels, columns predicted ones.
@@ -48,16 +48,16 @@ class Scores:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """The labels without recordings, which the UAR leaves out."""
+        """The labels without recordings; the UAR excludes them."""
         return tuple(one.label for one in self.classes if not one.support)
 
     @property
     def uar_text(self) -> str:
-        """The UAR, with the number of labels averaged if some are absent."""
+        """The UAR as text, with the number of averaged labels if some are absent."""
         return format_uar(self.uar, len(self.classes) - len(self.absent), len(self.classes))
 
     def to_json(self) -> dict[str, Any]:
-        """All but the confusion matrix, as a JSON object."""
+        """All scores except the confusion matrix, as a JSON object."""
         return {
             "uar": round(self.uar, 6),
             "wa": round(self.wa, 6),
@@ -77,8 +77,8 @@ def score(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str]) -> Scor
 
     Args:
         truth: int ``(n,)``, the index of the true label of each recording.
-        predicted: int ``(n,)``, the index of the predicted one.
-        labels: their names.
+        predicted: int ``(n,)``, the index of the predicted label of each recording.
+        labels: label names.
     """
     codes = range(len(labels))
     columns = precision_recall_fscore_support(truth, predicted, labels=codes, zero_division=0.0)
@@ -116,7 +116,7 @@ class Reliability:
 
 
 def reliability(probabilities: ArrayLike, truth: ArrayLike, n_bins: int = ECE_BINS) -> Reliability:
-    """Sort predictions into bins by confidence.
+    """Accuracy and mean confidence in bins of confidence.
 
     Args:
         probabilities: float ``(n, labels)``, each row summing to 1.
@@ -135,7 +135,7 @@ def reliability(probabilities: ArrayLike, truth: ArrayLike, n_bins: int = ECE_BI
 def expected_calibration_error(probabilities: ArrayLike, truth: ArrayLike, n_bins: int = ECE_BINS) -> float:
     """The expected calibration error (ECE) of the top probability, 0 to 1.
 
-    Naeini, Cooper and Hauskrecht 2015, in the form of Guo et al. 2017. It is biased upwards for few recordings: some
-    .03 to .05 for a perfectly calibrated model, 500 recordings and 15 bins.
+    Naeini, Cooper and Hauskrecht 2015, in the form of Guo et al. 2017. It is biased upwards for few recordings: about
+    .03 to .05 for a perfectly calibrated model with 500 recordings and 15 bins.
     """
     return reliability(probabilities, truth, n_bins).error

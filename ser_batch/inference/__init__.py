@@ -1,1 +1,1 @@
-"""From a listing and a bundle to a prediction table."""
+"""Inference: a listing and a bundle give a prediction table."""

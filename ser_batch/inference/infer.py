@@ -1,4 +1,4 @@
-"""From a listing to a finished prediction table: begun, continued or updated."""
+"""Inference: create, continue or update a prediction table."""
 
 import dataclasses
 import glob
@@ -40,14 +40,14 @@ from ser_batch.storage.writing import open_atomically, standard_output
 
 @dataclass(frozen=True)
 class InferOptions:
-    """What is asked of a table.
+    """Options of an inference.
 
     Attributes:
         windows: one row per window; else one per recording.
-        format: of the table: csv, parquet or jsonl; None: by its suffix.
-        restart: make the table anew, whatever is there.
-        update: take over what is known of files that did not change.
-        channel: the mean of all channels, one of them, or ``each`` with its own rows; None: as the model was trained.
+        format: csv, parquet or jsonl; None: from the suffix of the table.
+        restart: discard an existing table and its results.
+        update: keep the results of unchanged files, predict new and changed ones.
+        channel: the mean of all channels, one channel, or ``each`` (rows for every channel); None: as in training.
     """
 
     windows: bool = False
@@ -59,15 +59,15 @@ class InferOptions:
 
 @dataclass(frozen=True)
 class InferResult:
-    """What became of an inference.
+    """Result of an inference.
 
     Attributes:
-        summary: what the table holds.
-        was_finished: the table had been finished before.
-        n_known, n_new: recordings that an earlier run had done, and that this one did.
-        audio_secs: of what this run predicted.
+        summary: counts of the table.
+        was_finished: the table was already complete before this run.
+        n_known, n_new: number of recordings predicted by earlier runs, and by this run.
+        audio_secs: duration of the recordings predicted by this run.
         model: the short fingerprint of the bundle.
-        bases: the folder that relative paths were taken from, by the name of the CSV or list.
+        bases: for each CSV or list, the folder to which its paths are relative.
     """
 
     summary: TableSummary
@@ -87,30 +87,30 @@ def infer(
     options: InferOptions = InferOptions(),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> InferResult:
-    """Predict everything in a listing into a table.
+    """Predict all recordings of a listing and write the prediction table.
 
     Args:
-        listing: from `ser_batch.corpus.sources.list_source`; what could not be listed gets a row too, at the end.
+        listing: from `ser_batch.corpus.sources.list_source`; its rejected inputs get rows at the end of the table.
         bundle: the model.
-        out: path of the table; ``-`` for standard output, where rows come as soon as those before them are done.
-        engine: where recordings are decoded, transformed and predicted.
-        options: what is asked for.
+        out: path of the table; ``-``: standard output, in SOURCE order, each row as soon as it is complete.
+        engine: runs the tasks: decoding, log-mels, prediction.
+        options: see `InferOptions`.
         on_progress: called with (recordings done, recordings in all).
 
     Raises:
-        OutputError: the table cannot be written, is in use, or is there and was made from something else.
+        OutputError: the table cannot be written, is in use, or exists with other inputs or settings.
         BundleError: the bundle is damaged.
-        UsageError: the options contradict each other, or no format can be told.
+        UsageError: the options contradict each other, or the suffix gives no format.
     """
     kind = table_format(out, options.format)
     if options.update and (options.restart or out == "-"):
         raise UsageError(f"--update cannot be combined with {'--restart' if options.restart else '--out -'}")
     if options.update and bundle.content.speaker_reference is not None:
         raise UsageError(
-            "--update: this model normalises by speaker, so a new file changes the predictions of all of its "
-            "speaker's; give --restart"
+            "--update: this model normalises by speaker, so a new file changes all predictions of its "
+            "speaker; give --restart"
         )
-    # A list's name, which reasons may hold, need not be text.
+    # A reason may contain the path of a list, which may not be valid UTF-8.
     rejections = [
         dataclasses.replace(one, reason=one.reason.encode("utf-8", "backslashreplace").decode())
         for one in listing.rejections
@@ -133,7 +133,7 @@ class _InferenceRun:
     on_progress: Callable[[int, int], None]
 
     def stream(self) -> InferResult:
-        """Rows to standard output, as soon as those before them are done."""
+        """Write rows to standard output in SOURCE order, each as soon as it is complete."""
         summary = TableSummary()
         table = self.listing.recordings
         with temporary_files_removed(), standard_output() as file, self._rows_to(file) as append:
@@ -155,13 +155,13 @@ class _InferenceRun:
         return InferResult(summary, audio_secs=summary.audio_secs)
 
     def table(self, out: Path) -> InferResult:
-        """A table on disk, with its parts."""
+        """Write a table and its parts to disk."""
         if out.parent.exists() and not out.parent.is_dir():
-            raise OutputError(f"{out.parent}: is not a folder; name another --out")
+            raise OutputError(f"{out.parent}: is not a folder; choose another --out")
         if not out.parent.is_dir():
-            raise OutputError(f"{out.parent}: no such folder; make it first, or name another --out")
+            raise OutputError(f"{out.parent}: no such folder; create it, or choose another --out")
         if out.is_dir():
-            raise OutputError(f"{out}: is a folder; name a file with --out")
+            raise OutputError(f"{out}: is a folder; give a file as --out")
         if out.exists():
             _check_is_table(out)
         keys = keys_of(self.listing)
@@ -191,7 +191,7 @@ class _InferenceRun:
         return collect_speaker_scales(self.listing, keys, self.bundle, self.engine, folder, self.on_progress)
 
     def _speakers(self) -> str | None:
-        """Fingerprint of who speaks where, if that changes predictions."""
+        """Fingerprint of the speakers of all recordings; None if predictions do not depend on speakers."""
         if self.bundle.content.speaker_reference is None:
             return None
         digest = hashlib.sha256()
@@ -200,7 +200,7 @@ class _InferenceRun:
         return digest.hexdigest()[:12]
 
     def _begin(self, parts: TableParts, keys: pa.Array, out: Path) -> None:
-        """Begin a table, or see that an earlier run began the one that is wanted."""
+        """Start a new table, or check that the existing one has the same inputs and settings."""
         identity = {
             "model": self.bundle.short_fingerprint,
             "windows": self.options.windows,
@@ -212,15 +212,15 @@ class _InferenceRun:
         if before is None:
             if out.exists() and not self.options.restart:
                 raise OutputError(
-                    f"{out}: exists without its folder {parts.folder.name}, so what it was made from is not known; "
-                    "give --restart to make it anew, or name another --out"
+                    f"{out}: exists without its folder {parts.folder.name}, so its inputs and settings are unknown; "
+                    "give --restart to replace it, or choose another --out"
                 )
             parts.begin(self.listing, keys, identity, [file_sha256(out)] if out.exists() else [])
             return
         noted = parts.noted()
         if out.exists() and file_sha256(out) not in noted["tables"]:
             raise OutputError(
-                f"{out}: was changed since ser-batch wrote it; move it away, give --restart to write over it, or name "
+                f"{out}: was changed after ser-batch wrote it; move it, give --restart to overwrite it, or choose "
                 "another --out"
             )
         changes = parts.changes(self.listing, keys)
@@ -228,10 +228,10 @@ class _InferenceRun:
             raise OutputError(
                 f"{out}: {pluralize(changes.changed, 'file')} changed since the last run, and the model "
                 "normalises by speaker: all of a speaker's predictions would change; "
-                "give --restart to make the table anew"
+                "give --restart to predict all recordings again"
             )
         differing = differences(before, identity, identity)
-        if before.get("channel") != identity["channel"]:  # then all keys differ from the plan's
+        if before.get("channel") != identity["channel"]:  # then all keys differ from those of the plan
             changes = ListingChanges(changed=changes.changed)
         if not self.options.update or differing:
             _check_identity(out, differing, changes, noted["tally"] is not None)
@@ -240,7 +240,7 @@ class _InferenceRun:
             parts.write_plan(self.listing, keys)
 
     def _write(self, parts: TableParts, results: Iterator[Result], out: Path) -> TableSummary:
-        """Make the table from the results."""
+        """Write the table from the results."""
         for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
             left.unlink()
         summary = TableSummary()
@@ -251,7 +251,7 @@ class _InferenceRun:
                 self._append_rejections(append, summary)
             file.flush()
             sha256 = file_sha256(file.name)
-            parts.note([*parts.noted()["tables"], sha256], None)  # until it has its name, the old one is there
+            parts.note([*parts.noted()["tables"], sha256], None)  # until the rename, the old table is in place
         parts.note([sha256], summary.to_json())
         return summary
 
@@ -276,23 +276,23 @@ def _check_is_table(out: Path) -> None:
     try:
         read_kind(out)
     except OutputError as error:
-        raise OutputError(f"{error}; nothing was changed: move it, or name another --out") from error
+        raise OutputError(f"{error}; nothing was changed: move it, or choose another --out") from error
 
 
 def _check_identity(out: Path, changed: list[str], changes: ListingChanges, was_finished: bool) -> None:
-    """Raise an OutputError that says what differs, if anything does."""
-    knows_none = changed or changes.elsewhere
-    advice = "" if knows_none else "--update to keep what is known of the files that did not change, "
-    if changes.elsewhere:
-        changed.append("where the files are (the names are the same)")
-    elif changes.came or changes.went:
-        changed.append(f"the files ({changes.came} came, {changes.went} went)")
-    elif changes.moved:
-        changed.append("the files' order")
+    """Raise an OutputError that lists the differences, if there are any."""
+    cannot_update = changed or changes.relocated
+    advice = "" if cannot_update else "--update to keep the predictions of unchanged files, "
+    if changes.relocated:
+        changed.append("the folder of the files (the names are the same)")
+    elif changes.added or changes.removed:
+        changed.append(f"the files ({changes.added} added, {changes.removed} removed)")
+    elif changes.reordered:
+        changed.append("the order of the files")
     if changes.changed and was_finished:
         changed.append(f"the audio ({pluralize(changes.changed, 'file')} changed since the last run)")
     if changed:
         raise OutputError(
-            f"{out}: was made from something else; what differs: {'; '.join(changed)}. "
-            f"Give {advice}--restart to make it anew, or name another --out"
+            f"{out}: was made from other inputs or settings; differences: {'; '.join(changed)}. "
+            f"Give {advice}--restart to make it again, or choose another --out"
         )

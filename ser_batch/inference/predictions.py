@@ -1,7 +1,7 @@
-"""From a block of recordings to one part: a file with a result for each, one row per recording or per window.
+"""The inference task: predict a block of recordings and write one part, with one row per recording or per window.
 
-Every worker decodes, transforms and predicts: a network is small beside the audio. A window is predicted alone, so
-that predictions do not depend on batch size or order.
+Every worker decodes, computes log-mels and runs the network, because the network is small compared to the audio. Each
+window is predicted alone, so that predictions do not depend on batch size or order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_rows, read_examples
 from ser_batch.storage.writing import open_atomically
 
-# What a part holds of each recording: without size and mtime_ns where there is no file; its rows one after another.
+# One row per recording: size and mtime_ns are null if there is no file; ``rows`` is flattened.
 _PART = pa.schema(
     {
         "key": pa.binary(16),
@@ -49,18 +49,18 @@ _PART = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one recording or window, or why it says nothing: a row.
+    """One row of the prediction table: the prediction for a recording or window, or an error.
 
     Attributes:
         file: the recording's key.
         start_secs, end_secs: the part of the audio file.
         probabilities: one per label, in the bundle's order, summing to 1.
         duration_secs: of the recording.
-        novelty: how far it lies from what the model was trained on, 0 to 1.
-        warnings: codes of what a user should know.
-        error: empty, or why there is no prediction; then all other fields but ``file`` and ``part`` are void.
-        part: start and end in seconds as asked for, of a row with an error.
-        channel: its number, where every channel has rows of its own.
+        novelty: distance to the training data, 0 to 1.
+        warnings: warning codes.
+        error: the reason for a missing prediction, or empty; if set, only ``file``, ``part`` and ``channel`` are valid.
+        part: requested start and end in seconds, for a row with an error.
+        channel: channel number, if every channel has its own rows.
     """
 
     file: str
@@ -81,14 +81,14 @@ class Prediction:
 
 
 class Stamp(NamedTuple):
-    """What tells that a file is not the one that was read: its size in bytes and when it was written."""
+    """Size in bytes and modification time of a file; another stamp means another content."""
 
     size: int
     mtime_ns: int
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """A file's stamp; None where there is no such file."""
+    """The stamp of a file; None if there is no such file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a zero byte in the name
@@ -98,15 +98,15 @@ def stamp_of(path: str) -> Stamp | None:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one recording.
+    """Result of one recording.
 
     Attributes:
         rows: float64 ``(rows, 3 + labels)``: start and end in seconds, the probabilities, the novelty. One
             row for the recording, or one per window.
         duration_secs: of the recording.
-        warnings: codes of what a user should know.
-        error: empty, or why there are no rows.
-        stamp: of the file, before it was read.
+        warnings: warning codes.
+        error: the reason for missing rows, or empty.
+        stamp: of the file, taken before reading.
     """
 
     rows: Float64s
@@ -120,8 +120,8 @@ class Result:
 
         Args:
             file: the recording's key.
-            part: its start and end in seconds, as asked for.
-            channel: its number, where every channel has rows of its own.
+            part: requested start and end in seconds.
+            channel: channel number, if every channel has its own rows.
         """
         if self.error:
             yield Prediction(file, error=self.error, part=part, channel=channel)
@@ -133,12 +133,12 @@ class Result:
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """What is asked of every recording.
+    """Network, front end and kind of rows of an inference.
 
     Attributes:
-        network: gives the network, in each worker, for every task; importable by name, or a partial of such.
-        front_end: what it expects.
-        windows: one row per window; else one per recording, with the mean of its windows' figures.
+        network: returns the network; called in each worker for every task. It must be picklable.
+        front_end: of the network.
+        windows: one row per window; else one per recording, with the mean over its windows.
     """
 
     network: Callable[[], Network]
@@ -147,24 +147,24 @@ class PredictionOptions:
 
     @classmethod
     def predictions(cls, bundle: Bundle, windows: bool = False) -> PredictionOptions:
-        """What the bundle says of it."""
+        """Options for predictions with a bundle."""
         return cls(partial(cached_predictor, bundle.path, bundle.fingerprint), bundle.front_end, windows)
 
     @classmethod
     def functionals(cls, bundle: Bundle) -> PredictionOptions:
-        """What is known of its speaker by it."""
+        """Options for the functionals of each recording, from which speaker statistics are computed."""
         return cls(partial(functionals_predictor, bundle.path, bundle.fingerprint), bundle.front_end)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some recordings for one worker, and the part that it writes.
+    """Task of `write_block`: some recordings, and the path of their part.
 
     Attributes:
         recordings: in order.
         keys: of each, 16 bytes: see `ser_batch.inference.results.keys_of`.
         path: of the part.
-        speaker_scales: of their speakers, as far as they are known.
+        speaker_scales: scale of each of their speakers, where available.
     """
 
     recordings: tuple[Recording, ...]
@@ -174,7 +174,7 @@ class Block:
 
 
 class BlockSummary(NamedTuple):
-    """What a block took: seconds of audio that have a prediction, and seconds of work."""
+    """Seconds of predicted audio in a block, and seconds of computation."""
 
     audio_secs: float
     secs: float
@@ -212,7 +212,7 @@ def _result(
 
 
 def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Result]) -> None:
-    """Write the results of some recordings; the file appears whole or not at all."""
+    """Write the results of some recordings atomically."""
     columns = [
         keys,
         [result.stamp and result.stamp.size for result in results],
@@ -229,10 +229,10 @@ def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Result]) -> 
 
 
 def read_part(path: Path) -> list[Result]:
-    """The results of a part, in its order.
+    """Read the results of a part, in its order.
 
     Raises:
-        OutputError: it is damaged.
+        OutputError: the file is damaged.
     """
     found = []
     for row in read_columns(path).to_pylist():
@@ -243,26 +243,26 @@ def read_part(path: Path) -> list[Result]:
 
 
 def read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Columns of a Parquet file that an earlier run wrote; None: all of them.
+    """Read columns of a Parquet file from an earlier run; None: all columns.
 
     Raises:
-        OutputError: it is damaged.
+        OutputError: the file is damaged.
     """
     try:
         return pq.read_table(path, columns=columns)
     except (pa.ArrowException, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
-        raise OutputError(f"{path}: is damaged ({detail}); give --restart to make the table anew") from error
+        raise OutputError(f"{path}: is damaged ({detail}); give --restart to make the table again") from error
 
 
 @dataclass(frozen=True)
 class LabelledPrediction:
-    """A recording of the split, with truth and prediction.
+    """A recording of a split with its true label and its prediction.
 
     Attributes:
         speaker: empty where unknown.
         label: index of the true label.
-        prediction: with the mean of its windows' probabilities.
+        prediction: its probabilities are the mean over the windows.
     """
 
     speaker: str
@@ -273,9 +273,9 @@ class LabelledPrediction:
 def predict_examples(
     bundle: Bundle, predictor: Predictor, records: RecordFolder, selection: Selection
 ) -> Iterator[LabelledPrediction]:
-    """The predictions on a selection's recordings, in shard order; windows of one recording are averaged.
+    """Predict the recordings of a selection, in shard order; windows of one recording are averaged.
 
-    A bundle that normalises by speaker uses all of a speaker's examples in the selection.
+    For a bundle that normalises by speaker, the statistics use all examples of the speaker in the selection.
     """
     scales = _speaker_scales(predictor, bundle, records, selection)
     to_model = [bundle.labels.index(label) for label in records.labels]
@@ -290,14 +290,14 @@ def predict_examples(
 
 
 def _rows_and_examples(records: RecordFolder, selection: Selection) -> Iterator[tuple[dict[str, Any], Example]]:
-    """The examples of a selection, each with its row of the manifest."""
+    """The examples of a selection, each with its manifest row."""
     columns = ("file", "start", "end", "speaker", "duration", "recording")
     tables = manifest_rows(records, selection, *columns)
     rows = (row for table in tables for row in table.to_pylist())
     for example in read_examples(records, selection):
         row = next(rows, None)
         if row is None:
-            raise RecordsError(f"{records.path}: its manifest has fewer rows than its shards examples; run verify")
+            raise RecordsError(f"{records.path}: the manifest has fewer rows than the shards have examples; run verify")
         yield row, example
 
 

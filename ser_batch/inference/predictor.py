@@ -1,4 +1,4 @@
-"""A bundle's network at work on one log-mel."""
+"""Prediction for one log-mel with the network of a bundle."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ser_batch.models.calibration import apply_temperature
 
 Float64s = NDArray[np.float64]
 
-# From a log-mel ``(n_mels, n_frames)`` and its speaker's scale to what a `Result` has in its rows after the times.
+# Takes a log-mel ``(n_mels, n_frames)`` and the scale of its speaker; returns a row of `Result` without the times.
 Network = Callable[[Float32s, Float32s | None], Float64s]
 
 
 class Predictor:
-    """A bundle's network at work.
+    """Probabilities and novelty from the network of a bundle.
 
     Args:
-        bundle: whose network.
+        bundle: with network, temperature and novelty.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -37,7 +37,7 @@ class Predictor:
         self._temperature = bundle.content.temperature
 
     def at(self, temperature: float) -> Predictor:
-        """The same, calibrated with another temperature than the bundle's; 1 leaves what the network says."""
+        """The same predictor with another temperature; 1: uncalibrated probabilities."""
         other = copy.copy(self)
         other._temperature = temperature
         return other
@@ -47,14 +47,14 @@ class Predictor:
 
         Args:
             log_mel: float32 ``(n_mels, n_frames)``.
-            speaker_scale: for bundles that normalise by speaker; None: somebody unknown.
+            speaker_scale: float32 ``(2, features)``, for bundles that normalise by speaker; None: unknown speaker.
         """
-        said = self._network(log_mel, speaker_scale)
-        calibrated = apply_temperature(said.probabilities, self._temperature)
-        return np.append(calibrated, self._novelty.of(said.features[None]))
+        output = self._network(log_mel, speaker_scale)
+        calibrated = apply_temperature(output.probabilities, self._temperature)
+        return np.append(calibrated, self._novelty.of(output.features[None]))
 
     def functionals(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Float64s:
-        """What a speaker is known by, of bundles that normalise by speaker: float64 ``(features,)``."""
+        """Functionals, for speaker statistics of bundles that normalise by speaker: float64 ``(features,)``."""
         return self._network(log_mel, speaker_scale).functionals.astype(np.float64)
 
 
@@ -67,7 +67,7 @@ def cached_predictor(path: Path, fingerprint: str) -> Predictor:
     """
     bundle = open_bundle(path)
     if bundle.fingerprint != fingerprint:
-        raise BundleError(f"{path}: was replaced while it was in use; run the same command again")
+        raise BundleError(f"{path}: was replaced during the run; run the same command again")
     return Predictor(bundle)
 
 

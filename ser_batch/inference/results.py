@@ -1,10 +1,10 @@
-"""The results that a prediction table is made from, on disk while and after it is made.
+"""Stored results of a prediction table, kept on disk during and after the run.
 
-Beside ``preds.csv`` lies the folder ``.preds.csv.parts``: ``identity.json`` with what decides the predictions,
-``plan.parquet`` with the recordings in SOURCE's order, ``results/`` with a part for each block of recordings that is
-done, and ``table.json`` with the checksum and the counts of the table. A result is found by the key of its recording,
-and holds as long as the stamp of the audio file does. So a run continues, an update takes over what did not change,
-and the table is made from the parts.
+The folder ``.preds.csv.parts`` beside ``preds.csv`` contains ``identity.json`` (settings that affect the predictions),
+``plan.parquet`` (the recordings in SOURCE order), ``results/`` (one part for each finished block of recordings), and
+``table.json`` (checksum and counts of the table). A result is looked up by the key of its recording, and is valid while
+the stamp of the audio file is the same. A run continues from the parts, an update keeps the results of unchanged files,
+and the table is written from the parts.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ from ser_batch.storage.locks import locked
 from ser_batch.storage.outputs import IDENTITY, LOCK, Identity, drop_partials, read_own_json
 from ser_batch.storage.writing import open_atomically, os_errors_named, write_json
 
-# Raised with every change of what the files below hold.
+# Increased with every change of the format of these files.
 _VERSION = 5
 
 _PLAN = "plan.parquet"
@@ -57,14 +57,14 @@ OnProgress = Callable[[int, int], None]
 
 
 def parts_folder(table: Path) -> Path:
-    """The folder of a table's results."""
+    """The folder with the parts of a table."""
     return table.with_name(f".{table.name}.parts")
 
 
 def keys_of(listing: Listing) -> pa.Array:
-    """What tells every recording and every rejection from all others, binary(16) ``(n,)``.
+    """A unique key for each recording and each rejected input, binary(16) ``(n,)``.
 
-    Half a million of them share a key with a probability of 1e-27.
+    The probability of a collision among half a million keys is 1e-27.
     """
     keys = bytearray()
     for one in recordings(listing.recordings):
@@ -82,32 +82,32 @@ def _key(parts: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True)
 class ListingChanges:
-    """How a listing differs from the plan of an earlier run.
+    """Differences between a listing and the plan of an earlier run.
 
     Attributes:
-        came, went: recordings that are only in the listing, or only in the plan.
-        moved: whether they only stand in another order.
-        elsewhere: whether they only lie in another place: all names are the same.
-        changed: files that are done and were written since.
+        added, removed: number of recordings only in the listing, and only in the plan.
+        reordered: same recordings, but in another order.
+        relocated: same names, but other paths.
+        changed: number of predicted files that were modified since.
     """
 
-    came: int = 0
-    went: int = 0
-    moved: bool = False
-    elsewhere: bool = False
+    added: int = 0
+    removed: int = 0
+    reordered: bool = False
+    relocated: bool = False
     changed: int = 0
 
 
-class KnownResults:
-    """The results in a folder of parts, of which only keys and stamps are held.
+class StoredResults:
+    """The results in a folder of parts; only keys and stamps are in memory.
 
     Args:
-        folder: made if absent.
+        folder: created if absent.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        # The newest first: that of two results of one recording is the one that is found.
+        # Newest first: the newest result of a recording is the one that is found.
         self.paths = sorted(folder.glob("*.parquet"), reverse=True)
         tables = [read_columns(path, ["key", "size", "mtime_ns"]) for path in self.paths]
         self._begins = np.cumsum([0, *(table.num_rows for table in tables)])
@@ -117,18 +117,18 @@ class KnownResults:
         self._stamps = np.column_stack([*columns] or [np.empty((0, 2), np.int64)])
 
     def places(self, keys: pa.Array) -> NDArray[np.int64]:
-        """Where the newest result of each key is ``(n,)``; -1: none is known."""
+        """The index of the newest result of each key, int64 ``(n,)``; -1: no result."""
         if not len(self._keys):
             return np.full(len(keys), -1)
         found: NDArray[np.int64] = pc.index_in(keys, value_set=self._keys).fill_null(-1).to_numpy().astype(np.int64)
         return found
 
     def is_changed(self, places: NDArray[np.int64], table: pa.Table) -> NDArray[np.bool_]:
-        """Whether the file of each known result was written since ``(n,)``.
+        """Whether the file of each stored result was modified since, bool ``(n,)``.
 
         Args:
-            places: where the results of the recordings are.
-            table: as many recordings.
+            places: from `places`, for these recordings.
+            table: the recordings, ``n`` rows.
         """
         if not len(self._keys):
             return np.zeros(len(places), np.bool_)
@@ -137,7 +137,7 @@ class KnownResults:
         return found
 
     def at(self, places: Iterable[int]) -> Iterator[Result]:
-        """The results at places that `places` gave. Those of one part should stand together."""
+        """The results at the indices from `places`; faster where results of one part are adjacent."""
         part = lru_cache(maxsize=4)(read_part)
         for place in places:
             number = int(np.searchsorted(self._begins, place, side="right")) - 1
@@ -145,7 +145,7 @@ class KnownResults:
 
 
 class _Blocks:
-    """Recordings in blocks of about `_BLOCK_SECS`; they begin with one recording, so that all workers are busy soon."""
+    """Recordings in blocks of about `_BLOCK_SECS`. The first blocks are small, so that all workers start early."""
 
     def __init__(self, numbered: Iterable[tuple[bytes, Recording]], n_left: int, workers: int) -> None:
         self._numbered = iter(numbered)
@@ -159,7 +159,7 @@ class _Blocks:
             yield some
 
     def measured(self, n_recordings: int, secs: float) -> None:
-        """Learn from a block that is done."""
+        """Adjust the block size to the measured time of a finished block."""
         self._size = max(1, min(_MOST_PER_BLOCK, 2 * self._size, round(_BLOCK_SECS * n_recordings / max(secs, 1e-6))))
 
 
@@ -171,18 +171,18 @@ def predict_blocks(
     folder: Path,
     speaker_scales: Mapping[str, Float32s] = {},
 ) -> Iterator[tuple[Block, BlockSummary]]:
-    """Predict recordings into new parts of a folder; each block once it is done, whatever happens to its worker.
+    """Predict recordings into new parts of a folder, and yield each block when it is finished.
 
-    The parts are numbered in the order of the recordings, but for those of blocks that ended their worker: these come
-    last, a recording each, and one that ends its worker again has that as its error.
+    The parts are numbered in the order of the recordings. If a block crashes its worker, its recordings are repeated at
+    the end as blocks of one recording. A recording that crashes its worker again gets the crash as its error.
 
     Args:
-        recordings: with their keys; read as workers become free.
-        n_recordings: how many they are.
-        options: what is predicted.
-        engine: where they are decoded, transformed and predicted.
+        recordings: with their keys; consumed lazily.
+        n_recordings: their number.
+        options: network and front end.
+        engine: runs the tasks: decoding, log-mels, prediction.
         folder: of the parts.
-        speaker_scales: for bundles that normalise by speaker: of the speakers that are known.
+        speaker_scales: scale of each speaker, for bundles that normalise by speaker.
     """
     paths = (str(folder / f"{number:08d}.parquet") for number in count(_first_free(folder)))
 
@@ -220,8 +220,8 @@ class CompleteResults:
 
     Attributes:
         results: in the listing's order.
-        n_new: how many of them were not known before.
-        audio_secs: of those.
+        n_new: number of recordings predicted by this run.
+        audio_secs: their duration.
     """
 
     results: Iterator[Result]
@@ -238,21 +238,21 @@ def complete_results(
     speaker_scales: Callable[[], Mapping[str, Float32s]] = dict,
     on_progress: OnProgress = lambda done, total: None,
 ) -> CompleteResults:
-    """Predict what is not known yet, or whose file changed.
+    """Predict the recordings that have no result yet or whose file changed.
 
     Args:
         listing: its recordings.
         keys: from `keys_of`.
-        options: what is predicted.
-        engine: where.
+        options: network and front end.
+        engine: runs the tasks.
         folder: of the parts.
-        speaker_scales: see `predict_blocks`; called if there is anything to predict.
+        speaker_scales: gives those of `predict_blocks`; called only if there is something to predict.
         on_progress: called with (recordings done, recordings in all).
     """
     table, keys = listing.recordings, keys[: len(listing.recordings)]
-    known = KnownResults(folder)
-    places = known.places(keys)
-    pending = np.flatnonzero((places < 0) | known.is_changed(places, table))
+    stored = StoredResults(folder)
+    places = stored.places(keys)
+    pending = np.flatnonzero((places < 0) | stored.is_changed(places, table))
     done, audio_secs = len(table) - len(pending), 0.0
     if len(pending):
         scales = speaker_scales()
@@ -262,74 +262,76 @@ def complete_results(
             done += len(block.keys)
             audio_secs += summary.audio_secs
             on_progress(done, len(table))
-        known = KnownResults(folder)
-        places = known.places(keys)
-    return CompleteResults(known.at(places.tolist()), len(pending), audio_secs)
+        stored = StoredResults(folder)
+        places = stored.places(keys)
+    return CompleteResults(stored.at(places.tolist()), len(pending), audio_secs)
 
 
 class TableParts:
-    """The folder of a table's parts, in use by this run alone: see `open_table_parts`."""
+    """The folder with the parts of a table, locked by this run: see `open_table_parts`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = folder / "results"
 
     def identity(self) -> Identity | None:
-        """What decides the predictions; None where no run began.
+        """The settings that affect the predictions; None if no run has started.
 
         Raises:
-            OutputError: it is damaged, or another version of ser-batch wrote it.
+            OutputError: the file is damaged, or another version of ser-batch wrote it.
         """
         path = self.folder / IDENTITY
         if not path.exists():
             return None
         identity = read_own_json(path)
         if identity.pop("version", None) != _VERSION:
-            raise OutputError(f"{path}: written by another version of ser-batch; give --restart to make the table anew")
+            raise OutputError(
+                f"{path}: written by another version of ser-batch; give --restart to make the table again"
+            )
         return identity
 
     def begin(self, listing: Listing, keys: pa.Array, identity: Identity, tables: Sequence[str]) -> None:
-        """Write down what a new table is made from.
+        """Store the inputs and settings of a new table.
 
         Args:
-            listing: what is to be predicted.
+            listing: the inputs.
             keys: from `keys_of`.
-            identity: what else decides the predictions.
-            tables: the SHA-256 of what may stand in the table's place.
+            identity: the settings that affect the predictions.
+            tables: SHA-256 of each file that may be at the table's path.
         """
         self.write_plan(listing, keys)
         self.note(tables, None)
         write_json(self.folder / IDENTITY, identity | {"version": _VERSION})
 
     def write_plan(self, listing: Listing, keys: pa.Array) -> None:
-        """Write down which recordings the table has, in order."""
+        """Store the recordings of the table, in order."""
         files = chain(listing.recordings["file"].to_pylist(), (one.file for one in listing.rejections))
         with open_atomically(self.folder / _PLAN, "wb") as file:
             pq.write_table(pa.table({"key": keys, "file": pa.array(files, pa.string())}), file)
 
     def note(self, tables: Sequence[str], summary: Mapping[str, Any] | None) -> None:
-        """Write down the SHA-256 of what may stand in the table's place, and its counts; None: it is not finished."""
+        """Store the SHA-256 of each file that may be at the table's path, and its counts; None: not finished."""
         write_json(self.folder / _TABLE, {"tables": tables, "tally": summary})
 
     def noted(self) -> dict[str, Any]:
-        """What `note` wrote: ``tables`` and ``tally``."""
+        """The content that `note` stored: ``tables`` and ``tally``."""
         return read_own_json(self.folder / _TABLE)
 
     def changes(self, listing: Listing, keys: pa.Array) -> ListingChanges:
-        """How a listing, and the files in it, differ from the plan."""
+        """Differences between a listing with its files and the plan."""
         table = listing.recordings
-        known = KnownResults(self.results)
-        changed = int(known.is_changed(known.places(keys[: len(table)]), table).sum())
+        stored = StoredResults(self.results)
+        changed = int(stored.is_changed(stored.places(keys[: len(table)]), table).sum())
         plan = read_columns(self.folder / _PLAN)
         planned = plan["key"].combine_chunks()
         if planned.equals(keys):
             return ListingChanges(changed=changed)
-        came, went = (
+        added, removed = (
             int(pc.sum(pc.invert(pc.is_in(*pair))).as_py() or 0) for pair in ((keys, planned), (planned, keys))
         )
         files = chain(table["file"].to_pylist(), (one.file for one in listing.rejections))
-        elsewhere = len(keys) == len(planned) and plan["file"].to_pylist() == list(files)
-        return ListingChanges(came, went, not came and not went, elsewhere, changed)
+        relocated = len(keys) == len(planned) and plan["file"].to_pylist() == list(files)
+        return ListingChanges(added, removed, not added and not removed, relocated, changed)
 
 
 def _n_missing(keys: pa.Array, among: pa.Array) -> int:
@@ -338,14 +340,14 @@ def _n_missing(keys: pa.Array, among: pa.Array) -> int:
 
 @contextmanager
 def open_table_parts(table: Path, restart: bool = False) -> Iterator[TableParts]:
-    """The parts of a table, for this run alone.
+    """Open and lock the parts of a table.
 
     Args:
         table: path of the table; its folder must exist.
-        restart: throw away what is there.
+        restart: discard existing parts.
 
     Raises:
-        OutputError: another run makes the table, or it cannot be written.
+        OutputError: another run is writing the table, or it cannot be written.
     """
     folder = parts_folder(table)
     with os_errors_named(table):

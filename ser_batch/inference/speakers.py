@@ -1,4 +1,4 @@
-"""Statistics of each speaker, before anything is predicted: for bundles that normalise by speaker."""
+"""First pass of an inference: statistics of each speaker, for bundles that normalise by speaker."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,17 +23,17 @@ def collect_speaker_scales(
     folder: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Float32s]:
-    """Every speaker's scale ``(2, features)``, from all recordings that name one and can be read.
+    """The scale of each speaker, float32 ``(2, features)``, from its readable recordings.
 
-    A first pass: it decodes all recordings once more than prediction does. Neither the number of workers nor their
-    pace changes a digit.
+    This pass decodes all recordings; prediction decodes them again. The result does not depend on the number of
+    workers.
 
     Args:
         listing: its recordings.
         keys: from `ser_batch.inference.results.keys_of`.
-        bundle: one that normalises by speaker.
-        engine: where recordings are decoded and transformed.
-        folder: where the functionals are kept.
+        bundle: with normalisation by speaker.
+        engine: runs the tasks.
+        folder: for the parts with the functionals.
         on_progress: called with (recordings done, recordings in all).
     """
     reference = bundle.content.speaker_reference

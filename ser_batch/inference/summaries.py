@@ -1,4 +1,4 @@
-"""What a finished prediction table holds, counted row by row, and told in a few lines."""
+"""Counts of a prediction table, updated row by row."""
 
 import re
 from collections import Counter
@@ -11,23 +11,23 @@ from ser_batch.inference.predictions import Prediction
 
 LISTED_ERRORS = 20
 
-# A spreadsheet that opens a CSV takes what begins so for a formula.
+# A spreadsheet reads a CSV cell with one of these first characters as a formula.
 _FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass
 class TableSummary:
-    """Counts over a table.
+    """Counts of a prediction table.
 
     Attributes:
-        files: recordings, and inputs that could not even be listed.
-        rows: of the table.
-        audio_secs: of the recordings that have a prediction.
-        emotions: rows of each.
-        reasons: of each general form of error, how many files it has and the first such error.
-        warnings: files that each code applies to.
-        formulas: files whose names a spreadsheet takes for formulas.
-        first_errors: (file and part, error) of the first few files without a prediction.
+        files: number of recordings and rejected inputs.
+        rows: number of rows.
+        audio_secs: duration of the recordings with a prediction.
+        emotions: number of rows for each emotion.
+        reasons: for each error pattern, the number of files and the first such error.
+        warnings: number of files for each warning code.
+        formulas: number of files whose name a spreadsheet would read as a formula.
+        first_errors: (file and part, error) of the first `LISTED_ERRORS` files without a prediction.
     """
 
     files: int = 0
@@ -41,11 +41,11 @@ class TableSummary:
 
     @property
     def errors(self) -> int:
-        """Files without a prediction."""
+        """Number of files without a prediction."""
         return sum(count for count, _ in self.reasons.values())
 
     def add(self, predictions: Iterable[Prediction], labels: tuple[str, ...]) -> list[Prediction]:
-        """Count the rows of one file, and give them back."""
+        """Count the rows of one file, and return them."""
         rows = list(predictions)
         first = rows[0]
         self.files += 1
@@ -66,12 +66,12 @@ class TableSummary:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, for `from_json`."""
+        """All counts as a JSON object, for `from_json`."""
         return dict(vars(self))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "TableSummary":
-        """What `to_json` gave."""
+        """The counts from `to_json`."""
         summary = cls(**content)
         summary.emotions, summary.warnings = Counter(summary.emotions), Counter(summary.warnings)
         summary.reasons = {form: (count, example) for form, (count, example) in summary.reasons.items()}
@@ -80,5 +80,5 @@ class TableSummary:
 
 
 def error_pattern(reason: str) -> str:
-    """A reason without what differs from file to file: numbers, and what stands in quotes."""
+    """A reason with placeholders for numbers and quoted text, so that equal kinds of errors are counted together."""
     return re.sub(r"\d[\d.]*", "N", re.sub(r"'.*'", "'…'", reason))

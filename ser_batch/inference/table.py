@@ -1,6 +1,6 @@
-"""Predictions to tables in three formats, and what a table tells of itself.
+"""The prediction table: columns, three file formats, and reading its description.
 
-All formats hold the same columns and the same numbers, rounded to six decimals.
+All formats have the same columns and the same numbers, rounded to six decimals.
 """
 
 import csv
@@ -35,17 +35,17 @@ _SUFFIXES = {
 }
 _ROWS_PER_GROUP = 1 << 14
 
-# Takes predictions and appends their rows.
+# Appends the rows of some predictions.
 Append = Callable[[Iterable[Prediction]], None]
 
 
 @dataclass(frozen=True)
 class TableForm:
-    """What the columns of a prediction table depend on.
+    """Columns of a prediction table.
 
     Attributes:
         labels: of the model, in its order.
-        by_channel: whether there is a column for the channel.
+        by_channel: whether there is a column ``channel``.
     """
 
     labels: tuple[str, ...]
@@ -53,13 +53,13 @@ class TableForm:
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns."""
+        """All column names."""
         channel = ("channel",) if self.by_channel else ()
         return [*_PART, *channel, *_BEST, *(f"p_{label}" for label in self.labels), *_AFTER]
 
 
 def table_values(prediction: Prediction, form: TableForm, model: str) -> list[Any]:
-    """One row: text, numbers (times and durations in seconds), or None where there is nothing."""
+    """One row: text, numbers (times and durations in seconds), or None for an empty cell."""
     labels = form.labels
     channel = [prediction.channel] if form.by_channel else []
     if prediction.error:
@@ -75,10 +75,10 @@ def table_values(prediction: Prediction, form: TableForm, model: str) -> list[An
 
 
 def table_format(out: str, wanted: str | None) -> str:
-    """The format of a table: the one that is asked for, or by the suffix of ``out``; CSV for standard output.
+    """The format of a table: ``wanted``, else from the suffix of ``out``; CSV for standard output.
 
     Raises:
-        UsageError: there is no such format, or the suffix names none.
+        UsageError: the format or the suffix is unknown.
     """
     if wanted is not None and wanted not in FORMATS:
         raise UsageError(f"--format {wanted}: no such format; choose one of {', '.join(FORMATS)}")
@@ -86,8 +86,10 @@ def table_format(out: str, wanted: str | None) -> str:
         return "csv"
     suffix = Path(out).suffix.lower()
     if wanted is None and suffix not in _SUFFIXES:
-        shown = f"the suffix {suffix}" if suffix else "a name without suffix"
-        raise UsageError(f"{out}: {shown} says no format; end it with {', '.join(_SUFFIXES)}, or give --format")
+        shown = f"suffix {suffix}" if suffix else "no suffix"
+        raise UsageError(
+            f"{out}: unknown table format ({shown}); end the name with {', '.join(_SUFFIXES)}, or give --format"
+        )
     return wanted or _SUFFIXES[suffix]
 
 
@@ -179,14 +181,14 @@ FORMATS: dict[str, Callable[[IO[bytes], TableForm, str], AbstractContextManager[
 
 @dataclass(frozen=True)
 class TableInfo:
-    """What a prediction table holds.
+    """Description of a prediction table file, for ``info``.
 
     Attributes:
         format: one of `FORMATS`.
         labels: of the model, in its order.
         models: the short fingerprints in the column ``model``.
-        n_rows: how many there are.
-        n_errors: how many of them have no prediction.
+        n_rows: number of rows.
+        n_errors: number of rows without a prediction.
     """
 
     format: str
@@ -197,10 +199,10 @@ class TableInfo:
 
 
 def read_table_info(path: Path) -> TableInfo:
-    """Read a prediction table.
+    """Read a prediction table and describe it.
 
     Raises:
-        OutputError: it is none.
+        OutputError: the file is not a prediction table.
     """
     kind, labels = read_kind(path)
     models, n_rows, n_errors = set(), 0, 0
@@ -212,10 +214,10 @@ def read_table_info(path: Path) -> TableInfo:
 
 
 def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The format and the labels of a prediction table, from its beginning.
+    """The format and the labels of a prediction table, from its header.
 
     Raises:
-        OutputError: it is none.
+        OutputError: the file is not a prediction table.
     """
     try:
         with open(path, "rb") as file:
@@ -223,13 +225,13 @@ def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:
         kind = "parquet" if begin == b"PAR1" else "jsonl" if begin.startswith(b"{") else "csv"
         header = list(next(_READERS[kind](path), {}))
     except UnicodeError as error:
-        raise OutputError(f"{path}: is no prediction table (not a text)") from error
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: of JSON and of pyarrow
-        raise OutputError(f"{path}: is no prediction table ({error})") from error
+        raise OutputError(f"{path}: is not a prediction table (not a text file)") from error
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: from json and pyarrow
+        raise OutputError(f"{path}: is not a prediction table ({error})") from error
     by_channel = header[len(_PART) : len(_PART) + 1] == ["channel"]
     labels = tuple(column[2:] for column in header[len(_PART) + by_channel + len(_BEST) : -len(_AFTER)])
     if header != TableForm(labels, by_channel).columns:
-        raise OutputError(f"{path}: is no prediction table")
+        raise OutputError(f"{path}: is not a prediction table")
     return kind, labels
 
 

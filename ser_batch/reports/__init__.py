@@ -1,1 +1,1 @@
-"""What a person reads."""
+"""Text reports for a terminal."""

@@ -1,4 +1,4 @@
-"""What a planned build, a record folder, a bundle, a table or a cross-validation is, in a few lines."""
+"""Short descriptions of build plans, record folders, bundles, prediction tables, evaluations, cross-validations."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,10 +30,10 @@ _PRINTED_ERROR_COLUMNS = ("file", "start", "end", "stage", "reason", "sha256")
 
 
 def describe(path: Path) -> list[str]:
-    """Lines for a person.
+    """Describe an output of ser-batch in a few lines of text.
 
     Raises:
-        SourceError: it is none of these.
+        SourceError: the path is missing, unfinished or not an output of ser-batch.
     """
     if (path / PROVENANCE).exists() or (path / BUILDING).exists():
         return _describe_records(open_records(path))
@@ -50,11 +50,11 @@ def describe(path: Path) -> list[str]:
         if parts_folder(path).exists():
             raise SourceError(f"{path}: an unfinished prediction table; run its infer command again")
         raise SourceError(f"{path}: no such file or folder")
-    raise SourceError(f"{path}: no record folder, bundle, prediction table, evaluation or cross-validation")
+    raise SourceError(f"{path}: is not a record folder, bundle, prediction table, evaluation or cross-validation")
 
 
 def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str]:
-    """A build that is only planned: counts, splits, shards, expected size and time."""
+    """Describe a planned build: counts, splits, shards, expected size and time."""
     shards = Counter(shard.split for shard in plan.shards)
     named = ", ".join(f"{split} {shards[split]}" for split in SPLITS if shards[split])
     unusable = f", {estimate.unusable} of them unusable" if estimate.unusable else ""
@@ -75,16 +75,16 @@ def manifest_table(folder: Path) -> Iterator[Sequence[str]]:
     """The manifest of a record folder as rows of text, after the names of the columns.
 
     Raises:
-        RecordsError: it is no finished record folder, or a part of its manifest is missing or damaged.
+        RecordsError: the folder is not a finished record folder, or a part of its manifest is missing or damaged.
     """
     return chain([MANIFEST_COLUMNS], _texts(open_records(folder).manifest(*MANIFEST_COLUMNS), MANIFEST_COLUMNS))
 
 
 def error_table(folder: Path) -> Iterator[Sequence[str]]:
-    """The recordings of a record folder that cannot be used, as rows of text, after the names of the columns.
+    """The unusable recordings of a record folder as rows of text, after the names of the columns.
 
     Raises:
-        RecordsError: it is no record folder, or a part of its manifest is missing or damaged.
+        RecordsError: the folder is not a record folder, or a part of its manifest is missing or damaged.
     """
     return chain([_PRINTED_ERROR_COLUMNS], _texts(error_parts(folder), ERROR_COLUMNS))
 
@@ -100,7 +100,7 @@ def _census(cells: Counter[tuple[str, str | None, str]], labels: Sequence[str]) 
     """Counts as a table: a line for each split and, within it, each speaker; a column for each label.
 
     Args:
-        cells: how many there are of each split, speaker and label.
+        cells: number of recordings of each split, speaker and label.
         labels: in the order of the columns.
     """
     by_split: Counter[tuple[str, str]] = Counter()

@@ -20,7 +20,7 @@ _SHOWN_SPEAKERS = 24
 
 
 def comparison_lines(comparison: ModelComparison, name_a: str, name_b: str) -> list[str]:
-    """A comparison as a table for a terminal, with the conclusion in the last line."""
+    """A comparison as a table for a terminal; the last line is the conclusion."""
     shown = comparison.speakers[:_SHOWN_SPEAKERS]
     width = max(len("speaker"), *(len(pair.name) for pair in shown), 0)
     lines = [
@@ -82,7 +82,7 @@ def cross_validation_lines(folder: Path) -> list[str]:
     """The scores of a finished cross-validation folder as a table for a terminal.
 
     Raises:
-        SourceError: it is missing, unfinished or something else.
+        SourceError: it is missing, unfinished or not a cross-validation.
     """
     summary = read_validation_summary(folder)
     resampled, n_seeds = summary["interval"], len(summary["seeds"])
@@ -129,13 +129,13 @@ _LISTED_REASONS = 10
 
 
 def table_lines(summary: TableSummary, out: str, audio_secs: float, secs: float) -> list[str]:
-    """A summary for a terminal.
+    """The counts of a table for a terminal.
 
     Args:
-        summary: of the whole table.
-        out: where the table is.
-        audio_secs: of the recordings that this run predicted.
-        secs: how long it took.
+        summary: counts of the whole table.
+        out: path of the table.
+        audio_secs: duration of the recordings predicted by this run.
+        secs: duration of this run.
     """
     lines = []
     if summary.formulas and out.endswith(".csv"):

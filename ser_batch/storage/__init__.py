@@ -1,1 +1,1 @@
-"""How things lie on disk."""
+"""Storage: atomic writes, locks, fingerprints and resumable outputs."""

@@ -1,4 +1,4 @@
-"""Paths: only those of this machine."""
+"""Paths: only local files are supported."""
 
 import re
 
@@ -6,8 +6,8 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def url_problem(path: str) -> str | None:
-    """What is wrong with a path that is a URL; None if it is none. As a path it would name a local folder ``gs:``."""
+    """The error for a path that is a URL (it would be read as a local folder ``gs:``); None for other paths."""
     scheme = _URL.match(path)
     if scheme is None:
         return None
-    return f"is a URL ({scheme[1]}://), and only files on this machine can be read and written; give a plain path"
+    return f"is a URL ({scheme[1]}://), and only local files are supported; give a local path"

@@ -16,20 +16,20 @@ def audio_sha256(path: str) -> str:
     """The SHA-256 of an audio file, in hex.
 
     Raises:
-        AudioError: it cannot be read.
+        AudioError: the file cannot be read.
     """
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe could keep the batch waiting for ever
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe could block the batch for ever
             raise AudioError("read", "is not a regular file")
         return _stat_sha256(path, status.st_size, status.st_mtime_ns)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise AudioError("read", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 @lru_cache(maxsize=16)
 def _stat_sha256(path: str, size: int, mtime_ns: int) -> str:
-    """Cached, because a CSV may name many parts of one long file."""
+    """Cached, because a CSV may have many parts of one long file."""
     return file_sha256(path)
 
 
@@ -39,7 +39,7 @@ def json_fingerprint(content: object) -> str:
 
 
 def json_list_fingerprint(items: Iterable[object]) -> str:
-    """The `json_fingerprint` of the list of these items, of which few are held at once."""
+    """The `json_fingerprint` of the list of these items; only a few are in memory at a time."""
     digest = hashlib.sha256(b"[")
     coming = iter(items)
     comma = b""

@@ -1,4 +1,4 @@
-"""Locks that keep two runs out of one output."""
+"""Output locking: one run per output."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +11,26 @@ from ser_batch.errors import OutputError
 
 @contextmanager
 def locked(lock: Path, output: Path) -> Iterator[None]:
-    """Keep other runs out of an output until the block ends, or the process does.
+    """Lock an output until the block or the process ends.
 
     Args:
-        lock: a file for nothing else, made if absent; it stays. A lock on a folder would not hold across the hosts of
-            a network file system.
-        output: what messages name.
+        lock: the lock file; created if absent, not deleted. (A lock on a folder would not work across hosts of a
+            network file system.)
+        output: for messages.
 
     Raises:
         OutputError: another run holds the lock.
-        OSError: the file cannot be made.
+        OSError: the lock file cannot be created.
     """
     held = FileLock(lock, blocking=False)
     try:
         held.acquire()
     except Timeout as error:
-        raise OutputError(f"{output}: another run is writing here; wait for it, or name another --out") from error
+        raise OutputError(f"{output}: another run is writing here; wait for it, or choose another --out") from error
     except NotImplementedError as error:
-        raise OutputError(f"{output}: this file system has no locks; name an --out on another") from error
+        raise OutputError(
+            f"{output}: this file system does not support locks; choose an --out on another one"
+        ) from error
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""Outputs that are made part by part, so that a run which was killed continues: folders, and tables with their parts.
+"""Resumable outputs: they are written part by part, and a killed run continues.
 
-All of them work alike. A lock keeps other runs out. ``identity.json`` is written before anything else and holds what
-the output is made from; a run with another identity is refused and told what differs. Parts appear whole or not at
-all. One file is written last: where it is there, the output is finished, and the folder of parts goes.
+A lock excludes other runs. ``identity.json`` is written first; it has the inputs and settings of the output, and a run
+with another identity is refused with the differences. Parts are written atomically. One file is written last; it marks
+the output as finished, and then the folder of parts is removed.
 """
 
 import json
@@ -22,20 +22,20 @@ from ser_batch.storage.writing import PARTIAL, os_errors_named, write_json
 IDENTITY = "identity.json"
 LOCK = ".lock"
 
-# What an output is made from: JSON values.
+# Inputs and settings of an output: JSON values.
 Identity = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class OutputKind:
-    """One command's output folders.
+    """Properties of the output folders of one command.
 
     Attributes:
-        what: what they hold, for messages: ``records``, ``a model bundle``, ``an evaluation``.
-        complete: the file that is written last; without it the rest is unfinished.
-        parts: the folder of unfinished work.
-        is_ours: whether the command makes an entry of this name.
-        identity_of: what a finished folder was made from.
+        what: the content, for messages: ``records``, ``a model bundle``, ``an evaluation``.
+        complete: the file that is written last and marks the folder as finished.
+        parts: the subfolder for unfinished work.
+        is_ours: whether an entry of this name belongs to the output.
+        identity_of: the identity of a finished folder.
     """
 
     what: str
@@ -47,12 +47,12 @@ class OutputKind:
 
 @dataclass(frozen=True)
 class ResumableOutput:
-    """An output folder that this run alone writes: see `open_output`.
+    """An output folder, locked by this run: see `open_output`.
 
     Attributes:
-        path: where it is.
-        parts: the folder of unfinished work; it is there until `finish`.
-        is_finished: an earlier run finished it.
+        path: of the folder.
+        parts: the subfolder for unfinished work; it exists until `finish`.
+        is_finished: whether an earlier run finished the output.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class ResumableOutput:
     is_finished: bool
 
     def finish(self) -> None:
-        """Remove the folder of parts, once the file that is written last is on disk."""
+        """Remove the folder of parts. Call it after writing the file that marks the output as finished."""
         shutil.rmtree(self.parts, ignore_errors=True)
 
 
@@ -72,18 +72,18 @@ def open_output(
     restart: bool = False,
     changes: Callable[[Identity], list[str]] | None = None,
 ) -> Iterator[ResumableOutput]:
-    """Open an output folder: new, unfinished by a run of the same identity, or finished by one.
+    """Open and lock an output folder: a new one, or one that a run with the same identity started or finished.
 
     Args:
-        path: the folder; made if absent.
-        kind: of which command.
-        identity: what it is made from.
-        restart: throw away what an earlier run left in it.
-        changes: what differs from an earlier run's identity, a phrase each; None: the `differences` of all values.
+        path: the folder; created if absent.
+        kind: of the output.
+        identity: inputs and settings of this run.
+        restart: discard the results of an earlier run.
+        changes: takes the identity of an earlier run, returns the differences as phrases; None: `differences`.
 
     Raises:
-        OutputError: another run writes here; it holds other files, or was made from something else; it cannot be
-            written; also from inside the block, for errors of the system with a file in it.
+        OutputError: another run is writing here; the folder contains foreign files, or has another identity; it cannot
+            be written. Any OSError inside the block also becomes an OutputError.
     """
     changes = changes or (lambda old: differences(old, identity, identity))
     parts = path / kind.parts
@@ -109,21 +109,21 @@ def _refuse_foreign(path: Path, kind: OutputKind) -> None:
     names = sorted(entry.name for entry in path.iterdir())
     if odd := [n for n in names if n not in {LOCK, kind.parts} and not kind.is_ours(n) and not PARTIAL.fullmatch(n)]:
         raise OutputError(
-            f"{path}: holds files that are not part of {kind.what} ({', '.join(odd[:3])}); "
-            "nothing was changed: move them, or name another --out"
+            f"{path}: contains files that are not part of {kind.what} ({', '.join(odd[:3])}); "
+            "nothing was changed: move them, or choose another --out"
         )
 
 
 def _check_identity(path: Path, kind: OutputKind, changed: list[str]) -> None:
     if changed:
         raise OutputError(
-            f"{path}: holds {kind.what} made from something else; what differs: {'; '.join(changed)}. "
-            "Give --restart to make it anew, or name another --out"
+            f"{path}: holds {kind.what} made from other inputs or settings; differences: {'; '.join(changed)}. "
+            "Give --restart to make it again, or choose another --out"
         )
 
 
 def _clear(path: Path, kind: OutputKind) -> None:
-    (path / kind.complete).unlink(missing_ok=True)  # first the file that marks the rest as whole
+    (path / kind.complete).unlink(missing_ok=True)  # first the file that marks the output as finished
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -132,14 +132,14 @@ def _clear(path: Path, kind: OutputKind) -> None:
 
 
 def drop_partials(path: Path) -> None:
-    """Remove what a killed run was in the middle of writing into a folder."""
+    """Remove the partial files that a killed run left in a folder."""
     for entry in path.rglob(".*"):
         if PARTIAL.fullmatch(entry.name):
             entry.unlink(missing_ok=True)
 
 
 def _is_begun(path: Path, kind: OutputKind) -> bool:
-    """Whether a run with a known identity left anything that would be lost by beginning anew."""
+    """Whether an earlier run left an identity and results that a new start would lose."""
     parts = path / kind.parts
     others = (entry for entry in path.iterdir() if entry.name not in {LOCK, kind.parts})
     files = (entry for entry in parts.rglob("*") if entry.is_file() and entry.name != IDENTITY)
@@ -149,8 +149,8 @@ def _is_begun(path: Path, kind: OutputKind) -> bool:
 def _begin(path: Path, kind: OutputKind, identity: Identity) -> None:
     if left := sorted(entry.name for entry in path.iterdir() if entry.name not in {LOCK, kind.parts}):
         raise OutputError(
-            f"{path}: holds parts of {kind.what} without their {kind.complete} ({', '.join(left[:3])}); "
-            "give --restart to throw them away, or name another --out"
+            f"{path}: contains parts of {kind.what} without {kind.complete} ({', '.join(left[:3])}); "
+            "give --restart to delete them, or choose another --out"
         )
     shutil.rmtree(path / kind.parts, ignore_errors=True)
     (path / kind.parts).mkdir()
@@ -158,22 +158,22 @@ def _begin(path: Path, kind: OutputKind, identity: Identity) -> None:
 
 
 def read_own_json(path: Path) -> dict[str, Any]:
-    """The JSON object that an earlier run of the same command wrote into its output.
+    """Read a JSON object that an earlier run of the same command wrote.
 
     Raises:
-        OutputError: it is damaged.
+        OutputError: the file is damaged.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise OutputError(f"{path}: is damaged ({error}); give --restart to make the output anew") from error
+        raise OutputError(f"{path}: is damaged ({error}); give --restart to make the output again") from error
     if not isinstance(content, dict):
-        raise OutputError(f"{path}: is damaged (no JSON object); give --restart to make the output anew")
+        raise OutputError(f"{path}: is damaged (no JSON object); give --restart to make the output again")
     return content
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The settings among ``names`` whose values differ, each as ``name was OLD, now NEW``; objects, value by value."""
+    """The settings in ``names`` whose values differ, as ``name was OLD, now NEW``; nested objects by value."""
     changed = []
     for name in names:
         before, now = dict(_values(name, old.get(name))), dict(_values(name, new.get(name)))

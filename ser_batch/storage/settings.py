@@ -1,4 +1,4 @@
-"""Settings that are stored or typed: frozen pydantic models, whose errors are one line."""
+"""Base class of settings: frozen pydantic models with one-line errors."""
 
 import difflib
 from typing import Any, Self, get_args
@@ -11,19 +11,19 @@ _SHOWN_CHARACTERS = 70
 
 
 class Settings(BaseModel):
-    """Values that never change once they are made; unknown names and values of another type are refused."""
+    """Immutable settings; unknown names and values of another type are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, content: object, where: str, error: type[SerBatchError], advice: str = "") -> Self:
-        """Settings from outside.
+        """Parse and check settings.
 
         Args:
             content: JSON as ``bytes``, or a dictionary.
             where: the file, for the message.
-            error: what is raised.
-            advice: what to do, the end of the message.
+            error: exception type to raise.
+            advice: end of the message: what to do.
 
         Raises:
             SerBatchError: of the type ``error``: a value is missing, unknown or wrong.
@@ -38,12 +38,12 @@ class Settings(BaseModel):
         return self.model_dump()
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values, which are checked."""
+        """A copy with other values; they are validated."""
         return type(self).model_validate(dict(self) | changes)
 
 
 def _in_one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem: which field, what was received, what would be right."""
+    """The first problem: field, received value, expected value."""
     problem = error.errors(include_url=False)[0]
     *parents, name = problem["loc"] or ("",)
     place = ".".join(map(str, problem["loc"]))

@@ -1,4 +1,4 @@
-"""Arrow tables: made without pandas, and with columns that many rows share."""
+"""Arrow tables without pandas, and dictionary-encoded columns."""
 
 import sys
 from collections import Counter
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 
 class _WithoutPandas:
-    """Makes ``import pandas`` fail.
+    """Import hook that makes ``import pandas`` fail.
 
-    The first `pa.array` of a process imports pandas if it can: 0.2 s and 40 MB in every worker. Once it could not, only
-    what needs pandas, such as ``to_pandas``, tries again.
+    The first `pa.array` of a process imports pandas if possible: 0.2 s and 40 MB in every worker. After one failure,
+    only functions that need pandas, such as ``to_pandas``, try again.
     """
 
     @staticmethod
@@ -30,26 +30,26 @@ if "pandas" not in sys.modules:
 
 
 def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    """The table with other values in one of its columns."""
+    """Replace the values of a column."""
     return table.set_column(table.schema.get_field_index(name), name, values)
 
 
 def codes(table: pa.Table, name: str) -> tuple[list[str | None], NDArray[np.int32]]:
-    """The values of a dictionary-encoded column, and for each row the number of its value ``(n,)``."""
+    """The values of a dictionary-encoded column, and the index of the value of each row, int32 ``(n,)``."""
     column = table[name].combine_chunks()
     values = [*column.dictionary.to_pylist(), None]
     return values, column.indices.fill_null(len(values) - 1).to_numpy()
 
 
 def counts(table: pa.Table, *names: str) -> Counter[tuple[Any, ...]]:
-    """How many rows there are of each combination of values of these columns."""
+    """The number of rows for each combination of values of these columns."""
     found = table.group_by(list(names), use_threads=False).aggregate([([], "count_all")])
     keys = zip(*(found[name].to_pylist() for name in names), strict=True)
     return Counter(dict(zip(keys, found["count_all"].to_pylist(), strict=True)))
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The table with dictionary-encoded columns as values: a part of it is then pickled without the rest's values."""
+    """Decode dictionary-encoded columns, so that a slice is pickled without the values of other rows."""
     for number, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             table = table.set_column(number, field.name, table.column(number).cast(field.type.value_type))
@@ -57,5 +57,5 @@ def plain(table: pa.Table) -> pa.Table:
 
 
 def encoded(values: Sequence[str], numbers: NDArray[np.integer[Any]]) -> pa.DictionaryArray:
-    """A dictionary-encoded column from values, and for each row the number of its value ``(n,)``."""
+    """A dictionary-encoded column from values and the index of the value of each row, integer ``(n,)``."""
     return pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), pa.array(values, pa.string()))

@@ -1,4 +1,4 @@
-"""Atomic writes."""
+"""Atomic writes, CSV and JSON, and one-line messages for OSErrors."""
 
 import csv
 import errno
@@ -13,28 +13,28 @@ from typing import IO, Any
 
 from ser_batch.errors import OutputError
 
-# What `open_atomically` and the savers of other formats leave behind when their process is killed.
+# Temporary files that remain if the process is killed during a write.
 PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
 
 _open_partials: set[Path] = set()
 
 
 def remove_partials() -> None:
-    """Remove the files that this process is in the middle of writing, because it is about to end."""
+    """Remove the temporary files of unfinished writes; called before the process exits."""
     for path in tuple(_open_partials):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    r"""Open a file that appears under its name only when it was written whole and reached the disk.
+    r"""Open a file for an atomic write: it gets its final name after all content is on disk.
 
     Args:
-        path: the final name. Its folder must exist.
+        path: final path; its folder must exist.
         mode: ``w`` for UTF-8 text with ``\n`` line ends, ``wb`` for bytes.
 
     Raises:
-        OSError: it cannot be written; it names the file.
+        OSError: the file cannot be written; ``filename`` is set.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
@@ -56,7 +56,7 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power loss."""
+    """Write the directory entries of a folder to disk (fsync), so that they survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,8 +65,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_rows(file: IO[str], rows: Iterable[Sequence[str]]) -> None:
-    r"""Append rows as CSV, each ended by ``\n``."""
-    # The writer quotes a carriage return only where it ends lines with one.
+    r"""Append rows as CSV with ``\n`` line ends."""
+    # csv.writer quotes a carriage return only if its line terminator has one.
     csv.writer(_PlainLineEnds(file), lineterminator="\r\n").writerows(rows)
 
 
@@ -84,14 +84,14 @@ def write_json(path: Path, content: object) -> None:
         file.write(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-# By error number: what to do.
+# Advice for each error number.
 _ADVICE = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EACCES: "change its rights",
-    errno.EPERM: "change its rights",
-    errno.EROFS: "make its disk writable",
-    errno.ENOENT: "see why it is missing",
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+    errno.EROFS: "make the file system writable",
+    errno.ENOENT: "check why it is missing",
     errno.EMFILE: "allow more open files (ulimit -n) or give fewer --workers",
     errno.ENFILE: "close other programs",
     errno.EIO: "check the disk",
@@ -99,22 +99,22 @@ _ADVICE = {
 
 
 def os_error_line(error: OSError, where: Path | str) -> str:
-    """An error of the system in one line: which file, what failed, what to do.
+    """An OSError as one line: file, error, advice.
 
     Args:
-        error: as it was raised.
-        where: the file or folder that is named if the error names none.
+        error: as raised.
+        where: file or folder, used if the error has no ``filename``.
     """
-    advice = _ADVICE.get(error.errno or 0, "mend that")
+    advice = _ADVICE.get(error.errno or 0, "fix the cause")
     return f"{error.filename or where}: {error.strerror or error}; {advice}, then run the same command again"
 
 
 @contextmanager
 def os_errors_named(where: Path | str) -> Iterator[None]:
-    """Turn an error of the system into one line that names the file.
+    """Convert an OSError in the block to an OutputError with one line.
 
     Args:
-        where: what is named if the error names no file.
+        where: file or folder, used if the error has no ``filename``.
 
     Raises:
         OutputError: for any OSError in the block.
@@ -127,16 +127,18 @@ def os_errors_named(where: Path | str) -> Iterator[None]:
 
 @contextmanager
 def standard_output() -> Iterator[IO[bytes]]:
-    """Standard output, for rows.
+    """Standard output as a binary file.
 
     Raises:
-        OutputError: whoever reads it closed it, or it is a file on a full disk.
+        OutputError: the reader closed the pipe, or the disk is full.
     """
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails, too
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # otherwise the final flush of the interpreter fails too
         if isinstance(error, BrokenPipeError):
-            raise OutputError("standard output was closed before all was written") from error
-        raise OutputError(f"standard output: cannot write ({error.strerror or error}); make room") from error
+            raise OutputError("standard output was closed before all rows were written") from error
+        raise OutputError(f"standard output: cannot write ({error.strerror or error}); free disk space") from error
