@@ -14,7 +14,7 @@ from ser_batch.audio import ffmpeg
 from ser_batch.audio.logmels import log_mel, resample
 from ser_batch.audio.waveforms import mono_blocks, open_audio
 from ser_batch.errors import AudioError
-from ser_batch.runtime.process import STALL_SECS
+from ser_batch.runtime.engine import STALL_SECS
 from tests.audio.encoding import FFMPEG_FORMATS, LOSSLESS, LOSSY, Format, encode, encode_sample
 from tests.conftest import write_tone
 from tests.frontends import TRUNCATED

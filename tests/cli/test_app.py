@@ -165,7 +165,7 @@ def test_columns_are_named_and_so_is_the_folder_of_missing_files(tmp_path: Path,
         assert f"warning: {table}: columns that are not used: 'Take'" in output
         assert (f"warning: {table}: column 'Emotion' is used as label" in output) == (command[0] == "build-records")
         assert "error: x/absent.wav: cannot be read: No such file or directory" in output
-        assert f"error: relative paths in {table} were looked for in {table.parent}" in output
+        assert f"error: relative paths in {table} were searched in {table.parent}" in output
     capfd.readouterr()
     assert main(["info", str(tmp_path / "r"), "--errors"]) == 0
     assert str(tmp_path) not in capfd.readouterr().out
@@ -236,7 +236,9 @@ def test_a_url_is_refused_wherever_a_path_stands(tmp_path: Path, capfd, monkeypa
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capfd.readouterr().err
-    assert re.fullmatch(r"error: .*://.*: is a URL \(\w+://\), and only files on this machine .*plain path\n", error)
+    assert re.fullmatch(
+        r"error: .*://.*: is a URL \(\w+://\), and only local files are supported; give a local path\n", error
+    )
     assert list(tmp_path.iterdir()) == []
 
 

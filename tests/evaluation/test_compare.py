@@ -164,7 +164,8 @@ def test_other_protocols_are_warned_of_in_one_line(tmp_path: Path, capfd) -> Non
     b = written(tmp_path / "b", made_predictions(), PROTOCOL | {"by": "random", "folds": 10})
     assert main(["compare", str(a), str(b)]) == 0
     assert capfd.readouterr().err == (
-        'warning: the protocols are not the same; from A to B: by was "speaker", now "random"; folds was 6, now 10\n'
+        "warning: the cross-validations have different options; from A to B: "
+        'by was "speaker", now "random"; folds was 6, now 10\n'
     )
 
 
@@ -181,7 +182,7 @@ def relabelled(predictions: list[FoldPrediction]) -> list[FoldPrediction]:
         ),
         (
             lambda: relabelled(made_predictions(seeds=(0,))),
-            "1 of the recordings have another label or speaker (000.wav",
+            "1 of the recordings have different labels or speakers (000.wav",
         ),
     ],
 )
@@ -196,7 +197,7 @@ def test_other_recordings_are_refused(tmp_path: Path, capfd, other, expected: st
 
 def test_what_is_no_cross_validation_is_refused(tmp_path: Path, capfd) -> None:
     a = written(tmp_path / "a", made_predictions())
-    for other, expected in ((tmp_path / "absent", "no such folder"), (tmp_path, "no finished cross-validation")):
+    for other, expected in ((tmp_path / "absent", "no such folder"), (tmp_path, "not a finished cross-validation")):
         assert main(["compare", str(a), str(other)]) == 1
         error = capfd.readouterr().err
         assert expected in error

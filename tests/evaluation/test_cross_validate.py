@@ -129,7 +129,7 @@ def test_another_cross_validation_in_the_folder_is_refused(
 ) -> None:
     assert main(arguments(kept_records, whole.out, 1, *options)) == 1
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert f"{whole.out}: holds a cross-validation made from something else; what differs: {expected}" in line
+    assert f"{whole.out}: holds a cross-validation made from other inputs or settings; differences: {expected}" in line
     assert "--restart" in line
 
 
@@ -337,7 +337,9 @@ def test_an_unfinished_cross_validation_of_another_kind_is_refused(trainings: Tr
     out, options = tmp_path / "cv", CrossValidationOptions("speaker", 5, 1, 0)
     with pytest.raises(KeyboardInterrupt):
         cross_validate(trainings.records, out, QUICK, options, Inline(), on_fold=stop)
-    with pytest.raises(OutputError, match=r"holds a cross-validation made from something else.*folds was 5, now 4"):
+    with pytest.raises(
+        OutputError, match=r"holds a cross-validation made from other inputs or settings.*folds was 5, now 4"
+    ):
         cross_validate(trainings.records, out, QUICK, replace(options, n_folds=4), Inline())
     cross_validate(trainings.records, out, QUICK, replace(options, n_folds=4), Inline(), restart=True)
     assert {path.name for path in out.iterdir()} == FILES
@@ -349,7 +351,7 @@ def test_records_that_changed_are_refused(trainings: Trainings, tmp_path: Path) 
     changed = RecordFolder(
         trainings.records.path, trainings.records.provenance.model_copy(update={"fingerprint": "0" * 64})
     )
-    with pytest.raises(OutputError, match="what differs: records was"):
+    with pytest.raises(OutputError, match="differences: records was"):
         cross_validate(changed, out, QUICK, options, Inline())
 
 
@@ -430,7 +432,7 @@ def test_pictures_that_cannot_be_drawn_stop_it_before_any_training(
         raise error
 
     monkeypatch.setattr(validation, "plot_confusion", fail)
-    with pytest.raises(OutputError, match=r"cv: pictures cannot be drawn \(no \w+\); install matplotlib again"):
+    with pytest.raises(OutputError, match=r"cv: plots cannot be drawn \(no \w+\); install matplotlib again"):
         cross_validate(trainings.records, tmp_path / "cv", QUICK, TWO_FOLDS, Inline())
     assert not trainings.seen
 

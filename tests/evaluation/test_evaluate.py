@@ -118,7 +118,7 @@ def test_labels_unknown_to_the_model_are_refused(tmp_path: Path, emodb_sample: P
         (tmp_path / "in" / label).mkdir(parents=True)
         shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / "in" / label / "one.wav")
     assert evaluate(build(tmp_path / "in", tmp_path / "records"), tmp_path / "eval") == 1
-    assert "labels that the model does not know: awe" in capfd.readouterr().err
+    assert "labels that the model does not have: awe" in capfd.readouterr().err
 
 
 def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder, tmp_path: Path, capfd) -> None:
@@ -180,7 +180,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
 
 @pytest.mark.parametrize("normalise", ["speaker", "file"])
 def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str, capfd) -> None:
-    """By speaker: `infer` hears everybody first, as `evaluate` does; without names, nobody is known."""
+    """By speaker: `infer` makes a first pass, as `evaluate` does; without names, no speaker is normalised."""
     records = build(emodb_sample, tmp_path / "records", KEPT)
     bundle = untrained_bundle(tmp_path / "bundle", records, recipe=PLAIN.replace(normalise=normalise))
     split = split_selection(records, "train")
@@ -193,7 +193,7 @@ def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str
         out = tmp_path / f"{named}.csv"
         options = ["--speaker-from", "regex:(?P<speaker>[0-9]{2})"] if named else []
         assert main(["infer", str(emodb_sample), "-o", str(out), "--model", str(bundle.path), "-j", "2", *options]) == 0
-        assert ("--speaker-from changes nothing" in capfd.readouterr().err) == (named and normalise != "speaker")
+        assert ("--speaker-from has no effect" in capfd.readouterr().err) == (named and normalise != "speaker")
         inferred[named] = {row["file"]: [float(row[f"p_{label}"]) for label in bundle.labels] for row in read(out)}
     assert inferred[True].keys() == evaluated.keys()
     for file, probabilities in evaluated.items():

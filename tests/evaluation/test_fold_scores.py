@@ -161,7 +161,7 @@ def test_the_scores_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             with pytest.raises(OSError, match="disk full"):
                 written(tmp_path / name, made_predictions())
         assert not (tmp_path / name / "scores.json").exists()
-        with pytest.raises(SourceError, match="no finished cross-validation"):
+        with pytest.raises(SourceError, match="not a finished cross-validation"):
             read_predictions(tmp_path / name)
 
 

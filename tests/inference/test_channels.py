@@ -98,7 +98,7 @@ def test_the_same_command_continues_and_another_channel_is_another_table(calls: 
     assert "already finished" in capfd.readouterr().err
     assert main(["infer", str(calls), "-o", str(out), "--channel", "0"]) == 1
     output = capfd.readouterr().err
-    assert 'what differs: channel was "each", now 0. Give --restart' in output
+    assert 'differences: channel was "each", now 0. Give --restart' in output
     assert out.read_bytes() == before
     assert main(["infer", str(calls), "-o", "-", "-q", "--channel", "each"]) == 3
     assert capfd.readouterr().out.encode() == before

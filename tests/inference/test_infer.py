@@ -130,7 +130,7 @@ def test_the_same_command_again(source: Path, tmp_path: Path, capfd) -> None:
     assert out.stat().st_mtime_ns == before
     (source / "03a01Fa.wav").unlink()
     assert infer(source, out) == 1
-    assert "the files (0 came, 1 went)" in capfd.readouterr().err
+    assert "the files (0 added, 1 removed)" in capfd.readouterr().err
     assert infer(source, out, "--restart") == 0
     assert len(table(out)) == 13
 
@@ -143,7 +143,7 @@ def test_the_table_is_no_source_of_itself(source: Path, tmp_path: Path, capfd, o
     before = out.read_bytes()
     sources = [str(source), f"{source}/../preds.csv"]
     assert main(["infer", *sources, "-o", str(out), *options]) == 2
-    assert "preds.csv: is the table to write; leave it out" in capfd.readouterr().err
+    assert "preds.csv: is the output table; remove it" in capfd.readouterr().err
     assert out.read_bytes() == before
 
 
@@ -152,7 +152,7 @@ def test_a_foreign_file_is_never_overwritten(source: Path, tmp_path: Path, capfd
     out.write_text("name,grade\n")
     for options in ([], ["--restart"]):
         assert infer(source, out, *options) == 1
-        assert "no prediction table" in capfd.readouterr().err
+        assert "not a prediction table" in capfd.readouterr().err
     assert out.read_text() == "name,grade\n"
 
 
@@ -217,7 +217,7 @@ def test_rows_come_to_standard_output_before_the_end(source: Path, tmp_path: Pat
 
 def test_options_that_do_not_fit_are_wrong_usage(source: Path, tmp_path: Path, capfd) -> None:
     for out, options, expected in [
-        (tmp_path / "preds.xlsx", [], "the suffix .xlsx says no format; end it with .csv, .jsonl"),
+        (tmp_path / "preds.xlsx", [], "unknown table format (suffix .xlsx); end the name with .csv, .jsonl"),
         (tmp_path / "preds.csv", ["--format", "xlsx"], "choose one of csv, parquet, jsonl"),
         (tmp_path / "preds.csv", ["--update", "--restart"], "--update cannot be combined with --restart"),
         ("-", ["--update"], "--update cannot be combined with --out -"),
@@ -283,7 +283,7 @@ def test_standard_output_on_a_full_disk_is_one_line(emodb_sample: Path, argument
     with open("/dev/full", "wb") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 1
-    assert result.stderr == "error: standard output: cannot write (No space left on device); make room\n"
+    assert result.stderr == "error: standard output: cannot write (No space left on device); free disk space\n"
 
 
 def test_a_closed_pipe_is_one_line(emodb_sample: Path) -> None:
@@ -296,9 +296,9 @@ def test_a_closed_pipe_is_one_line(emodb_sample: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("absent/preds.csv", "absent: no such folder; make it first, or name another --out"),
-        ("notes.txt/preds.csv", "notes.txt: is not a folder; name another --out"),
-        ("folder.csv", "folder.csv: is a folder; name a file with --out"),
+        ("absent/preds.csv", "absent: no such folder; create it, or choose another --out"),
+        ("notes.txt/preds.csv", "notes.txt: is not a folder; choose another --out"),
+        ("folder.csv", "folder.csv: is a folder; give a file as --out"),
     ],
 )
 def test_a_place_where_no_table_can_be(emodb_sample: Path, tmp_path: Path, capfd, out: str, message: str) -> None:

@@ -177,7 +177,7 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
 
 def test_a_bundle_that_was_replaced_meanwhile_is_refused(mixed, engine) -> None:
     other = replace(shipped_bundle(), fingerprint="0" * 64)
-    with pytest.raises(BundleError, match=r"was replaced while it was in use; run the same command again"):
+    with pytest.raises(BundleError, match=r"was replaced during the run; run the same command again"):
         results_of(mixed[:1], engine, PredictionOptions.predictions(other))
 
 

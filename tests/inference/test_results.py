@@ -103,7 +103,7 @@ def test_a_stopped_run_does_not_go_on_with_other_files(run, source, tmp_path) ->
     out = tmp_path / "preds.csv"
     stop(run, source, out, TASK)
     write_tone(source / "new.wav")
-    with pytest.raises(OutputError, match=r"the files \(1 came, 0 went\).*--update to keep"):
+    with pytest.raises(OutputError, match=r"the files \(1 added, 0 removed\).*--update to keep"):
         run(source, out)
     run(source, out, update=True)
     run(source, tmp_path / "fresh.csv")
@@ -189,7 +189,7 @@ def test_a_table_that_someone_changed_is_left_alone(run, source, tmp_path, whole
     run(source, out)
     out.write_bytes(whole.replace(b"03a01Fa", b"03a01XX"))
     for options in ({}, {"update": True}):
-        with pytest.raises(OutputError, match="was changed since"):
+        with pytest.raises(OutputError, match="was changed after"):
             run(source, out, **options)
     run(source, out, restart=True)
     assert out.read_bytes() == whole
@@ -244,7 +244,7 @@ def test_other_files_are_named(run, source, tmp_path) -> None:
     out = tmp_path / "preds.csv"
     run(source, out)
     (source / "03a01Fa.wav").rename(source / "new.wav")
-    with pytest.raises(OutputError, match=r"the files \(1 came, 1 went\)"):
+    with pytest.raises(OutputError, match=r"the files \(1 added, 1 removed\)"):
         run(source, out)
     (source / "new.wav").rename(source / "03a01Fa.wav")
     assert run(source, out).was_finished
@@ -256,7 +256,7 @@ def test_other_files_are_named(run, source, tmp_path) -> None:
 def test_the_same_names_in_another_folder_are_other_files(run, source, tmp_path) -> None:
     run(source, tmp_path / "preds.csv")
     shutil.copytree(source, tmp_path / "copy")
-    with pytest.raises(OutputError, match="where the files are"):
+    with pytest.raises(OutputError, match="the folder of the files"):
         run(tmp_path / "copy", tmp_path / "preds.csv")
 
 
@@ -266,7 +266,7 @@ def test_another_order_is_another_table(run, source, tmp_path) -> None:
         (source / "list.csv").write_text("\n".join(["file", *order]))
         if order is names:
             run(source / "list.csv", tmp_path / "preds.csv")
-    with pytest.raises(OutputError, match="the files' order"):
+    with pytest.raises(OutputError, match="the order of the files"):
         run(source / "list.csv", tmp_path / "preds.csv")
     run(source / "list.csv", tmp_path / "preds.csv", update=True)
     assert (tmp_path / "preds.csv").read_text().splitlines()[1].startswith("03a01Wa.wav")

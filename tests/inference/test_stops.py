@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_and_room_lets_it_finish(
     assert main(command) == 1
     output = capfd.readouterr().err
     assert re.match(
-        rf"error: {disk}/[^ ]*: No space left on device; make room, then run the same command again", output
+        rf"error: {disk}/[^ ]*: No space left on device; free disk space, then run the same command again", output
     )
     assert output.count("\n") == 1
     assert not out.exists()
@@ -127,5 +127,5 @@ def test_a_place_that_cannot_be_written_is_one_line(source: Path, disk: Path, ca
     remount_read_only(disk)
     assert main(["infer", str(source), "-o", str(disk / "preds.csv"), "-q"]) == 1
     output = capfd.readouterr().err
-    assert output.startswith(f"error: {disk}/.preds.csv.parts: Read-only file system; make its disk writable")
+    assert output.startswith(f"error: {disk}/.preds.csv.parts: Read-only file system; make the file system writable")
     assert output.count("\n") == 1

@@ -162,7 +162,7 @@ def test_the_summary_is_what_was_written(table: Path) -> None:
 )
 def test_another_file_is_no_prediction_table(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "grades.csv").write_bytes(content)
-    with pytest.raises(OutputError, match="no prediction table"):
+    with pytest.raises(OutputError, match="not a prediction table"):
         read_table_info(tmp_path / "grades.csv")
 
 

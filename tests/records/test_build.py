@@ -145,11 +145,11 @@ def test_what_differs_is_said(source: Path, tmp_path: Path) -> None:
         (replace(OPTIONS, split=SplitPlan(seed=1)), "split"),
         (replace(OPTIONS, num_shards=1), "shards"),
     ]:
-        with pytest.raises(OutputError, match=f"what differs: {says}.*--restart"):
+        with pytest.raises(OutputError, match=f"differences: {says}.*--restart"):
             build(source, tmp_path / "out", options=options)
     write_tone(source / "03b03Wa.wav")
     (source / "03a01Wa.wav").unlink()
-    with pytest.raises(OutputError, match=r"the files \(1 came, 1 went\)"):
+    with pytest.raises(OutputError, match=r"the files \(1 added, 1 removed\)"):
         build(source, tmp_path / "out")
 
 

@@ -261,7 +261,7 @@ def test_an_output_that_cannot_be_written_is_one_line(killer: Killer, disk: Path
     remount_read_only(disk)
     said = run(source_of(killer), out, code=1)
     assert said.startswith(f"error: {out}")
-    assert "Read-only file system; make its disk writable" in said
+    assert "Read-only file system; make the file system writable" in said
     assert said.count("\n") == 1
 
 
@@ -292,7 +292,7 @@ def test_a_file_that_vanished_is_a_row_of_errors(emodb_sample: Path, tmp_path: P
     rows = [f"{emodb_sample / name},{label}" for name, label in [("03a01Wa.wav", "a"), ("12a02Ac.wav", "b")]]
     table.write_text("\n".join(["file,label", *rows, "gone.wav,a\n"]))
     said = run(table, tmp_path / "out", *BY_FOLDER, code=3)
-    where = f"error: relative paths in {table} were looked for in {tmp_path}\n"
+    where = f"error: relative paths in {table} were searched in {tmp_path}\n"
     assert said == f"error: gone.wav: cannot be read: No such file or directory\n{where}"
     records = open_records(tmp_path / "out")
     assert records.n_examples() == 2

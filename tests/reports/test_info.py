@@ -52,8 +52,8 @@ def test_an_evaluation(tmp_path: Path, kept_records: RecordFolder, capfd) -> Non
         ("folds", "an unfinished cross-validation; run its command again"),
         ("journal", "an unfinished prediction table; run its infer command again"),
         ("manifest", "its columns are a, b, not file, start, end"),
-        ("text", "is no prediction table"),
-        ("bytes", "is no prediction table (not a text)"),
+        ("text", "is not a prediction table"),
+        ("bytes", "is not a prediction table (not a text file)"),
     ],
 )
 def test_what_is_unfinished_or_damaged_is_reported(
@@ -79,7 +79,7 @@ def test_what_is_unfinished_or_damaged_is_reported(
 
 def test_anything_else_is_one_line(tmp_path: Path, capfd) -> None:
     assert main(["info", str(tmp_path)]) == 1
-    assert "no record folder, bundle, prediction table, evaluation or cross-validation" in capfd.readouterr().err
+    assert "is not a record folder, bundle, prediction table, evaluation or cross-validation" in capfd.readouterr().err
 
 
 def test_the_manifest_and_the_errors_are_printed_as_csv(tmp_path: Path, emodb_sample: Path, capfd) -> None:

@@ -46,7 +46,7 @@ def test_what_was_made_from_something_else_is_refused_and_kept(tmp_path: Path, f
     before = names(tmp_path)
     with (
         pytest.raises(
-            OutputError, match=r"what differs: seed was 1, now 2; recipe epochs was 3, now 4\. Give --restart"
+            OutputError, match=r"differences: seed was 1, now 2; recipe epochs was 3, now 4\. Give --restart"
         ),
         open_output(tmp_path, KIND, {"seed": 2, "recipe": {"epochs": 4}}),
     ):
@@ -83,10 +83,10 @@ def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.ENOSPC, "make room"),
-        (errno.EACCES, "change its rights"),
+        (errno.ENOSPC, "free disk space"),
+        (errno.EACCES, "change its permissions"),
         (errno.EMFILE, "allow more open files"),
-        (errno.ENOENT, "see why it is missing"),
+        (errno.ENOENT, "check why it is missing"),
         (errno.EIO, "check the disk"),
     ],
 )

@@ -301,14 +301,16 @@ def test_another_training_in_the_folder_is_refused(
     plain: Bundle, unfinished: Path, kept_records: RecordFolder, recipe: Recipe, seed: int, message: str
 ) -> None:
     for folder in (plain.path, unfinished):
-        with pytest.raises(OutputError, match=rf"made from something else; what differs: {message}.*--restart"):
+        with pytest.raises(
+            OutputError, match=rf"made from other inputs or settings; differences: {message}.*--restart"
+        ):
             train(kept_records, folder, recipe, seed)
 
 
 def test_records_that_changed_are_refused(plain: Bundle, unfinished: Path, kept_records: RecordFolder) -> None:
     changed = RecordFolder(kept_records.path, kept_records.provenance.model_copy(update={"fingerprint": "0" * 64}))
     for folder in (plain.path, unfinished):
-        with pytest.raises(OutputError, match="what differs: records was"):
+        with pytest.raises(OutputError, match="differences: records was"):
             train(changed, folder, PLAIN)
 
 
