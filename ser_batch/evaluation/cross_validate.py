@@ -24,7 +24,7 @@ from ser_batch.evaluation.fold_predictions import FoldPrediction
 from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
 from ser_batch.evaluation.folders import FOLDS, SCORES
 from ser_batch.evaluation.metrics import Scores, score
-from ser_batch.inference.predictions import predict_examples
+from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.networks.options import check_normalisation
 from ser_batch.records.folder import RecordFolder, open_records, refuse_repeated

@@ -10,7 +10,7 @@ from ser_batch.errors import FrontEndError, RecordsError
 from ser_batch.evaluation.figures import plot_confusion
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.formatting import format_timestamp, pluralize
-from ser_batch.inference.predictions import LabelledPrediction, predict_examples
+from ser_batch.inference.examples import LabelledPrediction, predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle
 from ser_batch.records.folder import RecordFolder, refuse_repeated

@@ -22,7 +22,8 @@ from ser_batch.errors import OutputError, RecordsError, TrainingError, UsageErro
 from ser_batch.evaluation import cross_validate as validation
 from ser_batch.evaluation.cross_validate import CrossValidationOptions, cross_validate, parallel_folds
 from ser_batch.evaluation.fold_predictions import read_predictions
-from ser_batch.inference.predictions import LabelledPrediction, Prediction
+from ser_batch.inference.examples import LabelledPrediction
+from ser_batch.inference.predictions import Prediction
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.records.folder import RecordFolder, open_records
 from ser_batch.records.reader import Selection, TrainValidation

@@ -14,7 +14,8 @@ from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan
 from ser_batch.corpus.table import recordings as recordings_of
-from ser_batch.inference.predictions import PredictionOptions, predict_examples
+from ser_batch.inference.examples import predict_examples
+from ser_batch.inference.predictions import PredictionOptions
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle, BundleContent, Calibration, save_bundle, shipped_bundle
 from ser_batch.models.calibration import apply_temperature

@@ -19,7 +19,7 @@ import pytest
 
 from ser_batch.cli.app import main
 from ser_batch.errors import OutputError, RecordsError, TrainingError
-from ser_batch.inference.predictions import predict_examples
+from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle, open_bundle
 from ser_batch.models.calibration import fit_temperature
