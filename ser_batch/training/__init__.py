@@ -1,1 +1,1 @@
-"""From a record folder to a bundle."""
+"""Training: from a record folder to a bundle."""

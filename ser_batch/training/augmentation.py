@@ -1,6 +1,6 @@
 """Spectrogram augmentation as TensorFlow operations: vocal tract length, tempo, masking, gain and mixup.
 
-Every random choice is a function of a seed that is passed in, so that a training that continues sees the same.
+Every random choice is a function of a seed argument, so a resumed training repeats the same augmentation.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.training.recipes import Augmentation
 
-# Up to here a vocal tract's length scales frequencies; above, what is left is squeezed or stretched to fit
+# Up to this frequency, warping multiplies by the factor; above, the mapping is linear and keeps the highest frequency
 # (Jaitly & Hinton, "Vocal Tract Length Perturbation improves speech recognition", 2013).
 _WARPED_TO_HZ = 4800.0
 
 
 def augment(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
-    """The augmentation of single examples: from ``(n_mels, n_frames)`` and a seed to as many mels; None if it is off.
+    """Augmentation of single examples: ``(n_mels, n_frames)`` and a seed to the same number of mels; None if off.
 
-    Where the front end pads, neither crop nor tempo is applied: the number of frames has to stay.
+    Crop and tempo are not applied if the front end pads: the number of frames must not change.
     """
     steps: list[Callable[[tf.Tensor, _Draws], tf.Tensor]] = []
     if options.warp:
@@ -54,7 +54,7 @@ def augment(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, 
 
 
 class _Draws:
-    """Random numbers, each from a stream of its own under one seed."""
+    """Random numbers from one seed, each from its own stream."""
 
     def __init__(self, seed: tf.Tensor) -> None:
         self._seed = seed
@@ -68,22 +68,22 @@ class _Draws:
 
 
 class _WarpSources:
-    """The source of each mel band of a warped spectrogram."""
+    """The source band of each mel band of a warped spectrogram."""
 
     def __init__(self, front_end: FrontEnd) -> None:
         edges_hz = librosa.mel_frequencies(front_end.n_mels + 2, fmin=front_end.fmin_hz, fmax=front_end.fmax_hz)
         self._centres_hz = edges_hz[1:-1]
         self._top_hz = front_end.fmax_hz
-        # Bands are evenly spaced on the mel scale: the fractional band of frequencies from 0 Hz to the top.
+        # Bands are evenly spaced on the mel scale. Fractional band of 1024 frequencies from 0 Hz to the highest.
         edges_mel = librosa.hz_to_mel(edges_hz)
         mels = librosa.hz_to_mel(np.linspace(0.0, self._top_hz, 1024))
         self._bands = (mels - edges_mel[1]) / (edges_mel[1] - edges_mel[0])
 
     def places(self, factor: tf.Tensor) -> tf.Tensor:
-        """The fractional band that each band is taken from, float32 ``(n_mels,)``.
+        """Fractional source band of each band, float32 ``(n_mels,)``.
 
-        Jaitly & Hinton, 2013, eq. 1: frequencies below a bend are multiplied by the factor; those above are
-        mapped linearly, and the top stays.
+        Jaitly & Hinton, 2013, eq. 1: frequencies below a bend are multiplied by the factor; those above it are
+        mapped linearly, and the highest frequency does not change.
         """
         centres = tf.constant(self._centres_hz, tf.float32)
         bend = _WARPED_TO_HZ * tf.minimum(factor, 1.0) / factor
@@ -93,7 +93,7 @@ class _WarpSources:
 
 
 def warped(log_mel: tf.Tensor, factor: float | tf.Tensor, front_end: FrontEnd) -> tf.Tensor:
-    """The log-mel ``(n_mels, n_frames)`` with its spectral envelope taken from ``factor`` times each frequency."""
+    """The log-mel ``(n_mels, n_frames)`` with each frequency's level taken from ``factor`` times that frequency."""
     return _interpolated(log_mel, _WarpSources(front_end).places(tf.convert_to_tensor(factor, tf.float32)))
 
 
@@ -104,7 +104,7 @@ def _warped(log_mel: tf.Tensor, sources: _WarpSources, options: Augmentation, dr
 
 
 def _interpolated(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """The rows of ``values`` at fractional places, between the first and the last."""
+    """The rows of ``values``, interpolated at fractional indices, which are clipped to the range of rows."""
     last = tf.shape(values)[0] - 1
     places = tf.clip_by_value(places, 0.0, tf.cast(last, tf.float32))
     below = tf.cast(places, tf.int32)
@@ -115,7 +115,7 @@ def _interpolated(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
 
 
 def at_tempo(log_mel: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """The log-mel ``(n_mels, n_frames)`` spoken ``factor`` times as fast: ``n_frames / factor`` frames."""
+    """The log-mel ``(n_mels, n_frames)`` at ``factor`` times the tempo: ``n_frames / factor`` frames."""
     n_frames = tf.shape(log_mel)[1]
     n_new = tf.maximum(tf.cast(tf.round(tf.cast(n_frames, tf.float32) / factor), tf.int32), 1)
     places = tf.linspace(0.0, tf.cast(n_frames - 1, tf.float32), n_new)
@@ -133,7 +133,7 @@ def _cropped(log_mel: tf.Tensor, options: Augmentation, draws: _Draws) -> tf.Ten
 
 
 def _masked(log_mel: tf.Tensor, axis: int, largest_share: float, draws: _Draws) -> tf.Tensor:
-    """One random stretch along an axis replaced by the log-mel's mean (Park et al., "SpecAugment", 2019)."""
+    """The log-mel with one random range along an axis set to its mean (Park et al., "SpecAugment", 2019)."""
     size = tf.cast(tf.shape(log_mel)[axis], tf.float32)
     width = draws.uniform(0.0, largest_share) * size
     first = draws.uniform() * (size - width)
@@ -144,17 +144,17 @@ def _masked(log_mel: tf.Tensor, axis: int, largest_share: float, draws: _Draws) 
 
 
 def mixup(options: Augmentation) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
-    """The augmentation of batches: each example mixed with the one opposite; None if it is off."""
+    """Augmentation of batches: each example is mixed with its counterpart in the reversed batch; None if off."""
     if not options.mixup:
         return None
 
     def mix(log_mels: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # A beta variate is a share of two gamma variates.
+        # A beta variate is the ratio of one gamma variate to the sum of two.
         gammas = tf.random.stateless_gamma((2,), seed, options.mixup)
         share = tf.reduce_max(gammas) / tf.reduce_sum(gammas)
         others = tf.reverse(log_mels, [0])
         both = share * log_mels + (1.0 - share) * others
-        # Where one of them has ended, the other is not mixed.
+        # Where one of the two is padding, the other is used unmixed.
         both = tf.where(others == PADDING_DB, log_mels, tf.where(log_mels == PADDING_DB, others, both))
         return both, share * labels + (1.0 - share) * tf.reverse(labels, [0])
 

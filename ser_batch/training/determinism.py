@@ -1,4 +1,4 @@
-"""The same numbers from the same seed, and no trace of it in the process."""
+"""Reproducible training: global settings of Python, TensorFlow and Keras, restored afterwards."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ser_batch.training.recipes import Precision
 
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
-    """Deterministic operations, and initial weights from a seed, in the body of the ``with`` block.
+    """Context manager: deterministic operations, and initial weights from a seed.
 
-    Keras draws the seeds of its initialisers from Python's generator; all else that is random has a seed of its own.
-    So no other generator is touched: with operations deterministic, TensorFlow refuses one that is not seeded.
+    Keras draws the seeds of its initialisers from Python's generator. Every other random operation has its own seed,
+    so no other generator is changed; in deterministic mode TensorFlow raises an error for an unseeded operation.
     """
     before, was_enabled = random.getstate(), config.is_op_determinism_enabled()
     random.seed(seed)
@@ -33,7 +33,7 @@ def deterministic(seed: int) -> Iterator[None]:
 
 @contextmanager
 def computing_in(precision: Precision) -> Iterator[None]:
-    """The precision of layers that are built in the body of the ``with`` block."""
+    """Context manager: the precision of layers that are built in the ``with`` block."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -43,9 +43,9 @@ def computing_in(precision: Precision) -> Iterator[None]:
 
 
 def one_thread() -> None:
-    """Set TensorFlow of a worker process to one thread, before its first use, as folds are what runs in parallel.
+    """Set TensorFlow of a worker process to one thread, before its first use; folds run in parallel instead.
 
-    Sums that are divided among more threads are rounded otherwise; the number of workers must change nothing.
+    Sums over more threads are rounded differently, and results must not depend on the number of workers.
     """
     if tf.config.threading.get_intra_op_parallelism_threads() != 1:
         tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -1,4 +1,4 @@
-"""Examples as a network learns from them."""
+"""The inputs of training and validation: examples or their features, with scales and weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BATCH_SIZE = 32
 
 
 def traced(network: keras.Model) -> Callable[..., tf.Tensor]:
-    """The network's inference as a graph that is made once for all batch sizes."""
+    """The network's inference as a graph that is traced once for all batch sizes."""
     signature = [tf.TensorSpec(one.shape, tf.float32) for one in network.inputs]
 
     def called(*inputs: tf.Tensor) -> tf.Tensor:
@@ -40,20 +40,21 @@ def traced(network: keras.Model) -> Callable[..., tf.Tensor]:
 
 
 class FeatureSet:
-    """One side of a training: its examples as they are stored, and augmented to learn from.
+    """Training or validation examples of one training: as stored, and augmented for training.
 
-    The features of the stored examples are kept if they fit in memory, or if examples are normalised by speaker.
+    Features of the stored examples are cached if they fit in memory, or if examples are normalised by speaker.
 
     Args:
         records: a finished record folder.
-        selection: which of its examples.
-        recipe: how they are normalised and augmented.
-        training_side: what a validation side is standardised with; None: this is the training side.
+        selection: the examples to use.
+        recipe: normalisation and augmentation.
+        training_side: for validation examples, the training examples, which set the scale; None: these are the
+            training examples.
 
     Attributes:
-        records: where they are.
-        n_examples: how many there are.
-        scale: of the training side; None if the network does not standardise.
+        records: the record folder.
+        n_examples: number of examples.
+        scale: of the training examples; None if the network does not standardise.
     """
 
     scale: Scale | None
@@ -77,19 +78,19 @@ class FeatureSet:
         self.scale = self._measured_scale() if training_side is None else training_side.scale
 
     def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
-        """The augmented batches of some epochs; see `TrainingData.epochs`."""
+        """The augmented batches of the given epochs; see `TrainingData.epochs`."""
         weights = self._label_weights() if self._recipe.class_weight == "balanced" else None
         options = EpochOptions(self._recipe.batch_size, seed, self._mix, self._random_speaker_scales(seed), weights)
         return self._data.epochs(options, numbers)
 
     def validation_epoch(self, seed: int) -> tf.data.Dataset:
-        """Batches of the examples as they are stored."""
+        """Batches of the examples as stored, without augmentation."""
         scales = self._speaker_scales()
         of_epoch = None if scales is None else lambda _: scales
         return self._data.epochs(EpochOptions(self._recipe.batch_size, seed, scales=of_epoch), [0])
 
     def outputs(self, learner: keras.Model) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """A learner's outputs for the examples as they are stored, with their labels, in batches."""
+        """A network's outputs for the examples as stored, with their labels, in batches."""
         graph = traced(learner)
         scales = self._speaker_scales()
         first = 0
@@ -100,7 +101,7 @@ class FeatureSet:
             first = last
 
     def _batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """The examples as they are stored, or their features, with their labels."""
+        """The examples as stored, or their features, with their labels."""
         if self._kept:
             yield from self._kept
             return
@@ -119,7 +120,7 @@ class FeatureSet:
         return speakers
 
     def _measured_scale(self) -> Scale | None:
-        """Of functionals, or of every mel band over all frames."""
+        """Scale of the functionals, or of every mel band over all frames."""
         if self._recipe.normalise == "none":
             return None
         if self._by_speaker:
@@ -131,13 +132,13 @@ class FeatureSet:
         return measure_scale(examples)
 
     def _speaker_scales(self) -> Float32s | None:
-        """Of every example, from all examples of its speaker; None if they are not normalised by speaker."""
+        """Scale of every example, from all examples of its speaker; None if not normalised by speaker."""
         if not self._by_speaker or self.scale is None:
             return None
         return speaker_scales(self._features(), self._speakers(), self.scale)
 
     def _random_speaker_scales(self, seed: int) -> Callable[[int], Float32s] | None:
-        """From an epoch's number to the scale of every example, from some examples of its speaker."""
+        """Function from an epoch's number to the scale of every example, from some examples of its speaker."""
         scale = self.scale
         if not self._by_speaker or scale is None:
             return None
@@ -145,7 +146,7 @@ class FeatureSet:
         return lambda number: random_speaker_scales(features, speakers, scale, np.random.default_rng([seed, number]))
 
     def _label_weights(self) -> Float32s:
-        """For every label the weight at which all labels present count alike, 1 on average over examples."""
+        """Weight of every label, float32 ``(labels,)``: labels count equally; the mean over examples is 1."""
         labels = [
             self.records.labels.index(label)
             for label in manifest_column(self.records, self._selection, "label").to_pylist()

@@ -46,15 +46,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to examples before they are batched.
+    """Processing of examples before they are batched.
 
     Attributes:
-        augment: from a log-mel ``(n_mels, n_frames)`` and a seed, int32 ``(2,)``, to another log-mel; None: as it is.
-        extract: from log-mels ``(batch, n_mels, n_frames)`` to what the network learns from, ``(batch, features)``;
-            None: the log-mels themselves, augmented anew in every epoch.
-        copies: with ``extract``: so many augmented copies of every example are made once, and used in turn.
-        in_order: count examples in the manifest's order, as ``EpochOptions.scales`` does; else shards are read in
-            parallel.
+        augment: from a log-mel ``(n_mels, n_frames)`` and a seed, int32 ``(2,)``, to another log-mel; None: unchanged.
+        extract: from log-mels ``(batch, n_mels, n_frames)`` to the network's input, ``(batch, features)``;
+            None: the log-mels themselves, with new augmentation in every epoch.
+        copies: with ``extract``: number of augmented copies of every example, made once and used in turn.
+        in_order: number examples in the manifest's order, as ``EpochOptions.scales`` requires; otherwise shards are
+            read in parallel.
     """
 
     augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
@@ -65,15 +65,15 @@ class Preparation:
 
 @dataclass(frozen=True)
 class EpochOptions:
-    """How the examples of epochs are made into batches.
+    """Options of the batches of an epoch.
 
     Attributes:
-        batch_size: examples a batch.
-        seed: all that is random is a function of this and of the epoch's number.
-        mix: from a batch ``(examples, one-hot labels)`` and a seed to a mixed batch; None: as it is.
-        scales: from an epoch's number to float32 ``(examples, 2, features)``, a second input of the network, of one
-            shape in all epochs; None: there is one input.
-        label_weights: weight of an example of each label; None: all alike.
+        batch_size: examples per batch.
+        seed: every random choice is a function of this and of the epoch's number.
+        mix: from a batch ``(examples, one-hot labels)`` and a seed to a mixed batch; None: unchanged.
+        scales: from an epoch's number to float32 ``(examples, 2, features)``, a second input of the network, with
+            the same shape in all epochs; None: the network has one input.
+        label_weights: weight of an example of each label; None: all equal.
     """
 
     batch_size: int
@@ -84,12 +84,12 @@ class EpochOptions:
 
 
 class TrainingData:
-    """Examples to train on, read once where they fit in memory, and shuffled anew for every epoch.
+    """Training examples, read once if they fit in memory, and shuffled again for every epoch.
 
     Args:
         records: a finished record folder.
-        selection: which of its examples.
-        preparation: what is done to them.
+        selection: the examples to use.
+        preparation: processing before batching.
 
     Attributes:
         fits: whether they are kept in memory.
@@ -106,12 +106,12 @@ class TrainingData:
         self._serialized = serialized.cache() if self.fits else serialized
 
     def epochs(self, options: EpochOptions, numbers: Sequence[int]) -> tf.data.Dataset:
-        """The batches of some epochs: ``(examples, one-hot labels (batch, labels), weights (batch,))``.
+        """The batches of the given epochs: ``(examples, one-hot labels (batch, labels), weights (batch,))``.
 
-        Examples are log-mels ``(batch, n_mels, n_frames)``, padded with `PADDING_DB`, or what was extracted from them;
-        with scales, ``(examples, scales)``. The epochs follow each other in one dataset, each in
-        `n_batches(n_examples, batch_size)`, so that the next is prepared while a network is still busy with the last.
-        An epoch does not depend on those before it: a training that continues sees the same.
+        Examples are log-mels ``(batch, n_mels, n_frames)``, padded with `PADDING_DB`, or the features extracted from
+        them; with scales, ``(examples, scales)``. One dataset holds all epochs in order, each with
+        `n_batches(n_examples, batch_size)` batches, so that the next epoch is prepared while the network still trains
+        on the current one. An epoch does not depend on earlier ones: a resumed training gets the same batches.
         """
         weights = np.ones(self._n_labels, np.float32) if options.label_weights is None else options.label_weights
         used, of_epoch = np.unique([number % self._preparation.copies for number in numbers], return_inverse=True)
@@ -139,21 +139,21 @@ class TrainingData:
             return inputs, labels, tf.linalg.matvec(labels, weights)
 
         epochs = tf.data.Dataset.from_tensor_slices((np.array(numbers, np.int64), orders, of_epoch.astype(np.int64)))
-        # An epoch costs the making of its datasets: what can be is left to those around all epochs.
+        # Every epoch creates its own datasets, which takes time: steps common to all epochs are applied here, once.
         numbered = epochs.flat_map(batches).enumerate()
         return numbered.map(finished, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _shuffled_batches(
         self, size: int, seed: int, copies: Sequence[int]
     ) -> tuple[Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset], Callable[[Any], _Columns]]:
-        """An epoch's batches in their order, and what turns one into ``(indices, examples, one-hot labels)``.
+        """An epoch's shuffled batches, and the function from a batch to ``(indices, examples, one-hot labels)``.
 
-        The first is a function of the epoch's order and of the place of its copy.
+        The batches are a function of the epoch's shuffle seed and of the index of its copy in ``copies``.
 
         Args:
-            size: examples a batch.
+            size: examples per batch.
             seed: of the training.
-            copies: seeds of the augmentation of each copy that is needed.
+            copies: augmentation seeds of the copies that are used.
         """
         if self._preparation.extract is None:
             buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
@@ -173,7 +173,7 @@ class TrainingData:
                 return self._shuffle(examples, _SHUFFLED_FEATURES, seed, order).batch(size)
 
             return extracted, lambda batch: batch
-        # All copies at once: a batch is rows of tensors in memory.
+        # All copies are in memory: a batch is a selection of rows.
         columns = [tf.concat(column, 0) for column in zip(*batches, strict=True)]
 
         def rows(order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
@@ -183,7 +183,7 @@ class TrainingData:
         return rows, lambda rows: tuple(tf.gather(column, rows) for column in columns)
 
     def _shuffle(self, dataset: tf.data.Dataset, buffer: int, seed: int, order: tf.Tensor) -> tf.data.Dataset:
-        """As `tf.data.Dataset.shuffle`, which takes no tensor for a seed beside a global one of 0."""
+        """As `tf.data.Dataset.shuffle`, which does not accept a tensor as the second seed."""
         specs = tf.nest.flatten(dataset.element_spec)
         shuffled = tf.raw_ops.ShuffleDataset(
             input_dataset=tf.data.experimental.to_variant(dataset),
@@ -220,12 +220,12 @@ class TrainingData:
 
 
 def n_batches(n_examples: int, batch_size: int) -> int:
-    """How many batches an epoch has; the last may be smaller."""
+    """Number of batches of an epoch; the last may be smaller."""
     return -(-n_examples // batch_size)
 
 
 def _called(function: Callable[[int], Float32s], number: tf.Tensor, example: int) -> tf.Tensor:
-    """What the function returns for a number, of the shape that it has for the example."""
+    """The function's result for a number, as a tensor with the shape of its result for ``example``."""
     result = tf.numpy_function(lambda one: function(int(one)), [number], tf.float32)
     return tf.ensure_shape(result, function(example).shape)
 
@@ -236,10 +236,10 @@ def _seed_number(*numbers: int) -> int:
 
 
 def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -> Iterator[Batch]:
-    """The examples of a selection in shard order, as the manifest lists them.
+    """The examples of a selection in shard order, which is the manifest's order.
 
     Raises:
-        RecordsError: it is empty, or damaged.
+        RecordsError: the selection is empty, or a shard is damaged.
     """
 
     @without_autograph
@@ -256,7 +256,7 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
 
 @contextmanager
 def damage_named(records: RecordFolder) -> Iterator[None]:
-    """Turn what TensorFlow raises for a damaged shard into one line.
+    """Replace TensorFlow's errors for a damaged shard by a one-line `RecordsError`.
 
     Raises:
         RecordsError: a record cannot be read or parsed.
@@ -265,13 +265,15 @@ def damage_named(records: RecordFolder) -> Iterator[None]:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
         detail = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", " ".join(str(error.message).split())).strip()[:200]
-        raise RecordsError(f"{records.path}: is damaged ({detail}); ser-batch verify says where") from error
+        raise RecordsError(
+            f"{records.path}: is damaged ({detail}); run ser-batch verify to list all problems"
+        ) from error
 
 
 def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int) -> tf.data.Dataset:
-    """Serialized Examples in an order that is always the same; with one shard at once, the manifest's."""
+    """Serialized Examples in a fixed order; with ``shards_at_once=1``, the manifest's order."""
     paths = [str(path) for path in _shard_paths(records, selection)]
-    # Parts of shards are read one after another, because the choice counts examples in the manifest's order.
+    # Selected parts of shards are read one after another: ``chosen`` is in the manifest's order.
     chosen = selection.chosen
     examples = tf.data.Dataset.from_tensor_slices(paths).interleave(
         tf.data.TFRecordDataset,
@@ -286,9 +288,9 @@ def _serialized(records: RecordFolder, selection: Selection, shards_at_once: int
 
 
 def without_autograph(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """The function, kept from TensorFlow's AutoGraph with all that it calls.
+    """Exclude a function, and the functions it calls, from TensorFlow's AutoGraph.
 
-    Nothing here needs that, and it leaves files in the temporary folder when a process is killed.
+    AutoGraph is not needed here, and it leaves temporary files behind when a process is killed.
     """
     kept: Callable[_Args, _Result] = tf.autograph.experimental.do_not_convert(function)
     return kept

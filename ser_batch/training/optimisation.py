@@ -1,4 +1,4 @@
-"""What changes a network's weights: the optimizer, and the moving average of its steps."""
+"""The optimizer, and the moving average of a network's weights."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def make_optimizer(options: OptimisationOptions, steps_per_epoch: int) -> keras.
 class MovingAverage:
     """The moving average of a network's weights over the steps.
 
-    Kept outside the optimizer: Keras' own ends every ``fit`` by overwriting the weights with the average, from where
-    no training can continue. In the first steps the decay is lower, as there is little to average.
+    Not Keras' own average: that one overwrites the weights at the end of every ``fit``, so training could not be
+    resumed. The decay is lower in the first steps, as there is little to average.
 
     Args:
         network: compiled, with a built optimizer.
@@ -57,12 +57,12 @@ class MovingAverage:
         self._update = tf.function(update, autograph=False)
 
     def callback(self) -> keras.callbacks.Callback:
-        """Updates the average after every step."""
+        """A callback that updates the average after every step."""
         return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._update())
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights in the body of the ``with`` block."""
+        """Context manager: the network has the averaged weights."""
         trained = self._network.get_weights()
         self._network.set_weights([average.numpy() for average in self.variables])
         try:

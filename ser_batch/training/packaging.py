@@ -27,13 +27,13 @@ def package(
     Args:
         trainer: after the last epoch.
         recipe: of the training.
-        train: what novelty is measured from.
-        validation: what the temperature is fitted on; None: it is not fitted.
-        identity: JSON that goes into the provenance.
+        train: the training examples, to fit novelty.
+        validation: the examples that the temperature is fitted on; None: it is not fitted.
+        identity: JSON that is added to the provenance.
     """
     trainer.write_history()
     records, folder = train.records, trainer.folder
-    # Not compiled: the optimizer's copies of the weights stay behind.
+    # Not compiled, so that the optimizer's copies of the weights are not saved.
     network = build_network(records.front_end, len(records.labels), recipe, train.scale)
     learner = build_learner(records.front_end, len(records.labels), recipe, train.scale)
     for one in (network, learner):

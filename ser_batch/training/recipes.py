@@ -1,4 +1,4 @@
-"""How a network is trained: every choice that changes its weights, by name."""
+"""Training recipes: all settings that change a network's weights."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Precision = Literal["float32", "mixed_bfloat16"]
 
 
 class Augmentation(Settings):
-    """How far training examples are augmented; 0 switches a kind off.
+    """Strength of each augmentation of training examples; 0 switches it off.
 
     Attributes:
-        crop_min_frames, crop_max_frames: length of a random crop, drawn between the two; shorter log-mels stay whole.
-        warp: the vocal tract's length is scaled by a factor from ``1 - warp`` to ``1 + warp``.
+        crop_min_frames, crop_max_frames: range of the length of a random crop; shorter log-mels are not cropped.
+        warp: frequencies are scaled by a factor from ``1 - warp`` to ``1 + warp`` (vocal tract length perturbation).
         warp_share: share of examples that are warped.
         tempo: speed is scaled by ``exp`` of a number from ``-tempo`` to ``tempo``.
-        time_mask: longest stretch of time that is masked, as a share of the frames.
-        mel_mask_bands: widest run of mel bands that is masked.
-        gain_db: level is changed by up to so many dB, up or down.
-        mixup: both parameters of the beta distribution that two examples' shares are drawn from (Zhang et
-            al., "mixup: Beyond Empirical Risk Minimization", 2018).
+        time_mask: largest masked time range, as a share of the frames.
+        mel_mask_bands: largest number of adjacent mel bands that are masked.
+        gain_db: largest change of level, up or down, in dB.
+        mixup: both parameters of the beta distribution of the mixing weight (Zhang et al., "mixup: Beyond Empirical
+            Risk Minimization", 2018).
     """
 
     crop_min_frames: NonNegativeInt = 0
@@ -49,19 +49,19 @@ class Augmentation(Settings):
 
 
 class OptimisationOptions(Settings):
-    """How weights are found.
+    """Optimisation of the weights.
 
     Attributes:
-        epochs: passes over the training examples; the last one's weights are kept.
+        epochs: passes over the training examples; the weights after the last one are kept.
         batch_size: examples per step.
-        learning_rate: at its highest.
-        warmup_epochs: how long it rises from zero.
-        schedule: what comes then: ``constant``, or ``cosine``: down to zero over all that is left.
+        learning_rate: maximum learning rate.
+        warmup_epochs: number of epochs in which the learning rate rises from zero.
+        schedule: after the warm-up: ``constant``, or ``cosine``: decay to zero at the last step.
         weight_decay: of AdamW, on kernels only; 0: Adam.
         clip_norm: largest norm of a step's gradient; 0: unlimited.
-        label_smoothing: share of the target spread over all labels.
-        averaging: decay per step of the moving average of all weights, which is what is kept; 0: none.
-        class_weight: ``balanced``: the rarer a label, the more an example counts; ``none``: all alike.
+        label_smoothing: share of the target that is spread over all labels.
+        averaging: decay per step of the moving average of all weights, which the bundle gets; 0: no average.
+        class_weight: ``balanced``: examples of rare labels get higher weights; ``none``: all weights are equal.
     """
 
     epochs: PositiveInt
@@ -77,13 +77,13 @@ class OptimisationOptions(Settings):
 
 
 class Recipe(OptimisationOptions, NetworkOptions):
-    """Every choice of a training but the data and the seed.
+    """All settings of a training except the data and the seed.
 
     Attributes:
-        name: for people.
-        front_end: the preset that the records have to be made with.
-        augmentation: how training examples are augmented.
-        copies: with ``functionals``: so many augmented copies of every example are made, and used in turn.
+        name: the recipe's name.
+        front_end: the required front-end preset of the records.
+        augmentation: augmentation of training examples.
+        copies: with ``functionals``: number of augmented copies of every example, used in turn.
     """
 
     name: str
@@ -93,10 +93,10 @@ class Recipe(OptimisationOptions, NetworkOptions):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from a TOML file: the values that differ from those of the recipe it names as ``base``.
+    """Read a recipe from a TOML file, which holds the values that differ from its ``base`` recipe.
 
     Raises:
-        UsageError: it cannot be read, or a value in it is unknown or wrong.
+        UsageError: the file cannot be read, or has an unknown or invalid value.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -119,14 +119,14 @@ RECIPES = {path.stem: _preset(path) for path in sorted(Path(__file__).with_name(
 
 
 def find_recipe(name: str, **changes: Any) -> Recipe:
-    """The recipe of that name, or the one in a TOML file.
+    """Find a preset recipe by name, or read a TOML file.
 
     Args:
         name: a key of `RECIPES`, or a path that ends with ``.toml``.
-        changes: values to change in it; None leaves one.
+        changes: values that replace those of the recipe; None: unchanged.
 
     Raises:
-        UsageError: there is none, or a value in it is wrong.
+        UsageError: there is no such recipe, or a value is invalid.
     """
     if name.endswith(".toml"):
         recipe = read_recipe(Path(name))
@@ -140,10 +140,10 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
 
 
 def recipe_title(recipe: Mapping[str, Any]) -> str:
-    """A recipe's name, and what differs from the preset of that name: ``default (epochs 60)``.
+    """A recipe's name and its differences from the preset of that name: ``default (epochs 60)``.
 
     Args:
-        recipe: as `Recipe.to_json` gives it.
+        recipe: from `Recipe.to_json`.
     """
 
     def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,10 +156,10 @@ def recipe_title(recipe: Mapping[str, Any]) -> str:
 
 
 def parse_precision(text: str) -> Precision:
-    """``auto``: bfloat16 where this machine computes in it natively, else float32; or ``off``: float32.
+    """Parse ``auto``: bfloat16 if the CPU supports it natively, otherwise float32; or ``off``: float32.
 
     Raises:
-        UsageError: neither.
+        UsageError: the text is neither.
     """
     if text == "off":
         return "float32"

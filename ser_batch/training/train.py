@@ -2,7 +2,7 @@
 
 Every random choice is a function of the seed and the epoch (initial weights, order of examples,
 augmentation, dropout), and TensorFlow's operations are deterministic. So a training that was killed and
-started again ends with the same weights as one that was not.
+resumed ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from ser_batch.training.trainer import CHECKPOINTS, HISTORY, LOGS, Epoch, Traine
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What became of a training.
+    """Result of a training.
 
     Attributes:
         bundle: the trained model.
-        was_finished: it had been finished before.
-        continued_from: the epoch after which this run went on; 0 for a fresh start.
-        notes: what a user should know, a line each.
+        was_finished: whether the training was already finished before this run.
+        continued_from: number of epochs done before this run; 0 for a new training.
+        notes: messages for the user, one line each.
     """
 
     bundle: Bundle
@@ -54,21 +54,22 @@ def train(
     precision: Precision = "float32",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> TrainingResult:
-    """Train the recipe's network, or continue where a killed run stopped.
+    """Train the recipe's network, or resume an interrupted training.
 
     Args:
         records: a finished record folder.
-        folder: the bundle; made if absent.
-        recipe: how.
-        seed: of everything random.
-        restart: throw away what an earlier training left in the folder.
-        sides: what to train and validate on; None: the splits of these names.
-        precision: what steps are computed in; weights and what is saved are float32 always.
+        folder: the bundle's folder; created if missing.
+        recipe: the settings.
+        seed: of every random choice.
+        restart: delete the files of an earlier training in the folder.
+        sides: training and validation examples; None: the splits ``train`` and ``validation``.
+        precision: of the computations; weights and saved files are always float32.
         on_epoch: called after each epoch.
 
     Raises:
-        TrainingError: there is nothing to learn from, or the recipe does not fit the records.
-        OutputError: the folder is in use, not writable, or holds something else.
+        TrainingError: the records have fewer than two labels, or the recipe does not fit them.
+        RecordsError: there are no training examples, or the records are damaged.
+        OutputError: the folder is in use, not writable, or holds other files.
     """
     _check_records(records, recipe)
     sides = sides or split_train_validation(records)
@@ -121,7 +122,7 @@ def _checked_bundle(folder: Path) -> Bundle:
     try:
         bundle.check()
     except BundleError as error:
-        raise OutputError(f"{error}, or give --restart to train anew") from error
+        raise OutputError(f"{error}, or give --restart to train again from the start") from error
     return bundle
 
 

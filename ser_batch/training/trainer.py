@@ -1,4 +1,4 @@
-"""A network in training: one ``fit``, with a checkpoint, a line of the log and a row of the history for every epoch."""
+"""Training loop: one ``fit``, with a checkpoint, a log entry and a row of the history for every epoch."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Epoch:
 
     Attributes:
         number: from 1.
-        of: how many there will be.
+        of: number of epochs in the whole training.
         metrics: ``loss``, ``accuracy``, and with a validation split ``val_loss``, ``val_accuracy``.
-        secs: how long it took.
+        secs: duration in seconds.
     """
 
     number: int
@@ -50,25 +50,25 @@ class Epoch:
     secs: float
 
     def line(self) -> str:
-        """All of it in a line."""
+        """The epoch as one line of text."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
         return f"epoch {self.number:3d}/{self.of}  {figures}  {self.secs:.1f} s"
 
 
 class Trainer:
-    """A network, its optimizer, the average of its weights, and the history of its epochs.
+    """A network in training: its optimizer, the average of its weights, and the history of its epochs.
 
     Args:
-        network: the part that learns; it is compiled.
-        options: how.
-        train: what it learns from.
-        validation: what is measured after every epoch; None: nothing is.
-        folder: of the bundle; checkpoints, logs and history are written there.
-        seed: of everything random.
+        network: the trainable part; it is compiled here.
+        options: optimisation settings.
+        train: training examples.
+        validation: examples that are evaluated after every epoch; None: no evaluation.
+        folder: the bundle's folder; checkpoints, logs and history are written there.
+        seed: of every random choice.
 
     Attributes:
-        folder: of the bundle.
-        history: the metrics of every epoch so far.
+        folder: the bundle's folder.
+        history: the metrics of every finished epoch.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Trainer:
         self._average = MovingAverage(network, options.averaging) if options.averaging else None
 
     def resume(self) -> list[str]:
-        """Continue from the newest readable checkpoint; a line for each that is not readable."""
+        """Load the newest readable checkpoint; return one message for each that is unreadable."""
         notes = []
         for path in sorted((self.folder / CHECKPOINTS).glob("epoch-*.npz"), reverse=True):
             try:
@@ -110,12 +110,12 @@ class Trainer:
         return notes
 
     def fit(self, on_epoch: Callable[[Epoch], None]) -> None:
-        """Train the epochs that are left, and write each to disk.
+        """Train the remaining epochs, and write the state to disk after each.
 
-        They are one ``fit``: the next epoch's first batches are prepared while the last is measured and written.
+        All epochs are one ``fit``: while one is evaluated and written, the first batches of the next are prepared.
 
         Raises:
-            RecordsError: the records are damaged, or hold fewer examples than their manifest.
+            RecordsError: the records are damaged, or the shards hold fewer examples than the manifest lists.
         """
         n_done, n_epochs = len(self.history), self._options.epochs
         if n_done == n_epochs:
@@ -129,7 +129,9 @@ class Trainer:
             nonlocal began
             if self._network.optimizer.iterations.numpy() != (epoch + 1) * self._steps:
                 path = self._train.records.path
-                raise RecordsError(f"{path}: holds fewer examples than it lists; ser-batch verify says where")
+                raise RecordsError(
+                    f"{path}: holds fewer examples than its manifest lists; run ser-batch verify to list all problems"
+                )
             self.history.append({name: float(value) for name, value in (metrics | measure()).items()})
             self._write_checkpoint(epoch + 1)
             logs.add(epoch + 1, self.history[-1])
@@ -146,25 +148,25 @@ class Trainer:
                 initial_epoch=n_done,
                 epochs=n_epochs,
                 steps_per_epoch=self._steps,
-                shuffle=False,  # it is shuffled
+                shuffle=False,  # the batches are already shuffled
                 verbose=0,
                 callbacks=callbacks,
             )
 
     def write_history(self) -> None:
-        """Write the table of all epochs."""
+        """Write ``history.csv``: a row per epoch."""
         names = list(self.history[0])
         with open_atomically(self.folder / HISTORY) as file:
             write_rows(file, [["epoch", *names]])
             write_rows(file, [[str(n), *(repr(one[name]) for name in names)] for n, one in enumerate(self.history, 1)])
 
     def final_weights(self) -> list[Float32s]:
-        """What the bundle gets: the weights, or their average."""
+        """The weights that the bundle gets: the moving average if there is one, otherwise the last weights."""
         variables = self._average.variables if self._average else self._network.weights
         return [np.asarray(variable) for variable in variables]
 
     def _validator(self) -> Callable[[], dict[str, float]]:
-        """Measures the network as it would be kept."""
+        """A function that evaluates the network with the weights that the bundle would get."""
         if self._validation is None:
             return dict
         batches = self._validation.validation_epoch(self._seed)
@@ -178,22 +180,22 @@ class Trainer:
         return measure
 
     def _variables(self) -> list[Any]:
-        """Everything that a step changes."""
+        """All variables that a training step changes."""
         averages = self._average.variables if self._average else []
         return [*self._network.weights, *self._network.optimizer.variables, *averages]
 
     def _restore(self, arrays: list[Any]) -> None:
         variables = self._variables()
         if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-            raise ValueError("it holds other variables than this network's")
+            raise ValueError("its variables do not match this network")
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
 
     def _write_checkpoint(self, number: int) -> None:
-        """All that the next epoch depends on, in one file; the last two are kept."""
+        """Write the state that the next epoch depends on to one file; the last two files are kept."""
         checkpoints = self.folder / CHECKPOINTS
         arrays = {f"v{place}": np.asarray(variable) for place, variable in enumerate(self._variables())}
-        content = io.BytesIO()  # on a full disk, closing a half-written archive would hide the error
+        content = io.BytesIO()  # on a full disk, the error on closing the archive would replace the first error
         np.savez(content, history=np.array(json.dumps(self.history)), **arrays)
         with open_atomically(checkpoints / f"epoch-{number:04d}.npz", "wb") as file:
             file.write(content.getbuffer())
@@ -202,9 +204,9 @@ class Trainer:
 
 
 def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:
-    """Set every random generator inside the network as a function of seed and epoch.
+    """Seed every random generator inside the network from the training's seed and the epoch.
 
-    They are told apart by their place in the network: their names are numbered anew in every process.
+    Generators are identified by their position in the network: their names differ between processes.
     """
     states = [variable for variable in network.variables if variable.path.endswith("seed_generator_state")]
     for place, state in enumerate(states):
@@ -212,7 +214,7 @@ def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:
 
 
 class _Logs:
-    """For TensorBoard: one file for all epochs of a run, created after the first."""
+    """TensorBoard logs: one file for all epochs of a run, created after the first epoch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -233,7 +235,7 @@ class _Logs:
 
     @contextmanager
     def _system_errors(self) -> Iterator[None]:
-        """Turn TensorFlow's errors, of a full disk or a file that is gone, into `OSError`."""
+        """Convert TensorFlow's errors (full disk, missing file) to `OSError`."""
         try:
             yield
         except tf.errors.OpError as error:

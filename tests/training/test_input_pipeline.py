@@ -321,7 +321,9 @@ def test_a_damaged_shard_is_named(records: RecordFolder, tmp_path: Path) -> None
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     damaged = open_records(copy)
-    with pytest.raises(RecordsError, match=rf"{copy}: is damaged \(.*corrupted record.*ser-batch verify says where"):
+    with pytest.raises(
+        RecordsError, match=rf"{copy}: is damaged \(.*corrupted record.*run ser-batch verify to list all problems"
+    ):
         list(read_batches(damaged, split_selection(damaged, "train"), 4))
     shard.write_bytes(data[:-7])
     with pytest.raises(RecordsError, match=rf"{shard}: is not the shard of {len(data)} bytes that was written"):

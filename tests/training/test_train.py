@@ -347,7 +347,7 @@ def test_records_that_hold_less_than_they_list_are_refused(small_records: Record
     more = tuple(shard.model_copy(update={"examples": shard.examples + 9}) for shard in shards)
     provenance = small_records.provenance.model_copy(update={"shards": more})
     less = replace(small_records, provenance=provenance)
-    with pytest.raises(RecordsError, match="holds fewer examples than it lists; ser-batch verify says where"):
+    with pytest.raises(RecordsError, match="holds fewer examples than its manifest lists; run ser-batch verify"):
         train(less, tmp_path / "out", PLAIN.replace(network="seed_crnn", epochs=2))
 
 
