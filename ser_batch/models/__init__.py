@@ -1,1 +1,1 @@
-"""Third wing: the networks, their training, and the bundles they are kept in."""
+"""Networks, and the bundles that store trained models."""

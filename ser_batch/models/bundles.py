@@ -1,4 +1,4 @@
-"""A trained model as one folder: network, labels, front end and where it all came from."""
+"""Bundle: a trained model as one folder, with network, labels, front end and provenance."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ BUNDLE_FILES = {MODEL, RUNTIME, NOVELTY, DESCRIPTION}
 
 
 class Calibration(Settings):
-    """What probabilities are calibrated with.
+    """Calibration of the probabilities.
 
     Attributes:
-        temperature: divides the logits; 1 leaves them.
-        fitted_on: how many examples, none of them trained on, it was fitted on; None: it was not fitted.
+        temperature: divides the logits; 1 changes nothing.
+        fitted_on: number of examples, outside the training examples, that it was fitted on; None: it was not fitted.
     """
 
     temperature: float
@@ -45,16 +45,17 @@ class Calibration(Settings):
 
 
 class BundleContent(Settings):
-    """What a bundle holds besides its network.
+    """The content of a bundle except its network.
 
     Attributes:
         labels: label names in the order of the network's outputs.
-        front_end: what the network's input is made with.
+        front_end: of the network's input.
         calibration: of the network's probabilities.
-        speaker_reference: what every speaker's functionals are brought to; None: they are taken as they are.
+        speaker_reference: mean and variance that every speaker's functionals are transformed to; None: they are not
+            normalised by speaker.
         training: provenance as JSON: records, recipe, seed, versions, last epoch.
-        novelty: fingerprint of what novelty is measured with; `save_bundle` fills it in.
-        runtime: SHA-256 of the LiteRT network; likewise.
+        novelty: fingerprint of the `Novelty`; set by `save_bundle`.
+        runtime: SHA-256 of the LiteRT network; set by `save_bundle`.
     """
 
     labels: tuple[str, ...]
@@ -67,12 +68,12 @@ class BundleContent(Settings):
 
     @property
     def temperature(self) -> float:
-        """What the network's probabilities are calibrated with."""
+        """Calibration temperature of the network's probabilities."""
         return self.calibration.temperature
 
     @property
     def fitted_on(self) -> int | None:
-        """See `Calibration`. Earlier versions did not store it: there, a temperature of 1 was not fitted."""
+        """See `Calibration`. Bundles of earlier versions do not store it: their temperature of 1 was not fitted."""
         if "fitted_on" in self.calibration.model_fields_set or self.temperature == 1.0:
             return self.calibration.fitted_on
         return int(self.training.get("n_examples", {}).get("validation", 0))
@@ -87,12 +88,12 @@ class _BundleFile(BundleContent):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's description. The network is loaded with `load_runtime` to predict, with `load_network` for Keras.
+    """A bundle's description. `load_runtime` loads the network for prediction, `load_network` for Keras.
 
     Attributes:
         path: its folder.
-        content: what it holds besides its network.
-        fingerprint: SHA-256 over the weights and all of ``content`` but ``training`` and ``runtime``.
+        content: everything except the network.
+        fingerprint: SHA-256 over the weights and ``content`` without ``training`` and ``runtime``.
     """
 
     path: Path
@@ -106,36 +107,36 @@ class Bundle:
 
     @property
     def front_end(self) -> FrontEnd:
-        """What the network expects its input to be made with."""
+        """The front end of the network's input."""
         return self.content.front_end
 
     @property
     def temperature(self) -> float:
-        """What the network's probabilities are calibrated with."""
+        """Calibration temperature of the network's probabilities."""
         return self.content.temperature
 
     @property
     def uncalibrated(self) -> str:
-        """Why the probabilities are not calibrated, in a line; empty where they are."""
+        """The reason that the probabilities are not calibrated, one line; empty if they are."""
         if self.content.fitted_on is not None:
             return ""
         n_examples = self.training.get("n_examples", {}).get("validation", 0)
         if not n_examples:
             return "not calibrated: no validation recordings"
-        return f"not calibrated: all {pluralize(n_examples, 'validation example')} are predicted right"
+        return f"not calibrated: all {pluralize(n_examples, 'validation example')} are predicted correctly"
 
     @property
     def training(self) -> dict[str, Any]:
-        """Where it came from."""
+        """Provenance as JSON; see `BundleContent`."""
         return self.content.training
 
     @property
     def short_fingerprint(self) -> str:
-        """The first 12 digits: what a prediction table names the model by."""
+        """The first 12 digits of the fingerprint, which identify the model in prediction tables."""
         return self.fingerprint[:12]
 
     def summary(self, recipe_title: str) -> str:
-        """One line for people, with the recipe as `ser_batch.training.recipes.recipe_title` names it."""
+        """One line of text; ``recipe_title`` is from `ser_batch.training.recipes.recipe_title`."""
         last = "  ".join(f"{name} {value:.3f}" for name, value in self.training["last_epoch"].items())
         return (
             f"{pluralize(len(self.labels), 'label')}, recipe {recipe_title}, "
@@ -144,10 +145,10 @@ class Bundle:
         )
 
     def check(self) -> None:
-        """See that its files are there, and those that predictions are made with the ones that were described.
+        """Check that all files exist, and that those for prediction match the description.
 
         Raises:
-            BundleError: they are not.
+            BundleError: a file is missing, or does not match.
         """
         self.load_runtime()
         self.load_novelty()
@@ -155,10 +156,10 @@ class Bundle:
             raise BundleError(f"{self.path / MODEL}: is missing; copy the bundle again")
 
     def load_network(self) -> keras.Model:
-        """The trained network, without optimizer. No code from the bundle runs.
+        """Load the trained network, without optimizer. No code from the bundle is executed.
 
         Raises:
-            BundleError: the file is damaged, or not the one that was described.
+            BundleError: the file is damaged, or does not match the description.
         """
         network = load_keras(self.path / MODEL)
         if network.output_shape[-1] != len(self.labels) or network.inputs[0].shape[1:] != self.front_end.shape:
@@ -170,10 +171,10 @@ class Bundle:
         return network
 
     def load_runtime(self) -> RuntimeNetwork:
-        """The network as predictions run it, without TensorFlow.
+        """Load the network for prediction, without TensorFlow.
 
         Raises:
-            BundleError: the file is missing, or not the one that was described.
+            BundleError: the file is missing, or does not match the description.
         """
         path = self.path / RUNTIME
         try:
@@ -186,10 +187,10 @@ class Bundle:
         return RuntimeNetwork(content, None if reference is None else identity_scale(reference))
 
     def load_novelty(self) -> Novelty:
-        """What novelty is measured with.
+        """Load the model of the training data that measures novelty.
 
         Raises:
-            BundleError: the file is damaged, or not the one that was described.
+            BundleError: the file is damaged, or does not match the description.
         """
         try:
             novelty = Novelty.load(self.path / NOVELTY)
@@ -218,29 +219,29 @@ def open_bundle(path: Path) -> Bundle:
             f"{path}: {reason} (no {DESCRIPTION})" if path.is_dir() else f"{path}: no such folder"
         ) from None
     except NotADirectoryError:
-        raise BundleError(f"{path}: a file, not a model bundle; name the folder that train made") from None
+        raise BundleError(f"{path}: a file, not a model bundle; give the folder that train wrote") from None
     except OSError as error:
         raise BundleError(f"{path / DESCRIPTION}: cannot be read ({error}); copy the bundle again") from error
 
 
 def shipped_bundle() -> Bundle:
-    """The bundle that comes with the package."""
+    """The bundle that is included in the package."""
     return open_bundle(Path(str(resources.files("ser_batch"))) / "shipped")
 
 
 def save_bundle(path: Path, network: keras.Model, novelty: Novelty, content: BundleContent) -> Bundle:
-    """Write a bundle: the network first, the description that says "complete" last.
+    """Write a bundle. The description is written last: a bundle with a description is complete.
 
     Args:
         path: an existing folder.
         network: not compiled, so that no optimizer is saved.
-        novelty: fitted on its features.
-        content: all that belongs to it.
+        novelty: fitted on the network's features.
+        content: everything except the network; ``novelty`` and ``runtime`` are set here.
     """
     from ser_batch.models.exports import convert  # it imports TensorFlow
 
     save_keras(network, path / MODEL)
-    _write_whole(path / RUNTIME, partial(convert, network))
+    _write_atomically(path / RUNTIME, partial(convert, network))
     with open_atomically(path / NOVELTY, "wb") as file:
         novelty.save(file)
     content = content.replace(novelty=novelty.fingerprint, runtime=file_sha256(path / RUNTIME))
@@ -250,12 +251,12 @@ def save_bundle(path: Path, network: keras.Model, novelty: Novelty, content: Bun
 
 
 def save_keras(network: keras.Model, path: Path) -> None:
-    """Save in Keras' own format, whole or not at all."""
-    _write_whole(path, network.save)
+    """Save in Keras' own format, atomically."""
+    _write_atomically(path, network.save)
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """For writers that want a path with the right suffix."""
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file atomically with a function that needs a path with the final suffix."""
     begun = path.with_name(f".{path.stem}.partial{path.suffix}")
     write(begun)
     with open(begun, "rb") as file:
@@ -268,7 +269,7 @@ def load_keras(path: Path) -> keras.Model:
     """Load a ``.keras`` file in safe mode, without optimizer.
 
     Raises:
-        BundleError: it is missing or damaged.
+        BundleError: the file is missing or damaged.
     """
     import keras
 
@@ -276,12 +277,12 @@ def load_keras(path: Path) -> keras.Model:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, h5py, zipfile and json each raise their own
         detail = " ".join(str(error).split())[:200]
-        raise BundleError(f"{path}: cannot be loaded ({detail}); copy the bundle again, or train it anew") from error
+        raise BundleError(f"{path}: cannot be loaded ({detail}); copy the bundle again, or train again") from error
 
 
 def network_fingerprint(network: keras.Model, content: BundleContent) -> str:
-    """SHA-256 over all that decides about predictions: equal for equal models, whatever their files' dates."""
-    # Not `runtime`: converters differ in what they write of the same network.
+    """SHA-256 over everything that affects predictions; it does not depend on dates in the files."""
+    # Without `runtime`: converter versions write different bytes for the same network.
     ignored: Any = {"training": True, "runtime": True, "kind": True, "fingerprint": True, "calibration": {"fitted_on"}}
     return json_fingerprint([weights_sha256(network), content.model_dump(exclude=ignored)])
 

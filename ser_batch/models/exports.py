@@ -15,20 +15,20 @@ def convert(network: keras.Model, path: Path) -> None:
 
     Args:
         network: from log-mels, and speakers' scales if it normalises by speaker, to probabilities.
-        path: what to write, ending in ``.tflite``.
+        path: the file to write, ending in ``.tflite``.
     """
     outputs = {"probabilities": network.outputs[0], "features": network.get_layer("emotion").input}
     if len(network.inputs) > 1:
         outputs["functionals"] = network.get_layer("functionals").output
     whole = keras.Model(network.inputs, outputs)
-    # With one example, recurrent layers need none of the operations that only TensorFlow has.
+    # With a batch size of one, recurrent layers need only operations that LiteRT has.
     signature = [tf.TensorSpec((1, *one.shape[1:]), tf.float32, name=one.name) for one in network.inputs]
     graph = tf.function(lambda *inputs: whole(list(inputs), training=False), signature, autograph=False)
-    weights = tf.Module()  # Keras' own model would be traced anew, several times
+    weights = tf.Module()  # Keras' own model would be traced again, several times
     weights.of_network = [weight.value for weight in network.weights]
     converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()], weights)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    # It warns of options that it does not know, and leaves files behind in processes that end without ceremony.
+    # The converter warns about unknown options, and leaves temporary files in processes that exit without cleanup.
     with native_code_silenced(), temporary_files_removed():
         content = converter.convert()
     path.write_bytes(content)

@@ -1,7 +1,7 @@
 """A network for prediction: LiteRT on one thread, one log-mel at a time.
 
-It is written from the Keras network when a bundle is saved, and run without TensorFlow, whose import takes longer than
-a small folder. A log-mel alone is padded to no other's length.
+It is converted from the Keras network when a bundle is saved, and runs without TensorFlow, whose import takes longer
+than a prediction for a small folder. With one log-mel at a time, none is padded to the length of another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.runtime.process import native_code_silenced
 
-# With three frames or fewer XNNPACK, LiteRT's kernels for CPUs, refuses the network's shapes; padding changes nothing.
+# XNNPACK, LiteRT's CPU kernels, does not accept inputs of three frames or fewer. Padding does not change the outputs.
 _MIN_FRAMES = 8
 
 
@@ -27,8 +27,8 @@ class NetworkOutput:
     Attributes:
         probabilities: float32 ``(labels,)``.
         features: float32 ``(features,)``: the input of its softmax layer.
-        functionals: float32 ``(functionals,)`` before they are brought to the reference; empty unless the network
-            normalises by speaker.
+        functionals: float32 ``(functionals,)`` before speaker normalisation; empty unless the network normalises by
+            speaker.
     """
 
     probabilities: Float32s
@@ -37,10 +37,10 @@ class NetworkOutput:
 
 
 class RuntimeNetwork:
-    """The interpreter of a file that `ser_batch.models.exports.convert` wrote.
+    """The LiteRT interpreter of a file from `ser_batch.models.exports.convert`.
 
     Args:
-        content: of the file.
+        content: the file's bytes.
         default_scale: float32 ``(2, functionals)``, of recordings without a speaker; None: the network does not
             normalise by speaker.
 
@@ -68,7 +68,7 @@ class RuntimeNetwork:
         inputs = {"log_mel": log_mel[None]}
         if self._default_scale is not None:
             inputs["speaker_scale"] = (self._default_scale if speaker_scale is None else speaker_scale)[None]
-        with nullcontext() if self._has_run else native_code_silenced():  # at first it prints which kernels it uses
+        with nullcontext() if self._has_run else native_code_silenced():  # the first run prints the kernels in use
             outputs = self._run(**inputs)
         self._has_run = True
         functionals = outputs["functionals"][0] if "functionals" in outputs else np.empty(0, np.float32)

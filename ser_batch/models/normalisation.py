@@ -1,7 +1,7 @@
 """Standardisation of features by statistics of the training examples and of each speaker.
 
 Speaker normalisation transforms each speaker's features to the mean and variance of the training examples, which
-removes differences of voices and microphones. It uses no labels. NumPy alone: workers of infer import this module.
+removes differences of voices and microphones. It uses no labels. NumPy only, as infer workers import this module.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 from ser_batch.audio.decoders import Float32s
 
-# Shrinkage: so many recordings with the training mean are added to every speaker's statistics.
+# Shrinkage: number of pseudo-recordings with the training statistics that are added to every speaker's statistics.
 _PRIOR_RECORDINGS = 10.0
 
 
@@ -73,7 +73,7 @@ class SpeakerStatistics:
 
 
 def within_speakers(features: NDArray[np.floating[Any]], speakers: Sequence[str]) -> Scale:
-    """The mean of all examples, and the mean over speakers of the variance within each; without speakers, of all.
+    """Mean of all examples, and within-speaker variance averaged over speakers; without speakers, the total variance.
 
     Args:
         features: of the examples, ``(examples, features)``.
@@ -151,7 +151,7 @@ def scales_of(speakers: Sequence[str], of_speaker: Mapping[str, Float32s], refer
 def random_speaker_scales(
     features: NDArray[np.floating[Any]], speakers: Sequence[str], reference: Scale, random: np.random.Generator
 ) -> Float32s:
-    """As `speaker_scales`, but each from the example itself and some random others of its speaker.
+    """As `speaker_scales`, but from each example itself and a random number of other examples of its speaker.
 
     The number of others is drawn uniformly on a logarithmic scale, so that a network trained on these works for
     speakers with one recording and for speakers with many.

@@ -1,8 +1,8 @@
-"""Novelty: distance of a recording to the training data of a network.
+"""Novelty: the distance of a recording from the training data of a network.
 
 The network's last features are modelled as Gaussian around one centre per label, with a shared covariance; the distance
-is that to the nearest centre (Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution
-Samples and Adversarial Attacks", NeurIPS 2018). Only the diagonal of the covariance is used: with
+is measured to the nearest centre (Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting
+Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018). Only the diagonal of the covariance is used: with
 more features than examples the rest cannot be estimated.
 """
 
@@ -59,7 +59,7 @@ class Novelty:
         """Read an archive of `save`.
 
         Raises:
-            OSError, KeyError, ValueError, BadZipFile: it is missing or damaged.
+            OSError, KeyError, ValueError, BadZipFile: the file is missing or damaged.
         """
         with np.load(path) as stored:
             return cls(stored["centres"], stored["deviations"], float(stored["scale"]), float(stored["shape"]))
@@ -75,11 +75,11 @@ Batches = Callable[[], Iterable[tuple[Float32s, NDArray[np.int64]]]]
 
 
 def fit_novelty(batches: Batches) -> Novelty:
-    """Fit to the training examples.
+    """Fit a `Novelty` to the training examples.
 
     Args:
-        batches: returns features ``(batch, features)`` and labels ``(batch,)``; called twice, so that one batch at
-            a time is in memory.
+        batches: returns features ``(batch, features)`` and labels ``(batch,)``; called twice, so that only one batch
+            at a time is in memory.
     """
     sums: dict[int, NDArray[np.float64]] = {}
     counts: dict[int, int] = {}
@@ -99,7 +99,7 @@ def fit_novelty(batches: Batches) -> Novelty:
     unscaled = Novelty(centres.astype(np.float32), deviations.astype(np.float32), scale=1.0, shape=1.0)
     distances = np.concatenate([unscaled.distances(features) for features, _ in batches()])
     median, tail = np.maximum(np.quantile(distances, [_MEDIAN, _TAIL]), 1e-9)
-    tail = max(tail, 1.001 * median)  # few examples may all be equally far away
+    tail = max(tail, 1.001 * median)  # the distances of few examples may all be equal
     shape = np.log(np.log1p(-_TAIL) / np.log1p(-_MEDIAN)) / np.log(tail / median)
     scale = median / (-np.log1p(-_MEDIAN)) ** (1.0 / shape)
     return dataclasses.replace(unscaled, scale=float(scale), shape=float(shape))

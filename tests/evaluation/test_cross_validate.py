@@ -148,7 +148,7 @@ def test_a_part_that_is_missing_or_damaged_is_named(
 
 def test_a_recipe_that_does_not_fit_leaves_nothing_behind(kept_records: RecordFolder, tmp_path: Path, capfd) -> None:
     assert main(arguments(kept_records, tmp_path / "out", 1, "--normalise", "none")) == 1
-    assert "cannot be without normalisation; give --normalise train" in capfd.readouterr().err
+    assert "needs a normalisation; give --normalise train" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

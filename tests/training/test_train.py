@@ -465,7 +465,7 @@ def test_a_temperature_that_cannot_be_fitted_is_recorded(
     bundle = train(kept_records, tmp_path / "out", PLAIN.replace(epochs=1)).bundle
     n_examples = kept_records.n_examples("validation")
     assert (bundle.temperature, bundle.content.fitted_on) == (1.0, None)
-    assert bundle.uncalibrated == f"not calibrated: all {n_examples} validation examples are predicted right"
+    assert bundle.uncalibrated == f"not calibrated: all {n_examples} validation examples are predicted correctly"
 
 
 @pytest.mark.parametrize(("temperature", "fitted_on"), [(0.5, 2), (1.0, None)])
@@ -531,7 +531,7 @@ def test_records_for_another_recipe_are_refused_with_the_way_out(
     ("recipe", "message"),
     [
         (PLAIN.replace(network="seed_crnn"), "takes log-mels of one length"),
-        (PLAIN.replace(normalise="none"), "cannot be without normalisation"),
+        (PLAIN.replace(normalise="none"), "needs a normalisation"),
         (PLAIN.replace(network="seed_crnn", normalise="speaker"), "cannot be normalised by speaker"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The families of networks."""
+"""Network families."""

@@ -1,4 +1,4 @@
-"""The network of the seed recipe, in pure Keras: no TensorFlow operation, so that it runs on any Keras backend."""
+"""The network of the seed recipe, in pure Keras: without TensorFlow operations, so it runs on any Keras backend."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def seed_crnn(
     Args:
         shape: ``(n_mels, n_frames)`` of the input.
         n_labels: width of the softmax.
-        options: what a recipe chooses.
-        scale: standardise every mel band with these statistics, inside the model; None: take it as it is.
+        options: the recipe's network options.
+        scale: standardise every mel band with these statistics, inside the model; None: no standardisation.
 
     Returns:
         A model from float32 ``(batch, n_mels, n_frames)`` to probabilities ``(batch, n_labels)``.

@@ -1,4 +1,4 @@
-"""Frames to curves: pitch, level and spectrum over time."""
+"""Frame-level descriptors: pitch, level and spectral shape over time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.frontends import FrontEnd
 
-# Candidates for the pitch: 24 to the octave, over three octaves.
+# Pitch candidates: 24 per octave, over three octaves.
 _PITCHES_HZ = 70.0 * 2.0 ** (np.arange(73) / 24.0)
-# A harmonic's ridge in the spectrum is about so wide, and harmonics above this are too close to tell.
+# Width of a harmonic's ridge in the spectrum; above the second frequency, harmonics are too close to be resolved.
 _RIDGE_HZ = 14.0
 _HARMONICS_TO_HZ = 2000.0
 
@@ -29,7 +29,7 @@ class _Spectrum:
 
     def __init__(self, fine: Any, front_end: FrontEnd) -> None:
         bands_hz = _centres_hz(front_end)
-        # Mel filters have unit area; times their width, a band's power is what lies in it.
+        # Mel filters have unit area: multiplied by the filter's width, the output is the band's power.
         widths_hz = np.gradient(bands_hz)
         n_joined = front_end.n_mels // _N_COARSE
         groups = np.kron(np.eye(_N_COARSE), np.ones((n_joined, 1)))
@@ -51,13 +51,13 @@ class _Spectrum:
         return _decibels(ops.sum(self._power * _constant(inside), -1), _SMALL)
 
     def _slope(self, low_hz: float, high_hz: float) -> Any:
-        """The straight line of least squares, in dB per kHz."""
+        """Slope of the least-squares line through the bands' levels, in dB per kHz."""
         inside = (self._centres_hz >= low_hz) & (self._centres_hz < high_hz)
         khz = np.where(inside, (self._centres_hz - self._centres_hz[inside].mean()) / 1000.0, 0.0)
         return ops.sum(self.coarse * _constant(khz / (khz @ khz)), -1)
 
     def _peak(self, low_hz: float, high_hz: float) -> Any:
-        """Where a formant may be: the softened place of the highest band, in octaves over 500 Hz."""
+        """Estimate of a formant's frequency: softmax-weighted centre of the bands, in octaves over 500 Hz."""
         inside = np.flatnonzero((self._centres_hz >= low_hz) & (self._centres_hz < high_hz))
         bands = slice(int(inside[0]), int(inside[-1]) + 1)
         weights = ops.softmax(self.coarse[..., bands] / 4.0, -1)
@@ -87,10 +87,10 @@ class _Spectrum:
 
 
 def _saliences(fine: Any, front_end: FrontEnd) -> Any:
-    """How far each candidate for the pitch stands out, ``(batch, frames, pitches)``.
+    """Salience of each pitch candidate, ``(batch, frames, pitches)``.
 
-    As far as its harmonics lie above the valleys between them, in decibels: a comb of ridges, weighted down with
-    their number (after the harmonic summation of Hermes, "Measurement of pitch by subharmonic summation", 1988).
+    The level of the harmonics above the valleys between them, in decibels, as a weighted sum with lower weights for
+    higher harmonics (after Hermes, "Measurement of pitch by subharmonic summation", 1988).
     """
     audible = ops.maximum(fine, ops.max(fine, axis=(1, 2), keepdims=True) - 70.0)
     return ops.matmul(audible, _combs(_centres_hz(front_end))) / 10.0
@@ -105,13 +105,13 @@ def _centres_hz(front_end: FrontEnd) -> NDArray[np.float64]:
 
 
 def _pitch(saliences: Any) -> Any:
-    """The pitch in octaves over the lowest candidate, ``(batch, frames)``: their mean, weighted by salience."""
+    """Pitch in octaves over the lowest candidate, ``(batch, frames)``: the candidates' mean, weighted by salience."""
     octaves = np.log2(_PITCHES_HZ / _PITCHES_HZ[0])
     return ops.sum(ops.softmax(1.5 * saliences, -1) * _constant(octaves), -1)
 
 
 def _combs(centres_hz: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Float32 ``(n_mels, pitches)``: what each band adds to each candidate."""
+    """Weight of each band for each pitch candidate, float32 ``(n_mels, pitches)``."""
     combs = np.zeros((len(centres_hz), len(_PITCHES_HZ)))
     for comb, pitch_hz in zip(combs.T, _PITCHES_HZ, strict=True):
         for harmonic in range(1, int(_HARMONICS_TO_HZ // pitch_hz) + 1):

@@ -1,4 +1,4 @@
-"""From a recipe's options to a network: as a whole, and in a part without weights and one that learns."""
+"""Networks from a recipe's options: the whole network, its part without weights, and its trainable part."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ser_batch.models.normalisation import Scale
 
 
 def build_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale | None) -> keras.Model:
-    """A network with its first weights.
+    """Build a network with initial weights.
 
     Args:
-        front_end: what its log-mels are made with.
+        front_end: of the input log-mels.
         n_labels: width of the softmax.
-        options: which network.
-        scale: of the training examples, to standardise with; None: not at all.
+        options: the network's family and settings.
+        scale: statistics of the training examples, for standardisation; None: no standardisation.
 
     Raises:
         TrainingError: the network and the front end do not fit.
@@ -30,14 +30,14 @@ def build_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, s
 
 
 def build_extractor(front_end: FrontEnd, options: NetworkOptions) -> keras.Model | None:
-    """The first part of a network, if that has no weights; None: all of it learns."""
+    """The first part of a network, if it has no weights; None: the whole network is trainable."""
     if options.network == "seed_crnn":
         return None
     return functional_extractor(front_end, options.normalise == "file")
 
 
 def build_learner(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale | None) -> keras.Model:
-    """The part of a network that learns, with the weights of all of it; see `build_network`."""
+    """The trainable part of a network, which has all of its weights; see `build_network`."""
     if options.network == "seed_crnn":
         return build_network(front_end, n_labels, options, scale)
     assert scale is not None

@@ -1,10 +1,10 @@
-"""Functionals: a recording as a whole in a few hundred numbers, computed from its log-mel spectrogram.
+"""Functionals: a few hundred statistics of a whole recording, computed from its log-mel spectrogram.
 
-First every frame is described by a few curves over time (pitch, level, the shape of the spectrum: most of those of
-eGeMAPS, Eyben et al., "The Geneva Minimalistic Acoustic Parameter Set (GeMAPS) for Voice Research and Affective
-Computing", 2016). Then each curve is summed up by its mean, deviation, percentiles and speed of change, over the
-loud frames and over the voiced ones; how the spectrum's cepstra vary together, and how fast its bands are modulated,
-is added. All of it in pure Keras operations on any backend; frames of padding weigh nothing.
+First, descriptors of every frame are computed (pitch, level, the shape of the spectrum: most of those of eGeMAPS,
+Eyben et al., "The Geneva Minimalistic Acoustic Parameter Set (GeMAPS) for Voice Research and Affective Computing",
+2016). Then each descriptor is summarised by its mean, deviation, percentiles and rate of change, over the loud frames
+and over the voiced frames. Correlations of the cepstra and modulation spectra of the bands are added. All operations
+are pure Keras and run on any backend; frames of padding have the weight 0.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _N_CEPSTRA = 24
 _N_SHAPES = 13
 _N_CORRELATED = 16
 
-# Standardised functionals are cut there: one odd value must not decide.
+# Standardised functionals are clipped to this range, to limit the effect of outliers.
 _FARTHEST = 5.0
 
 
@@ -52,7 +52,7 @@ def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
 
     Args:
         log_mel: a Keras tensor, float32 ``(batch, n_mels, n_frames)``, padded with `PADDING_DB`.
-        front_end: what it was made with: a multiple of 64 bands, as narrow as harmonics need to show.
+        front_end: of the log-mels: a multiple of 64 bands, narrow enough to resolve harmonics.
 
     Returns:
         Keras tensors, float32 ``(batch, functionals of the group)``.
@@ -106,13 +106,13 @@ def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
 
 
 def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> keras.Model:
-    """From log-mels to functionals: a model without weights.
+    """A model without weights from log-mels to functionals.
 
-    Log-mels of any length; frames of `PADDING_DB` at the end change nothing.
+    Log-mels may have any length; frames of `PADDING_DB` at the end do not change the functionals.
 
     Args:
-        front_end: what its input is made with.
-        centre_files: take each recording's own mean from every mel band first.
+        front_end: of the input log-mels.
+        centre_files: first subtract each recording's own mean from every mel band.
 
     Returns:
         A model from float32 ``(batch, n_mels, n_frames)`` to ``(batch, features)``.
@@ -122,14 +122,14 @@ def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> ker
 
 
 def functional_head(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale) -> keras.Model:
-    """From functionals to labels: standardised, then one softmax layer: multinomial logistic regression.
+    """A model from functionals to labels: standardisation and one softmax layer (multinomial logistic regression).
 
     Args:
-        front_end: what the functionals are made from.
+        front_end: of the log-mels that the functionals are computed from.
         n_labels: width of the softmax.
-        options: what a recipe chooses. Normalised by speaker, there is a second input, ``(batch, 2, features)``:
-            features are multiplied by the first and added to the second, which brings each speaker's to those of all.
-        scale: of the training examples' functionals.
+        options: the recipe's network options. With speaker normalisation there is a second input, the factor and
+            offset of each feature for the example's speaker, ``(batch, 2, features)``.
+        scale: statistics of the training examples' functionals.
 
     Returns:
         A model from ``(batch, features)`` to probabilities ``(batch, n_labels)``.
@@ -141,7 +141,7 @@ def functional_head(front_end: FrontEnd, n_labels: int, options: NetworkOptions,
 
 
 def functional_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale) -> keras.Model:
-    """`functional_extractor` and `functional_head` in one: from log-mels to probabilities ``(batch, n_labels)``.
+    """`functional_extractor` and `functional_head` as one model: log-mels to probabilities ``(batch, n_labels)``.
 
     Its weights are the head's.
     """
@@ -152,7 +152,7 @@ def functional_network(front_end: FrontEnd, n_labels: int, options: NetworkOptio
 
 
 def _features(log_mel: Any, front_end: FrontEnd, centre_files: bool) -> tuple[Any, list[int]]:
-    """All functionals ``(batch, features)``, and how many there are in each group."""
+    """All functionals ``(batch, features)``, and the number in each group."""
     groups = functionals(_centred(log_mel) if centre_files else log_mel, front_end)
     return layers.Concatenate(name="functionals")(list(groups.values())), [group.shape[-1] for group in groups.values()]
 
@@ -160,14 +160,14 @@ def _features(log_mel: Any, front_end: FrontEnd, centre_files: bool) -> tuple[An
 def _classified(
     features: Any, sizes: Sequence[int], n_labels: int, options: NetworkOptions, scale: Scale
 ) -> tuple[list[Any], Any]:
-    """Further inputs, and the output."""
+    """The additional inputs, and the output."""
     inputs = []
     if options.normalise == "speaker":
         speaker = Input((2, sum(sizes)), name="speaker_scale")
         inputs.append(speaker)
         features = features * speaker[:, 0] + speaker[:, 1]
     x = ops.clip((features - scale.mean) / np.sqrt(scale.variance + _SMALL), -_FARTHEST, _FARTHEST)
-    # Every group's variance in all is the same, whatever its size.
+    # Every group gets the same total variance, independent of its size.
     shares = np.concatenate([np.full(size, size**-0.5) for size in sizes])
     x = x * _constant(shares / np.sqrt(np.square(shares).mean()))
     x = layers.Dropout(options.dropout, name="drop")(x)

@@ -1,4 +1,4 @@
-"""What a recipe chooses of a network; without Keras."""
+"""Network options of a recipe; does not import Keras."""
 
 from typing import Annotated, Literal
 
@@ -12,16 +12,16 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class NetworkOptions(Settings):
-    """The network's family and its values.
+    """The network's family and settings.
 
     Attributes:
         network: the family, a module of `ser_batch.models.networks`: ``seed_crnn`` (in ``crnn``) or ``functionals``.
-        normalise: how the network's input is brought to a common scale. ``train``: by mean and deviation of the
-            training examples. ``file``: also, each recording's own mean is taken from every mel band. ``speaker``:
-            also, each speaker's functionals are brought to the mean and deviation of all.
-        dropout: share dropped in training: of the functionals; in ``seed_crnn`` before the LSTM and before the softmax.
-        norm_momentum: of the running averages of batch normalisation in ``seed_crnn``. Keras' .99 forgets with a time
-            constant of 100 steps: with a few hundred steps in all, the averages lag far behind the weights.
+        normalise: normalisation of the network's input. ``train``: standardised with mean and deviation of the
+            training examples. ``file``: the same, after subtracting each recording's own mean from every mel band.
+            ``speaker``: the same, after transforming each speaker's functionals to the overall mean and deviation.
+        dropout: dropout rate: of the functionals; in ``seed_crnn`` before the LSTM and before the softmax.
+        norm_momentum: of the running averages of batch normalisation in ``seed_crnn``. Keras' default of .99 has a
+            time constant of 100 steps: in a training of a few hundred steps, the averages lag far behind the weights.
         l2: penalty on the squared weights of the softmax layer of ``functionals``.
     """
 
@@ -33,16 +33,14 @@ class NetworkOptions(Settings):
 
 
 def check_normalisation(options: NetworkOptions) -> None:
-    """Check that the network can be normalised as the options name it.
+    """Check that the network supports the normalisation in the options.
 
     Raises:
-        TrainingError: it cannot.
+        TrainingError: it does not.
     """
     if options.network == "seed_crnn" and options.normalise in ("file", "speaker"):
         raise TrainingError(
             f"the network seed_crnn cannot be normalised by {options.normalise}; give --normalise none or train"
         )
     if options.network == "functionals" and options.normalise == "none":
-        raise TrainingError(
-            "the network functionals cannot be without normalisation; give --normalise train, file or speaker"
-        )
+        raise TrainingError("the network functionals needs a normalisation; give --normalise train, file or speaker")

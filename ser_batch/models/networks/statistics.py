@@ -1,4 +1,4 @@
-"""Curves to numbers: sums over time, of curves (batch, frames, curves) with weights (batch, frames)."""
+"""Statistics over time of curves ``(batch, frames, curves)`` with frame weights ``(batch, frames)``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _N_MODULATED = 8
 
 
 def _curve_statistics(curves: Any, weights: Any) -> Any:
-    """Mean, deviation, five percentiles and their range, change up and down, over one frame and four, skewness."""
+    """Mean, deviation, five percentiles and a range, changes up and down, over one and four frames, and skewness."""
     mean, deviation = _moments(curves, weights)
     percentiles = _quantiles(curves, weights, (0.1, 0.2, 0.5, 0.8, 0.9))
     steps, both = _steps(curves, weights, 1)
@@ -43,7 +43,7 @@ def _curve_statistics(curves: Any, weights: Any) -> Any:
 
 
 def _rates(loudness: Any, voiced: Any, loud: Any, real: Any, frames_per_sec: float) -> Any:
-    """Peaks of loudness and voiced stretches per second, mean lengths of stretches, shares, length."""
+    """Loudness peaks and voiced segments per second, mean segment lengths, shares of frames, and length."""
     n_frames = ops.sum(real, 1)
     (median,) = _quantiles(_column(loudness), real, (0.5,))
     middle, before, after = loudness[:, 1:-1], loudness[:, :-2], loudness[:, 2:]
@@ -68,7 +68,7 @@ def _rates(loudness: Any, voiced: Any, loud: Any, real: Any, frames_per_sec: flo
 
 
 def _correlations(curves: Any, weights: Any) -> Any:
-    """How each two curves vary together: Pearson's correlations, each pair once."""
+    """Pearson's correlation of every pair of curves."""
     size = curves.shape[-1]
     mean, deviation = _moments(curves, weights)
     centred = curves - ops.expand_dims(mean, 1)
@@ -87,7 +87,7 @@ def _correlation(first: Any, second: Any, weights: Any) -> Any:
 
 
 def _modulations(bands: Any, real: Any, frames_per_sec: float) -> Any:
-    """Log power of a few groups of bands' levels in ranges of modulation frequency."""
+    """Log modulation power of groups of bands in ranges of modulation frequency."""
     groups = np.kron(np.eye(_N_MODULATED), np.ones((_N_COARSE // _N_MODULATED, 1))) / (_N_COARSE // _N_MODULATED)
     levels = ops.matmul(bands, _constant(groups))
     levels = (levels - ops.expand_dims(_mean(levels, real), 1)) * ops.expand_dims(real, -1)
@@ -114,7 +114,7 @@ def _moments(curves: Any, weights: Any) -> tuple[Any, Any]:
 
 
 def _steps(curves: Any, weights: Any, lag: int) -> tuple[Any, Any]:
-    """Differences over ``lag`` frames, and what each weighs."""
+    """Differences over ``lag`` frames, and their weights."""
     return curves[:, lag:] - curves[:, :-lag], weights[:, lag:] * weights[:, :-lag]
 
 
@@ -125,7 +125,7 @@ def _change(curves: Any, weights: Any, lag: int) -> Any:
 
 
 def _quantiles(curves: Any, chosen: Any, shares: Sequence[float]) -> list[Any]:
-    """For each share the value that this share of the chosen frames does not exceed.
+    """Quantiles over the chosen frames, one for each share.
 
     ``chosen`` is 1 or 0, ``(batch, frames)``.
     """
