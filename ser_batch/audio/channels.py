@@ -1,4 +1,4 @@
-"""Which channel of each recording is used, where it is not the front end's choice."""
+"""Selection of channels, if it differs from the front end's choice."""
 
 from functools import lru_cache
 from typing import Literal
@@ -14,17 +14,17 @@ from ser_batch.errors import AudioError, UsageError
 from ser_batch.runtime.engine import Engine, watched
 from ser_batch.storage.tables import with_column
 
-# The mean of all channels, one of them, or each as a recording of its own.
+# The mean of all channels, one channel, or each channel as a separate recording.
 Channels = Literal["mean", "each"] | int
 
 _FILES_PER_TASK = 100
 
 
 def parse_channels(text: str) -> Channels:
-    """``mean``, ``each``, or the number of a channel, from 0.
+    """Parse ``mean``, ``each``, or the number of a channel, from 0.
 
     Raises:
-        UsageError: none of these.
+        UsageError: the text is none of these.
     """
     if text == "each":
         return "each"
@@ -37,14 +37,14 @@ def parse_channels(text: str) -> Channels:
 
 
 def with_channels(table: pa.Table, channels: Channels, engine: Engine) -> pa.Table:
-    """The recordings with their channel; of ``each``, one for every channel of the file, in order.
+    """Set the channel of every recording; with ``each``, one recording for every channel of the file, in order.
 
-    For ``each`` the beginning of every file is read. A file that cannot be read stays one recording.
+    With ``each``, the beginning of every file is read. An unreadable file gives one recording.
 
     Args:
         table: recordings of one listing.
-        channels: what is wanted.
-        engine: where files are opened.
+        channels: the channels to use.
+        engine: runs the tasks that open files.
     """
     if channels != "each":
         number = MEAN_OF_CHANNELS if channels == "mean" else channels
@@ -62,13 +62,13 @@ def with_channels(table: pa.Table, channels: Channels, engine: Engine) -> pa.Tab
 
 
 def _channel_counts(task: tuple[int, list[str]]) -> bytes:
-    """How many channels each file has; 0 where it cannot be read."""
+    """Number of channels of each file, one byte each; 0 for an unreadable file."""
     return bytes(map(_channel_count, task[1]))
 
 
 @lru_cache(maxsize=16)
 def _channel_count(path: str) -> int:
-    """Cached, because a CSV may name many parts of one long file."""
+    """Cached, because a CSV may list many parts of one long file."""
     try:
         with watched(), open_audio(path) as decoder:
             return decoder.channels

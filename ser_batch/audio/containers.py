@@ -1,4 +1,4 @@
-"""What the structure of an audio file tells of missing audio: lengths that it claims, end marks, joined files."""
+"""Detection of missing audio from a container's structure: claimed lengths, end marks, joined files."""
 
 import io
 import re
@@ -8,13 +8,13 @@ from typing import IO, Any
 from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS
 
 _UNKNOWN_LENGTH = 0xFFFFFFFF
-# The file properties object (Advanced Systems Format specification, section 3.2); the file's size follows 40 bytes on.
+# The file properties object (Advanced Systems Format specification, section 3.2); it has the file's size at 40.
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ID3_HEADER_BYTES = 10
 _OGG_HEADER_BYTES = 27
 _LARGEST_OGG_PAGE = _OGG_HEADER_BYTES + 255 + 255 * 255
 
-# How a file of each container begins. Of several joined ones decoders read the first, or the next header as audio.
+# First bytes of each container. Of joined files, decoders read only the first, or decode the next header as audio.
 _BEGINNINGS = {
     "wav": rb"RIFF.{4}WAVE",
     "rf64": rb"(?:RIFF|RF64).{4}WAVE",
@@ -33,11 +33,11 @@ _BLOCK_BYTES = 1 << 20
 
 
 def holds_another_file(file: IO[bytes], container: str) -> bool:
-    """Whether a second file of the same container follows the first, as ``cat a b`` joins them.
+    """Whether a second file of the same container follows the first, as after ``cat a b``.
 
     Args:
         file: on disk.
-        container: a name of FFmpeg's, such as ``matroska``; for others than those above the answer is no.
+        container: FFmpeg's name, such as ``matroska``; False for containers that are not in `_BEGINNINGS`.
     """
     if container not in _BEGINNINGS:
         return False
@@ -51,19 +51,19 @@ def holds_another_file(file: IO[bytes], container: str) -> bool:
     return False
 
 
-# Where the chunks of a container begin, the name and length of each, and which holds the samples.
+# Offset of a container's first chunk, format of a chunk's header (name, length), and name of the chunk with samples.
 _CHUNKS = {"wav": (12, "<4sI", b"data"), "aiff": (12, ">4sI", b"SSND"), "caf": (8, ">4sq", b"data")}
-# What follows the samples in joined files.
+# First bytes of the next of several joined files.
 _FILE_NAMES = {b"RIFF", b"RIFX", b"FORM", b"caff"}
 
 
 def holds_unclaimed(file: IO[bytes], container: str, secs: float) -> bool:
-    """Whether more follows the samples that a header counts and belongs to nothing else: probably samples.
+    """Whether data that belong to no chunk follow the samples that the header counts; probably more samples.
 
     Args:
         file: a WAV, AIFF, CAF or AU.
-        container: ``wav``, ``aiff``, ``caf`` or ``au``; for others the answer is no.
-        secs: length of the samples that were counted.
+        container: ``wav``, ``aiff``, ``caf`` or ``au``; False for others.
+        secs: length of the samples that the header counts.
     """
     size = file.seek(0, io.SEEK_END)
     return _unclaimed_bytes(file, container, size) * secs > CLAIM_TOLERANCE_SECS * size
@@ -83,7 +83,7 @@ def _unclaimed_bytes(file: IO[bytes], container: str, size: int) -> int:
         is_chunk = all(0x20 <= byte < 0x7F for byte in name) and at < behind <= size + 1 and name not in _FILE_NAMES
         if found_samples and not is_chunk:
             return size - at
-        if name == samples and not length:  # not known when the header was written
+        if name == samples and not length:  # the length was unknown when the header was written
             return 0
         found_samples = found_samples or name == samples
         if length < 0:
@@ -93,11 +93,11 @@ def _unclaimed_bytes(file: IO[bytes], container: str, size: int) -> int:
 
 
 def is_shorter_than_claimed(file: IO[bytes], container: str) -> bool:
-    """Whether a file is shorter than its own header says.
+    """Whether a file is shorter than the length in its header.
 
     Args:
         file: an AVI, or an ASF (WMA).
-        container: ``avi`` or ``asf``; for others the answer is no.
+        container: ``avi`` or ``asf``; False for others.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -110,7 +110,7 @@ def is_shorter_than_claimed(file: IO[bytes], container: str) -> bool:
 
 
 def mp3_claim_secs(file: IO[bytes], rate_hz: int) -> float | None:
-    """The least length by the number of frames in the Xing, Info or VBRI header of an MP3; None without one.
+    """Minimum length from the number of frames in the Xing, Info or VBRI header of an MP3; None without a header.
 
     Layout: https://www.codeproject.com/Articles/8295/MPEG-Audio-Frame-Header
     """
@@ -129,12 +129,12 @@ def mp3_claim_secs(file: IO[bytes], rate_hz: int) -> float | None:
         if 0 <= at <= len(frame) - 18 and (name == b"VBRI" or frame[at + 7] & 1):
             found = struct.unpack_from(">I", frame, at + offset)
     samples_per_frame = 1152 if rate_hz >= 32_000 else 576
-    # Encoders count the frames that they add before and behind the audio.
+    # The number includes the frames that encoders add before and after the audio.
     return None if found is None else (found[0] - 3) * samples_per_frame / rate_hz
 
 
 def ogg_is_cut(file: IO[bytes]) -> bool:
-    """Whether an Ogg file does not end with a whole page that ends its stream (RFC 3533, section 6)."""
+    """Whether an Ogg file does not end with a complete last page of its stream (RFC 3533, section 6)."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - _LARGEST_OGG_PAGE, 0))
     tail = file.read()

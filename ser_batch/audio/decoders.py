@@ -1,4 +1,4 @@
-"""What every decoder gives: blocks of samples, and whether some are missing."""
+"""Common interface of the decoders: blocks of samples, and whether some are missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ MIN_RATE_HZ = 1_000
 MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 64
 
-# A claimed length that is missed by less is rounding: the padding of codecs, times in whole milliseconds.
+# Smaller differences from a claimed length are rounding: the padding of codecs, times in whole milliseconds.
 CLAIM_TOLERANCE_SECS = 0.1
 
 
@@ -26,9 +26,9 @@ class Decoder:
         rate_hz: the file's own sampling rate.
         channels: number of channels.
         blocks: consecutive blocks of the audio, float32 ``(samples, channels)``; reading them raises
-            `AudioError` where nothing can be decoded.
-        is_cut: whether audio is missing so far: it could not be decoded, or the file ended before the length that its
-            header claims. Final when all blocks were read.
+            `AudioError` if nothing can be decoded.
+        is_cut: whether audio is missing so far: it could not be decoded, or the file ended before the length in its
+            header. Final after all blocks are read.
     """
 
     rate_hz: int
@@ -38,7 +38,7 @@ class Decoder:
 
 
 def check_claims(rate_hz: int, channels: int) -> None:
-    """Refuse what no recording has.
+    """Check a header's values for plausibility.
 
     Raises:
         AudioError: the rate or the number of channels is out of range.

@@ -1,6 +1,6 @@
-"""FFmpeg (PyAV) as a decoder: from any point of the file, to the real end of the data.
+"""FFmpeg (PyAV) as a decoder, from any point of the file to the real end of the data.
 
-Damaged packets are left out and reported, so that one bad frame costs a few milliseconds and not the recording.
+Damaged packets are skipped and reported, so that one bad frame costs a few milliseconds and not the recording.
 """
 
 from collections.abc import Iterator
@@ -28,34 +28,34 @@ from ser_batch.runtime.engine import heartbeat
 
 _Packet: TypeAlias = "Packet[AudioStream]"
 
-# FFmpeg's readers of containers that hold audio. Playlists and scripts, which name other files, are not among them.
+# FFmpeg's demuxers of containers with audio. Playlists and scripts, which refer to other files, are not included.
 _FORMATS = (
     "aac,ac3,eac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpeg,mpegts,ogg,opus,tta,voc,w64,wav,wv"
 )
-# Containers whose index leads to a point. In all others packets are read up to it, and not decoded.
+# Containers with an index for seeking. In all others, packets before the start are read and not decoded.
 _INDEXED = {"mov", "matroska"}
-# Codecs build on what came before: from so much earlier on they give what they give from the beginning.
+# Codecs depend on previous packets: decoding starts earlier by this much, to give the same samples as a full decode.
 _PREROLL_SECS = 1.0
-# Timestamps that step back by more mark the next of several joined files.
+# A larger backward step of timestamps is the beginning of the next of several joined files.
 _STEP_BACK_SECS = 0.2
 _PACKETS_PER_HEARTBEAT = 1000
 
-# What stands between joined files and is no audio.
+# Tags between joined files, which are not audio.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"#!AMR")
 
 
 @contextmanager
 def open_ffmpeg(file: IO[bytes], start_secs: float, refusal: str) -> Iterator[Decoder]:
-    """Open a file that libsndfile does not read.
+    """Open a file that libsndfile cannot read.
 
     Args:
         file: at its beginning.
-        start_secs: where in the file the first block begins.
-        refusal: why libsndfile does not.
+        start_secs: start of the first block in the file, in seconds.
+        refusal: the reason that libsndfile cannot read it.
 
     Raises:
-        AudioError: it is no audio that FFmpeg reads, or claims what no recording has.
+        AudioError: FFmpeg cannot read the file, or its header has implausible values.
     """
     av.logging.set_level(av.logging.PANIC)
     with closing(_Decoding(file, refusal)) as decoding:
@@ -71,14 +71,14 @@ def _open_container(file: IO[bytes], refusal: str) -> InputContainer:
         return av.open(file, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": ""})
     except (av.FFmpegError, ValueError, UnicodeDecodeError) as error:
         if head[4:8] == b"ftyp":
-            reason = "has no index (moov): its end is missing, or its recording was stopped"
+            reason = "has no index (moov): its end is missing, or the recording was interrupted"
         else:
             reason = f"is not audio that libsndfile or FFmpeg can read ({one_line(refusal)})"
         raise AudioError("decode", reason) from error
 
 
 class _TimestampsError(Exception):
-    """Timestamps do not lead to a sample, in joined files for one: the file has to be decoded from its beginning."""
+    """A sample cannot be located by timestamps, for example in joined files: decode from the beginning instead."""
 
 
 class _Decoding:
@@ -99,21 +99,21 @@ class _Decoding:
         self._stream = stream = self._container.streams.audio[0]
         codec = stream.codec_context
         if codec is None:
-            raise AudioError("decode", "has an audio track in a codec that FFmpeg does not know; it may be damaged")
+            raise AudioError("decode", "has an audio track in a codec that FFmpeg does not support; it may be damaged")
         check_claims(codec.sample_rate, codec.channels)
         self._format = self._container.format.name.split(",")[0]
         self._secs_per_tick = float(stream.time_base or 0)
         self._samples_per_tick = self._secs_per_tick * codec.sample_rate
-        # PyAV looks for more than 8 planes behind the end of their list; packed samples are one plane.
+        # With more than 8 planes PyAV reads past the end of their list; packed samples are one plane.
         sample_format = "fltp" if codec.channels <= 8 else "flt"
         self._to_float = av.AudioResampler(format=sample_format, layout=codec.layout, rate=codec.sample_rate)
 
     def close(self) -> None:
-        """Close what reads the file."""
+        """Close the container."""
         self._container.close()
 
     def blocks(self, start_secs: float) -> Iterator[NDArray[np.float32]]:
-        """The audio from a point on, float32 ``(samples, channels)``."""
+        """The audio from ``start_secs`` on, float32 ``(samples, channels)``."""
         position = start = round(start_secs * self.decoder.rate_hz)
         try:
             claimed_secs = self._claimed_secs()
@@ -126,7 +126,7 @@ class _Decoding:
             av.FFmpegError,
             ValueError,
             IndexError,
-        ) as error:  # IndexError: a packet of a track that no header named
+        ) as error:  # IndexError: a packet of a track without a header
             if not self._n_decoded:
                 raise AudioError("decode", f"is damaged: {one_line(str(error))}") from error
             self._n_damaged += 1
@@ -137,7 +137,7 @@ class _Decoding:
         self.decoder.is_cut = bool(self._n_damaged) or missed or self._lacks_its_end(secs)
 
     def _placed(self, start: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Blocks with the number of their first sample, from some time before a sample on."""
+        """Blocks with the number of their first sample, from some time before the sample ``start`` on."""
         early = start - round(_PREROLL_SECS * self.decoder.rate_hz)
         if early > 0:
             try:
@@ -163,7 +163,7 @@ class _Decoding:
         """As `_placed`, by timestamps.
 
         Raises:
-            _TimestampsError: they do not lead to the sample.
+            _TimestampsError: the sample cannot be located by timestamps.
         """
         packets = self._packets()
         origin = self._first_timestamp(packets)
@@ -195,10 +195,10 @@ class _Decoding:
         return 0
 
     def _after(self, begin: int, packets: Iterator[_Packet]) -> Iterator[_Packet]:
-        """The packets from a timestamp on; what lies before is read and not decoded.
+        """The packets from a timestamp on; earlier packets are read and not decoded.
 
         Raises:
-            _TimestampsError: timestamps begin again on the way.
+            _TimestampsError: timestamps restart before it.
         """
         self._stream.codec_context.flush_buffers()
         end: int | None = None
@@ -215,7 +215,7 @@ class _Decoding:
                 raise _TimestampsError
 
     def _decoded(self, packet: _Packet) -> Iterator[tuple[int | None, NDArray[np.float32]]]:
-        """The blocks of a packet with their timestamps; none where it is damaged."""
+        """The blocks of a packet with their timestamps; none if it is damaged."""
         try:
             frames = packet.decode()
         except (av.FFmpegError, ValueError):
@@ -233,7 +233,7 @@ class _Decoding:
                 yield frame.pts, samples.T if is_planar else samples.reshape(-1, self.decoder.channels)
 
     def _claimed_secs(self) -> float | None:
-        """The length that the header claims; None where there is none: in streams of frames, and from a pipe."""
+        """The length in the header; None if it has none: streams of frames, and files written to a pipe."""
         stream, container = self._stream, self._container
         if self._format == "mp3":
             position = self._file.tell()

@@ -1,4 +1,4 @@
-"""The front end: the frozen description of a transform from waveform to log-mel spectrogram."""
+"""The front end: all settings of the transform from waveform to log-mel spectrogram."""
 
 import re
 from typing import Any, Literal
@@ -10,30 +10,30 @@ from ser_batch.storage.settings import Settings
 
 
 class FrontEnd(Settings):
-    """Every choice between an audio file and the numbers a network sees.
+    """Settings of the transform from an audio file to the input of a network.
 
-    The steps, in order: one channel, resampled, trimmed, Wiener-filtered, brought to
+    The steps, in order: selection of a channel, resampling, trimming, Wiener filter, adjustment to
     ``length_secs``, mel power spectrogram (centred Hann frames, Slaney mel filters), decibels.
 
     Attributes:
-        rate_hz: sampling rate that everything is resampled to.
+        rate_hz: sampling rate that audio is resampled to.
         n_fft: frame length in samples.
         hop_length: step between frames in samples.
         n_mels: number of mel bands.
         fmin_hz: lower edge of the lowest mel band.
         fmax_hz: upper edge of the highest mel band.
-        length_secs: length of every example; of the longest, if shorter audio keeps its own.
-        shorter: what happens to audio shorter than that: ``pad`` adds zeros at the end; ``keep`` gives an
-            example as long as the audio.
-        longer: what happens to audio longer than that: ``truncate`` keeps its beginning; ``window``
-            makes overlapping windows, the last of which ends at the end of the audio.
+        length_secs: length of every example; with ``keep``, of the longest.
+        shorter: processing of shorter audio: ``pad`` adds zeros at the end; ``keep`` gives an example of the
+            audio's length.
+        longer: processing of longer audio: ``truncate`` uses its beginning; ``window`` makes overlapping windows,
+            the last of which ends at the end of the audio.
         window_hop_secs: step between windows; None when truncating.
-        trim_top_db: frames quieter than the loudest by this many dB are cut from both ends; None: no trim.
-        wiener: whether noise is filtered out.
-        db_reference: 0 dB is ``max``, the loudest bin of the example, or ``one``, a power of 1.
-        db_floor: smallest power that is told from zero.
-        db_range: everything is at most this many dB under the loudest bin; None: unlimited.
-        channel: ``mean`` of all channels, or the number of the one to take, from 0.
+        trim_top_db: frames quieter than the loudest by this many dB are removed from both ends; None: no trimming.
+        wiener: whether a Wiener filter against noise is applied.
+        db_reference: power of 0 dB: ``max``, the loudest bin of the example, or ``one``, a power of 1.
+        db_floor: lower limit of the power.
+        db_range: lower limit of the level, in dB under the loudest bin; None: unlimited.
+        channel: ``mean`` of all channels, or the number of one channel, from 0.
     """
 
     rate_hz: int
@@ -60,7 +60,7 @@ class FrontEnd(Settings):
 
     @property
     def n_frames(self) -> int:
-        """Frames of the longest example; frames are centred, so the first and the last reach half outside."""
+        """Frames of the longest example; frames are centred: half of the first and last is outside the audio."""
         return 1 + self.n_samples // self.hop_length
 
     @property
@@ -70,25 +70,25 @@ class FrontEnd(Settings):
 
     @property
     def shape(self) -> tuple[int, int | None]:
-        """``(n_mels, n_frames)`` of every log-mel spectrogram; None where each has its own number of frames."""
+        """``(n_mels, n_frames)`` of every log-mel spectrogram; the second is None if the number of frames varies."""
         return self.n_mels, self.n_frames if self.shorter == "pad" else None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all values: equal for two front ends exactly when they compute the same."""
+        """SHA-256 of all values."""
         return json_fingerprint(self.to_json())
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FrontEnd":
-        """The front end that ``to_json`` wrote.
+        """The front end from the output of ``to_json``.
 
         Raises:
-            FrontEndError: a value is missing, unknown or wrong.
+            FrontEndError: a value is missing, unknown or invalid.
         """
         return cls.parse(values, "front end", FrontEndError, "; was it written by another version?")
 
 
-# The published notebook recipe that this project set out from. Its values never change.
+# The front end of the published notebook that this project is based on. Its values never change.
 SEED = FrontEnd(
     rate_hz=44_100,
     n_fft=2048,
@@ -107,8 +107,8 @@ SEED = FrontEnd(
     db_range=80.0,
 )
 
-# Speech at the rate most corpora have: no band lies above what 16 kHz audio holds, and below 1 kHz bands are
-# narrow enough (16 Hz) to tell a voice's harmonics apart.
+# For speech at 16 kHz, the sampling rate of most corpora: the highest band ends at 8 kHz, and below 1 kHz bands are
+# narrow enough (16 Hz) to resolve the harmonics of a voice.
 SPEECH = FrontEnd(
     rate_hz=16_000,
     n_fft=1024,
@@ -131,10 +131,10 @@ PRESETS = {"seed": SEED, "speech": SPEECH}
 
 
 def preset(name: str, channel: Literal["mean"] | int = "mean") -> FrontEnd:
-    """The front end of that name, for one channel or the mean of all.
+    """Find a front end by name, for one channel or the mean of all.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such preset.
     """
     try:
         return PRESETS[name].replace(channel=channel)
@@ -144,10 +144,10 @@ def preset(name: str, channel: Literal["mean"] | int = "mean") -> FrontEnd:
 
 
 def parse_channel(text: str) -> Literal["mean"] | int:
-    """``mean``, or the number of a channel, from 0.
+    """Parse ``mean``, or the number of a channel, from 0.
 
     Raises:
-        UsageError: neither.
+        UsageError: the text is neither.
     """
     if text == "mean":
         return "mean"
@@ -157,13 +157,13 @@ def parse_channel(text: str) -> Literal["mean"] | int:
 
 
 def preset_name(front_end: FrontEnd) -> str:
-    """The preset's name, whatever its channel, or ``custom``."""
+    """The name of the front end's preset, ignoring the channel, or ``custom``."""
     plain = front_end.replace(channel="mean")
     return next((name for name, preset in PRESETS.items() if preset == plain), "custom")
 
 
 def build_options(front_end: FrontEnd) -> str:
-    """The options of ``build-records`` that choose it, or its fingerprint where none do."""
+    """The options of ``build-records`` that select the front end, or its fingerprint if it is not a preset."""
     if (name := preset_name(front_end)) == "custom":
         return f"custom, {front_end.fingerprint[:12]}"
     return f"--front-end {name}" + ("" if front_end.channel == "mean" else f" --channel {front_end.channel}")

@@ -1,7 +1,7 @@
-"""From waveform to log-mel spectrogram: the only feature path there is.
+"""Log-mel spectrograms of waveforms, for training and prediction.
 
-NumPy, SciPy's FFT and soxr alone, because worker processes pay for every import. librosa defines what
-is computed here: the tests hold every step to its public calls.
+Only NumPy, SciPy's FFT and soxr are used, because every import slows the start of worker processes. Each step equals a
+function of librosa; the tests compare them.
 """
 
 from functools import lru_cache
@@ -16,27 +16,27 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.mel import mel_filters
 
-# What fills a batch after the end of a shorter log-mel: no audio is so quiet, so networks tell it from silence.
+# Padding of shorter log-mels in a batch: below the level of any audio, so that it differs from silence.
 PADDING_DB = -1000.0
 
-# librosa.effects.trim looks at frames of this length and step, whatever the rate.
+# Frame length and step of librosa.effects.trim, independent of the rate.
 _TRIM_FRAME_SAMPLES = 2048
 _TRIM_HOP_SAMPLES = 512
 
-# The noise of a long signal is summed in parts of this length, so that memory stays bounded.
+# The noise of a long signal is summed in parts of this length, to limit memory.
 _WIENER_CHUNK_SAMPLES = 1 << 20
 
-# Mel bands are computed in groups this wide: each group touches only its own stretch of FFT bins.
+# Mel bands per matrix product: each group uses only its own range of FFT bins.
 _MELS_PER_GROUP = 16
 
 
 def log_mel(samples: Float32s, rate_hz: int, front_end: FrontEnd) -> Float32s:
-    """One example from one waveform: every step of the front end in its order.
+    """The log-mel spectrogram of a waveform: all steps of the front end in order.
 
     Args:
         samples: mono waveform, float32 ``(samples,)``, at least one sample, all within 2**40.
         rate_hz: its sampling rate.
-        front_end: what to compute.
+        front_end: settings of the transform.
 
     Returns:
         Decibels, float32 ``(n_mels, n_frames)``, all finite.
@@ -50,12 +50,12 @@ def log_mel_at_rate(samples: Float32s, front_end: FrontEnd) -> Float32s:
 
 
 def trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
-    """The waveform without its quiet ends, if the front end trims."""
+    """The waveform without quiet ends if the front end trims, otherwise unchanged."""
     return samples if front_end.trim_top_db is None else trim(samples, front_end.trim_top_db)
 
 
 def log_mel_of_trimmed(samples: Float32s, front_end: FrontEnd) -> Float32s:
-    """The steps after trimming: what is longer than the front end's length is not seen."""
+    """The steps after trimming; audio beyond the front end's length is ignored."""
     if front_end.wiener:
         samples = wiener(samples, front_end.n_samples)
     keep = front_end.shorter == "keep" and len(samples) < front_end.n_samples
@@ -112,7 +112,7 @@ def wiener(samples: Float32s, n_samples: int) -> Float32s:
     mean = padded[:-2] + padded[1:-1]
     mean += padded[2:]
     mean *= np.float32(1 / 3)
-    with np.errstate(divide="ignore", over="ignore"):  # no variance: all noise
+    with np.errstate(divide="ignore", over="ignore"):  # zero variance: the gain becomes 0
         gain: Float32s = noise / _local_variance(padded)
     np.subtract(1, gain, out=gain)
     np.maximum(gain, 0, out=gain)
@@ -130,7 +130,7 @@ def _with_neighbours(samples: Float32s, begin: int, end: int) -> Float32s:
 
 
 def _local_variance(padded: Float32s) -> Float32s:
-    """The variance of three neighbours from their two differences: float32 holds these without cancellation.
+    """The variance of three neighbours from their two differences, which avoids cancellation in float32.
 
     ``2/9 (d1**2 + d2**2 + d1 d2)``
     """
@@ -194,7 +194,7 @@ def _hann(n_fft: int) -> Float32s:
 
 @lru_cache(maxsize=4)
 def _mel_groups(front_end: FrontEnd) -> list[tuple[slice, slice, Float32s]]:
-    """The mel filters in groups: (bands, the FFT bins they reach, weights ``(bins, bands)``)."""
+    """The mel filters in groups: (bands, FFT bins with nonzero weights, weights ``(bins, bands)``)."""
     filters = mel_filters(front_end)
     groups = []
     for first in range(0, front_end.n_mels, _MELS_PER_GROUP):

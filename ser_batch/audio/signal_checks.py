@@ -1,4 +1,4 @@
-"""What is refused in a waveform, and what a user is warned about."""
+"""Checks of a waveform: errors for unusable audio, and warnings."""
 
 from collections.abc import Iterator
 
@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 from ser_batch.audio.decoders import Float32s
 from ser_batch.errors import AudioError
 
-MAX_SAMPLE = 2.0**40  # full scale is 1; beyond this the power spectrum leaves float32
+MAX_SAMPLE = 2.0**40  # full scale is 1; larger samples overflow float32 in the power spectrum
 QUIET_PEAK = 0.01  # 40 dB under full scale
 SHORT_SECS = 0.5
 CLIPPED_LEVEL = 0.999
-CLIPPED_RUN = 4  # so many samples in a row at full scale: a peak-normalised recording has one or two
+CLIPPED_RUN = 4  # consecutive samples at full scale; a peak-normalised recording has one or two
 DIFFERENT_CORRELATION = 0.5
-SILENT_CHANNEL_POWER = 1e-4  # of the loudest channel's: 40 dB under it
+SILENT_CHANNEL_POWER = 1e-4  # relative to the loudest channel: 40 dB under it
 
 
 class SignalCheck:
-    """Checks every sample: refuses what cannot be used, notes what a user should know."""
+    """Check of all samples of a recording: raises `AudioError` for unusable audio, and collects warnings."""
 
     def __init__(self, rate_hz: int, start_secs: float, is_mixed: bool = False) -> None:
         self.n_samples = 0
@@ -29,16 +29,16 @@ class SignalCheck:
         self._clipped = False
 
     def checked(self, blocks: Iterator[Float32s]) -> Iterator[Float32s]:
-        """The blocks that hold samples."""
+        """Check the blocks, and yield those that are not empty."""
         for block in blocks:
             if len(block):
-                self._look_at(block)
+                self._check(block)
                 yield block
 
-    def _look_at(self, block: Float32s) -> None:
+    def _check(self, block: Float32s) -> None:
         peak = max(float(block.max()), -float(block.min()))
         if np.isfinite(peak) and peak > MAX_SAMPLE:
-            raise AudioError("check", f"has a sample of {peak:g}, where full scale is 1: not a recording's")
+            raise AudioError("check", f"has a sample of {peak:g}, where full scale is 1; it may be damaged")
         if not np.isfinite(peak):
             at_secs = self._start_secs + (self.n_samples + int(np.argmin(np.isfinite(block)))) / self._rate_hz
             raise AudioError("check", f"has a sample that is not finite, at {at_secs:.3f} s")
@@ -52,7 +52,7 @@ class SignalCheck:
             self._clipped = bool(runs.any())
 
     def finish(self) -> float:
-        """The duration in seconds of a recording that is not refused."""
+        """The duration in seconds; raises `AudioError` if there are no samples or all are zero."""
         if not self.n_samples:
             where = f" from {self._start_secs:g} s on" if self._start_secs else ""
             raise AudioError("check", f"has no samples{where}")
@@ -65,7 +65,7 @@ class SignalCheck:
         return self.n_samples / self._rate_hz
 
     def warnings(self) -> list[str]:
-        """The codes that apply to what passed."""
+        """Warning codes for the checked samples."""
         codes = {
             "clipped": self._clipped,
             "quiet": self._peak < QUIET_PEAK,
@@ -75,9 +75,9 @@ class SignalCheck:
 
 
 class ChannelCheck:
-    """Whether the channels of a recording are too different for their mean: two speakers on two channels, for instance.
+    """Check whether channels are too different for their mean, for example two speakers on two channels.
 
-    Pearson's correlation of every pair of channels, over all samples; silent channels are left out.
+    Pearson's correlation of every pair of channels, over all samples; silent channels are ignored.
     """
 
     def __init__(self, n_channels: int) -> None:
@@ -86,7 +86,7 @@ class ChannelCheck:
         self._products = np.zeros((n_channels, n_channels))
 
     def checked(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The blocks ``(samples, channels)`` as they are."""
+        """Add the blocks ``(samples, channels)`` to the statistics, and yield them unchanged."""
         for block in blocks:
             self._n_samples += len(block)
             self._sums += block.sum(axis=0, dtype=np.float64)

@@ -1,8 +1,8 @@
-"""From audio file to waveform: blocks of float32 samples at the file's own rate.
+"""Decode audio files to waveforms: blocks of float32 samples at the file's own rate.
 
 libsndfile decodes containers of plain samples; FFmpeg (`ser_batch.audio.ffmpeg`) decodes MP3, Ogg, FLAC and CAF, and
-whatever libsndfile refuses. The choice is made by content. A header is a claim: blocks are read to the real end of the
-data, nothing is allocated by a length that a header names, and audio that is claimed but missing is reported.
+all files that libsndfile cannot read. The choice depends on the content. Lengths in headers are not trusted: blocks
+are read to the real end of the data, no memory is allocated by such a length, and missing audio is reported.
 """
 
 import errno
@@ -25,18 +25,18 @@ from ser_batch.runtime.engine import heartbeat
 
 _BLOCK_SAMPLES = 1 << 16
 
-# Here libsndfile stops at a length that it guesses or at the first of several parts, or refuses an unknown length.
+# In these, libsndfile stops at an estimated length or after the first of several parts, or fails on an unknown length.
 _LEFT_TO_FFMPEG = {"MP3", "OGG", "FLAC", "CAF", "VOC"}
 
 
 class _Unnamed(io.BufferedReader):
-    """An open file whose decoders see no extension: libsndfile asks for the rate of what is called ``.raw``."""
+    """An open file without its name, because libsndfile requires a sampling rate for names that end with ``.raw``."""
 
     name = "audio"
 
 
 def _open_unnamed(path: str | Path) -> _Unnamed:
-    # A named pipe that nobody writes to would block for ever.
+    # Non-blocking, because opening a named pipe without a writer would block forever.
     return _Unnamed(io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
 
 
@@ -45,11 +45,11 @@ def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
     """Open an audio or video file for decoding.
 
     Args:
-        path: any file that libsndfile or FFmpeg reads, whatever its extension.
-        start_secs: where in the file the first block begins.
+        path: any file that libsndfile or FFmpeg can read; its extension is ignored.
+        start_secs: start of the first block in the file, in seconds.
 
     Raises:
-        AudioError: the file cannot be read, holds no audio, or claims what no recording has.
+        AudioError: the file cannot be read, holds no audio, or its header has implausible values.
     """
     try:
         file = _open_unnamed(path)
@@ -62,7 +62,7 @@ def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
             file.seek(0)
             sound = _open_soundfile(file)
             if isinstance(sound, str):
-                # 0.1 s to import, and few corpora need it.
+                # The import takes 0.1 s, and few corpora need it.
                 from ser_batch.audio.ffmpeg import open_ffmpeg
 
                 file.seek(0)
@@ -76,17 +76,17 @@ def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
                     yield decoder
         except OSError as error:
             if error.errno == errno.EINVAL:
-                raise AudioError("decode", "is damaged: it points outside itself") from error
+                raise AudioError("decode", "is damaged: an offset in it is outside the file") from error
             raise AudioError("read", f"cannot be read: {error.strerror or error}") from error
 
 
 def _open_soundfile(file: _Unnamed) -> soundfile.SoundFile | str:
-    """The file as libsndfile reads it, or why FFmpeg has to."""
+    """Open the file with libsndfile; or the reason to use FFmpeg."""
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.SoundFileError as error:
         return one_line(str(error).rsplit(": ", 1)[-1])
-    # A recorder that was killed leaves a WAV that claims no samples; FFmpeg reads it to its end.
+    # An interrupted recorder leaves a WAV with 0 samples in its header; FFmpeg reads it to the end.
     if sound.format in _LEFT_TO_FFMPEG or sound.subtype.startswith("MPEG_LAYER") or not sound.frames:
         sound.close()
         return f"{sound.format} without samples"
@@ -110,18 +110,18 @@ def _soundfile_blocks(
     except soundfile.SoundFileError as error:
         raise AudioError("decode", f"is damaged: {one_line(str(error))}") from error
     missing = sound.frames - start - n_read
-    decoder.is_cut = missing > CLAIM_TOLERANCE_SECS * sound.samplerate or _breaks_its_claim(sound, file)
+    decoder.is_cut = missing > CLAIM_TOLERANCE_SECS * sound.samplerate or _contradicts_header(sound, file)
 
 
-# What libsndfile notes of a header that claims more than there is. Sizes from 2^31 - 2^16 on mean "unknown": they are
-# written before the length is known.
+# Entries in libsndfile's log about headers with a larger size than the file. Sizes from 2^31 - 2^16 on mean "unknown":
+# they are written before the length is known.
 _SIZE_CLAIM = re.compile(r"^\s*(?:data|SSND|BODY|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = (1 << 31) - (1 << 16)
 _FRAMES_CLAIM = re.compile(r"'ds64' chunk of (\d+)|^\s*Frames\s*: (\d+)", re.MULTILINE)
 
 
-def _breaks_its_claim(sound: soundfile.SoundFile, file: IO[bytes]) -> bool:
-    """Whether the header claims more samples than there are, or more samples follow those that it claims."""
+def _contradicts_header(sound: soundfile.SoundFile, file: IO[bytes]) -> bool:
+    """Whether the file has fewer or more samples than its header claims."""
     log = sound.extra_info
     sizes = [(int(claimed), int(there)) for claimed, there in _SIZE_CLAIM.findall(log)]
     if any(there < claimed < _UNKNOWN_SIZE for claimed, there in sizes) or "truncated" in log:
@@ -129,7 +129,7 @@ def _breaks_its_claim(sound: soundfile.SoundFile, file: IO[bytes]) -> bool:
     if any(sound.frames < int("".join(claim)) < 1 << 62 for claim in _FRAMES_CLAIM.findall(log)):
         return True
     container = "wav" if sound.format == "WAVEX" else sound.format.lower()
-    # What follows the samples can be told from them by their number, where that is known.
+    # If the number of samples is known, the data after them can be identified.
     is_counted = container == "wav" and not any(claimed >= _UNKNOWN_SIZE for claimed, _ in sizes)
     return (not is_counted and holds_another_file(file, container)) or holds_unclaimed(
         file, container, sound.frames / sound.samplerate
@@ -140,7 +140,7 @@ def mono_blocks(decoder: Decoder, channel: Literal["mean"] | int) -> Iterator[Fl
     """The blocks of one channel, or of the mean of all, float32 ``(samples,)``.
 
     Raises:
-        AudioError: the recording has no such channel.
+        AudioError: there is no such channel.
     """
     if channel != "mean" and channel >= decoder.channels:
         raise AudioError("check", f"has no channel {channel}: it has {decoder.channels}, counted from 0")

@@ -1,6 +1,6 @@
-"""From recording to its log-mel windows: decoded, checked and cut in one pass over the audio.
+"""Log-mel windows of a recording: decoded, checked and cut in one pass over the audio.
 
-Records and inference both go through here, so that a score describes what a prediction is.
+Record folders and inference both use this module, so that scores on records apply to predictions.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ from ser_batch.corpus.table import Recording
 from ser_batch.errors import AudioError
 from ser_batch.runtime.engine import watched
 
-# A front end that truncates trims and filters a recording as a whole, so it holds all of it in memory.
+# Limit for front ends that truncate: they trim and filter the whole recording, so it is in memory as a whole.
 MAX_WHOLE_SECS = 3600.0
 
-END_TOLERANCE_SECS = 0.0005  # an end as asked may be rounded
+END_TOLERANCE_SECS = 0.0005  # a requested end may be rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Window:
 
     Attributes:
         log_mel: float32 ``(n_mels, n_frames)``.
-        start_secs, end_secs: the part of the audio file that it stands for.
+        start_secs, end_secs: the part of the audio file, in seconds.
     """
 
     log_mel: Float32s
@@ -42,14 +42,15 @@ class Window:
 
 @dataclass
 class LogMelWindows:
-    """The windows of one recording, decoded while they are iterated, once.
+    """The windows of one recording, decoded during iteration; can be iterated once.
 
-    The windows that came before an `AudioError` are void: the recording is refused as a whole.
+    After an `AudioError`, the windows before it must be discarded: the whole recording is unusable.
 
     Attributes:
-        duration_secs: of the recording; known when all windows were read.
-        warnings: codes, likewise: ``end-beyond``, ``clipped``, ``quiet``, ``short``; ``cut``: audio is missing, by what
-            the file claims; ``channels-differ``: their mean mixes them; ``beginning-only``: longer than is used.
+        duration_secs: of the recording; known after all windows are read.
+        warnings: codes, known after all windows are read: ``end-beyond``, ``clipped``, ``quiet``, ``short``; ``cut``:
+            audio is missing, by the file's header; ``channels-differ``: the channels are too different for their mean;
+            ``beginning-only``: only the beginning is used.
     """
 
     recording: Recording
@@ -61,8 +62,8 @@ class LogMelWindows:
         """The windows in time order.
 
         Raises:
-            AudioError: the recording cannot be decoded, or is refused: no samples, a sample that is not
-                finite, nothing but zeros.
+            AudioError: the recording cannot be decoded, or is unusable: no samples, a sample that is not
+                finite, only zeros.
         """
         try:
             with watched(), open_audio(self.recording.path, self.recording.start_secs) as decoder:
@@ -80,7 +81,7 @@ class LogMelWindows:
                 if channels is not None and channels.differ():
                     self.warnings.append("channels-differ")
         except MemoryError as error:
-            raise AudioError("decode", "needs more memory than one worker may use; is its header damaged?") from error
+            raise AudioError("decode", "needs more memory than a worker may use; its header may be damaged") from error
 
     @property
     def _channel(self) -> Literal["mean"] | int:
@@ -111,21 +112,21 @@ class LogMelWindows:
                     "give start and end, or use a front end with windows",
                 )
         self.duration_secs = check.finish()
-        heard = trimmed(resample(np.concatenate(kept), rate_hz, self.front_end.rate_hz), self.front_end)
+        samples = trimmed(resample(np.concatenate(kept), rate_hz, self.front_end.rate_hz), self.front_end)
         self.warnings += check.warnings()
-        if len(heard) > self.front_end.n_samples:
+        if len(samples) > self.front_end.n_samples:
             self.warnings.append("beginning-only")
-        yield self._window(log_mel_of_trimmed(heard, self.front_end), 0.0, self.duration_secs)
+        yield self._window(log_mel_of_trimmed(samples, self.front_end), 0.0, self.duration_secs)
 
     def _windowed(self, blocks: Iterator[Float32s], rate_hz: int, check: SignalCheck) -> Iterator[Window]:
         length, hop = self.front_end.n_samples, self.front_end.window_hop_samples
         target_hz = self.front_end.rate_hz
         held = np.zeros(0, dtype=np.float32)  # audio from `first` on
-        first = 0  # where the next window starts, in samples at target_hz
-        last: Float32s | None = None  # what lies before `held`, for a last window that ends with the audio
+        first = 0  # start of the next window, in samples at target_hz
+        last: Float32s | None = None  # audio before `held`, for a last window that ends with the audio
         for block in _resampled(blocks, rate_hz, target_hz):
             held = np.concatenate([held, block])
-            # One sample more than a window: then the audio does not end with this one.
+            # One sample more than a window: the audio does not end with this window.
             while len(held) > length:
                 yield self._window(
                     log_mel_at_rate(held[:length], self.front_end), first / target_hz, (first + length) / target_hz

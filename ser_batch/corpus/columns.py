@@ -1,4 +1,4 @@
-"""Reading CSV files: encoding, delimiter, and which column is which."""
+"""Reading CSV files: detection of encoding, delimiter and columns."""
 
 import codecs
 import csv
@@ -14,9 +14,9 @@ from typing import IO
 from ser_batch.errors import SourceError
 
 SUFFIXES = frozenset({".csv", ".tsv"})
-# Other names under which people write the columns of a table of recordings.
+# Accepted alternative names of columns.
 ALIASES = {"file": ("path", "filename", "wav"), "label": ("emotion",)}
-# Where a row says that it has more cells than the header; no column has this name.
+# Key of the error message of a row with more cells than the header; no column has this name.
 SURPLUS = ""
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -27,23 +27,23 @@ _LABEL_WORDS = frozenset(
     "label labels class classes target targets category emotion emotions emo sentiment affect mood feeling "
     "klasse kategorie gefühl stimmung".split()
 )
-# Parts of names that stand for speakers.
+# Words that mark a column or folder name as that of a speaker.
 SPEAKER_WORDS = frozenset("speaker speakers speakerid spk spkr actor subject talker voice singer sprecher".split())
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV, with its columns found.
+    """An open CSV, with its columns identified.
 
     Attributes:
-        path: where it is.
-        columns: the names that were looked for and found.
-        renamed: of `columns`, those that have another name in the file, and that name.
-        header: all names as they are in the file.
-        unused: places in `header` of the columns that were not looked for.
+        path: of the file.
+        columns: the requested columns that the file has.
+        renamed: for those of `columns` with an alias in the file, the alias.
+        header: all column names as written in the file.
+        unused: indices in `header` of the columns that were not requested.
         sample: the first rows, all cells.
-        rows: each with its line number, as text by name, and `SURPLUS` where cells do not fit; they can be read once.
+        rows: each row's line number and cells by name, with `SURPLUS` if it has too many cells; can be read once.
     """
 
     path: Path
@@ -55,15 +55,15 @@ class Table:
     rows: Iterator[tuple[int, dict[str, str]]]
 
     def alias_note(self, name: str) -> list[str]:
-        """A warning if a column has an alias for its name."""
+        """A warning if an alias is used for a column."""
         return [f"{self.path}: column '{self.renamed[name]}' is used as {name}"] if name in self.renamed else []
 
     def unused_notes(self) -> list[str]:
-        """Warnings that name the columns that are not used."""
+        """Warnings about the columns that are not used."""
         speakers = [] if "speaker" in self.columns else [at for at in self.unused if self._is_near(at, SPEAKER_WORDS)]
         others = [f"'{self.header[at]}'" for at in self.unused if at not in speakers]
         notes = [
-            f"{self.path}: column '{self.header[at]}' is not used; rename it to speaker if it says who speaks"
+            f"{self.path}: column '{self.header[at]}' is not used; rename it to speaker if it holds speaker names"
             for at in speakers
         ]
         if others:
@@ -72,7 +72,7 @@ class Table:
         return notes
 
     def possible_labels(self) -> list[str]:
-        """The unused columns that may hold labels, by their names; if there are none, by their values."""
+        """The unused columns that may hold labels, judged by name; if there are none, judged by values."""
         if "label" in self.columns:
             return []
         by_name = [at for at in self.unused if self._is_near(at, _LABEL_WORDS) or plain(self.header[at]) == "y"]
@@ -80,7 +80,7 @@ class Table:
         return [self.header[at] for at in by_name or by_values]
 
     def _is_near(self, at: int, words: frozenset[str]) -> bool:
-        """Whether a column's name, or a part of it, is one of the words, or a misspelt long one."""
+        """Whether a column's name, or a part of it, is one of the words, or similar to a long one."""
         from difflib import get_close_matches
 
         name = plain(self.header[at])
@@ -90,14 +90,14 @@ class Table:
         return bool(get_close_matches(name, long_words, cutoff=0.8))
 
     def _has_few_values(self, at: int) -> bool:
-        """Whether a column has a few different words, each of them twice or more on average."""
+        """Whether a column has few different words, each used twice or more on average."""
         values = [row[at].strip() for row in self.sample if at < len(row) and row[at].strip()]
         words = {value for value in values if re.search(r"[^\W\d_]", value)}
         return 1 < len(words) <= _MOST_LABELS and 2 * len(words) <= len(values)
 
 
 def plain(name: str) -> str:
-    """A column's name as names are compared: without case and surrounding space."""
+    """A column's name for comparison: case-folded, without surrounding space."""
     return name.strip().casefold()
 
 
@@ -105,13 +105,13 @@ def read_csv(path: Path, names: Collection[str], aliases: Mapping[str, Collectio
     """Open a CSV: UTF-8, or UTF-16 with a byte order mark; separated by commas, semicolons or tabs.
 
     Args:
-        path: a ``.tsv`` is separated by tabs; of others the header decides.
-        names: the columns that are wanted.
-        aliases: other names that a column may have, if it is not there by its own.
+        path: a ``.tsv`` is separated by tabs; otherwise the delimiter is detected from the header.
+        names: the requested columns.
+        aliases: alternative names of a column, used if no column has its own name.
 
     Raises:
-        SourceError: it cannot be read as CSV, a quote is not closed for one, or two columns mean the same; also while
-            rows are read.
+        SourceError: the file is not a valid CSV (for example a quote is not closed), or two columns have the same
+            meaning; also raised while rows are read.
     """
     with _errors_named(path):
         file = _open_text(path)
@@ -156,7 +156,7 @@ def _head(file: IO[str]) -> list[str]:
 
 
 def _delimiter(path: Path, header: str, wanted: Collection[str]) -> str:
-    """The delimiter that gives most of the wanted columns, then most columns."""
+    """The delimiter with the most requested columns, then with the most columns."""
     if path.suffix.lower() == ".tsv":
         return "\t"
 
@@ -171,7 +171,7 @@ def _numbered(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[
     """The rows that are not blank, each with the number of its last line.
 
     Raises:
-        csv.Error: a quote is not closed, so that other rows became a part of its cell.
+        csv.Error: a quote is not closed, so a cell contains other rows.
     """
     taken: list[str] = []
 
@@ -194,10 +194,10 @@ def _numbered(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[
 
 
 def _check_quotes(lines: Sequence[str], row: Sequence[str], delimiter: str) -> None:
-    """Raise a csv.Error if a row of several lines is none by its quotes."""
+    """Raise a csv.Error if the quotes of a row of several lines are invalid."""
     for _ in csv.reader(lines, delimiter=delimiter, strict=True):
         pass
-    # Tables that are separated by tabs often have quotes that mean nothing, at both ends of other cells for instance.
+    # Tab-separated tables often have quotes without a meaning, for example at both ends of other cells.
     if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in row):
         raise csv.Error("a cell holds tabs and line ends")
 
@@ -205,14 +205,14 @@ def _check_quotes(lines: Sequence[str], row: Sequence[str], delimiter: str) -> N
 def _places(
     path: Path, header: Sequence[str], names: Collection[str], aliases: Mapping[str, Collection[str]]
 ) -> dict[str, int]:
-    """Where each wanted column is, of those that are there."""
+    """Index of each requested column that the file has."""
     places = {}
     for name in names:
         for spellings in ((name,), aliases.get(name, ())):
             found = [at for at, written in enumerate(header) if plain(written) in spellings]
             if len(found) > 1:
                 doubled = ", ".join(f"'{header[at]}'" for at in found)
-                raise SourceError(f"{path}: {len(found)} columns mean {name}: {doubled}; keep or rename one of them")
+                raise SourceError(f"{path}: {len(found)} columns for {name}: {doubled}; keep or rename one of them")
             if found:
                 places[name] = found[0]
                 break

@@ -1,4 +1,4 @@
-"""Which recordings hold the same audio: it must not stand in two splits under two names."""
+"""Detection of files with the same content, which must not be in different splits."""
 
 import hashlib
 import os
@@ -21,19 +21,19 @@ from ser_batch.storage.tables import codes
 _HEAD_BYTES = 1 << 17
 _FILES_PER_TASK = 200
 
-# The beginnings of digests: two of ten million different files share theirs once in 400,000 sets, and then stand
-# in one split for nothing.
+# The first 64 bits of digests: among ten million different files, two have the same key once in 400,000 sets. Such a
+# pair would be put in one split without need.
 Keys = NDArray[np.uint64]
-_NO_KEY = 0  # what is empty, or cannot be read
+_NO_KEY = 0  # for empty or unreadable files
 
 
 @dataclass(frozen=True)
 class SameAudio:
-    """Which recordings are parts of one file, and which files hold the same bytes.
+    """Recordings grouped by file, and by content of the file.
 
     Attributes:
-        files: for each recording the number of the first one that is in the same file ``(n,)``.
-        duplicate_of: for each recording the number of the first one that is in a file of the same bytes ``(n,)``.
+        files: for each recording the number of the first recording in the same file ``(n,)``.
+        duplicate_of: for each recording the number of the first recording in a file with the same bytes ``(n,)``.
     """
 
     files: Rows
@@ -41,20 +41,20 @@ class SameAudio:
 
     @property
     def copies(self) -> Rows:
-        """The first recording of every file that repeats an earlier one."""
+        """The first recording of every file that is a copy of an earlier file."""
         numbers = np.arange(len(self.files))
         return np.flatnonzero((self.files == numbers) & (self.duplicate_of != numbers))
 
 
 def find_duplicates(table: pa.Table, engine: Engine) -> SameAudio:
-    """Compare the bytes of all files.
+    """Find files with the same bytes.
 
-    Only files of one size are read: their beginnings, and what is longer as a whole where those agree too. A
-    file that cannot be read repeats none.
+    Only files of equal size are read: first the beginning, and if the beginnings are equal, the whole file. An
+    unreadable file counts as different from all others.
 
     Args:
         table: recordings in SOURCE's order.
-        engine: where files are read.
+        engine: runs the tasks that read files.
     """
     files = first_of_file(table)
     rows = np.flatnonzero(files == np.arange(len(files)))
@@ -71,7 +71,7 @@ def find_duplicates(table: pa.Table, engine: Engine) -> SameAudio:
 
 
 def duplicate_warnings(table: pa.Table, same: SameAudio) -> list[str]:
-    """Warnings about files that hold the same bytes, a line each."""
+    """Warnings about files with the same bytes, one line each."""
     copies = same.copies
     if not len(copies):
         return []
@@ -89,15 +89,15 @@ def duplicate_warnings(table: pa.Table, same: SameAudio) -> list[str]:
     if len(apart := differing("split")):
         copy, first = first_pair(apart)
         lines.append(
-            f"{len(apart)} of them have another split than the file that they copy, as it was given ({copy.file}: "
-            f"{copy.split}, {first.file}: {first.split}); train leaves out what validation or test has too"
+            f"copies with a different given split: {len(apart)} ({copy.file}: {copy.split}, "
+            f"{first.file}: {first.split}); train excludes audio that is also in validation or test"
         )
     else:
-        lines[0] += "; each such pair stays in one split"
+        lines[0] += "; copies are in the same split"
     if len(conflicting := differing("label")):
         copy, first = first_pair(conflicting)
         lines.append(
-            f"{len(conflicting)} of them have another label than the file that they copy ({copy.file}: {copy.label}, "
+            f"copies with a different label: {len(conflicting)} ({copy.file}: {copy.label}, "
             f"{first.file}: {first.label})"
         )
     return lines
@@ -112,7 +112,7 @@ def _size(path: str) -> int:
 
 
 def _shared(keys: Keys) -> NDArray[np.bool_]:
-    """Whether another has the same key."""
+    """Whether another element has the same key, bool ``(n,)``."""
     order, is_new = ordered(keys)
     is_shared = np.empty(len(keys), np.bool_)
     is_shared[order] = ~is_new | ~np.append(is_new[1:], True)

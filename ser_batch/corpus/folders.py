@@ -1,4 +1,4 @@
-"""What the folders of a corpus mean: class, speaker, split."""
+"""Detection of the meaning of a corpus' folders: class, speaker, split."""
 
 import re
 import unicodedata
@@ -38,13 +38,13 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Layout:
-    """Which folder on the way to a recording is its class.
+    """The meaning of each folder level in a recording's path.
 
     Attributes:
-        skipped: folders at the beginning that are neither class nor speaker; the last of them is the split's.
-        has_splits: whether there is a split's folder.
-        class_at: place of the class's folder after those.
-        speaker_at: place of the speaker's folder; None: there is none.
+        skipped: number of leading folders that are neither class nor speaker; the last of them is the split.
+        has_splits: whether there is a level for splits.
+        class_at: level of the class, after the skipped folders.
+        speaker_at: level of the speaker, after the skipped folders; None: there is none.
         notes: warnings.
     """
 
@@ -55,14 +55,14 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
     def names(self, file: str) -> tuple[str, str | None] | str:
-        """A recording's label and speaker, or why it has none."""
+        """A recording's label and speaker, or the reason that it has none."""
         folders = _parts(file.rpartition("/")[0])[self.skipped :]
         if not folders:
             return "is not inside a class folder"
         return folders[self.class_at], None if self.speaker_at is None else folders[self.speaker_at]
 
     def split(self, file: str) -> str | None:
-        """A recording's split, if its folder tells."""
+        """A recording's split, if it is in a split's folder."""
         folders = _parts(file.rpartition("/")[0])
         if not self.has_splits or len(folders) < self.skipped:
             return None
@@ -70,13 +70,13 @@ class Layout:
 
 
 def folders_of(files: Iterable[str]) -> list[list[str]]:
-    """The different folders that files are in, as the names on the way to each."""
+    """The distinct folders of the files, each as a list of names."""
     return [_parts(folder) for folder in sorted({file.rpartition("/")[0] for file in files})]
 
 
 def split_layout(folders: Sequence[list[str]]) -> Layout:
-    """The layout as far as splits go: ``train``, with ``val`` or ``test``, and no other folder beside them."""
-    # Between the first and the last in order, all begin the same way.
+    """Detect the split level: ``train``, with ``val`` or ``test``, and no other folder beside them."""
+    # The common prefix of the first and the last in sorted order is common to all.
     ends = zip(min(folders, default=()), max(folders, default=()), strict=False)
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     if len(folders) == 1:
@@ -88,17 +88,17 @@ def split_layout(folders: Sequence[list[str]]) -> Layout:
 
 
 def find_layout(folders: Sequence[list[str]]) -> Layout:
-    """Which level of folders holds the classes: the only one, the one named by emotions, or the only one that varies.
+    """Detect the level of the classes: the only level, the one named by emotions, or the only one that varies.
 
     Raises:
-        LabelError: several levels could.
+        LabelError: several levels are possible.
     """
     splits = split_layout(folders)
     below = [list(names[splits.skipped :]) for names in folders if len(names) > splits.skipped]
     depths = {len(names) for names in below}
     if depths <= {1}:
         return Layout(splits.skipped, splits.has_splits)
-    # Of folders of different depths, only the first and the last names can be compared.
+    # If the depths differ, only the first and the last names can be compared.
     places = range(depths.pop()) if len(depths) == 1 else (0, -1)
     levels = {place: {names[place] for names in below} for place in places}
     class_at = _class_level(levels)
@@ -142,11 +142,11 @@ def _question(levels: dict[int, set[str]], folders: Sequence[list[str]], splits:
         if len(names) > 1:
             way = _reading(len(levels) if uniform else 0, place, folders, splits)
             readings.append(f"--labels '{way}' if the classes are {_listed(names)}")
-    return f"folders stand in folders, and their names do not tell which are the classes; give {', or '.join(readings)}"
+    return f"folders are nested, and their names do not show which are the classes; give {', or '.join(readings)}"
 
 
 def _reading(depth: int, class_at: int, folders: Sequence[list[str]], splits: Layout) -> str:
-    """The regular expression that takes the class from one level; the depth is 0 if it differs between folders."""
+    """The regular expression with the class at one level; the depth is 0 if it differs between folders."""
     label, speaker, any_name = "(?P<label>[^/]+)", "(?P<speaker>[^/]+)", "[^/]+"
     split = ""
     if splits.has_splits:

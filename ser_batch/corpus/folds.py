@@ -15,10 +15,10 @@ FoldRule = Literal["speaker", "random"]
 
 
 def parse_fold_rule(text: str) -> FoldRule:
-    """The rule of that name.
+    """Parse the name of a rule.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such rule.
     """
     for rule in get_args(FoldRule):
         if text == rule:
@@ -31,9 +31,9 @@ class Fold:
     """One fold: bools for every row of the manifest.
 
     Attributes:
-        name: the held-out speaker, or a number where there is more than one.
+        name: the held-out speaker, or a number if several are held out.
         train, validation, test: the rows of each side; every row is on at most one side of a fold.
-        copies: rows with the audio of ``validation`` and another speaker; trained on only together with it.
+        copies: rows with the audio of ``validation`` and another speaker; used only for the final network.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Fold:
 
 
 def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None, seed: int) -> list[Fold]:
-    """Divide a record folder's examples, whatever split they are in.
+    """Divide all examples of a record folder into folds; their splits are ignored.
 
-    ``speaker``: leave one speaker out, or with ``n_folds`` groups of speakers with about equally many examples; the
-    validation side is one speaker of the others, if there are three or more. ``random``: folds are stratified
+    ``speaker``: leave one speaker out, or with ``n_folds`` groups of speakers with similar numbers of examples; the
+    validation side is one of the other speakers, if there are three or more. ``random``: folds are stratified
     by label, and the validation side is the next fold's test side. Examples with the same audio (parts, windows,
-    copies of one file) are never divided. By speaker, an example without one is on no side.
+    copies of one file) are always on the same side. By speaker, an example without a speaker is on no side.
 
     Args:
-        rows: of the manifest, all of them, in order.
-        by: what is held out as a whole.
+        rows: all rows of the manifest, in order.
+        by: the rule.
         n_folds: number of folds; None: one for each speaker, or ten random ones.
-        seed: chooses the validation speaker, and the division into random folds.
+        seed: determines the validation speaker, and the random folds.
 
     Raises:
         TrainingError: there are fewer than two speakers.
@@ -112,7 +112,7 @@ def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None, seed: in
         fold = Fold(name, known & ~(test | validation | leaked | copies), validation, test, copies)
         if not fold.rest.any():
             raise TrainingError(
-                f"fold {name}: nothing is left to train on, as all other recordings are copies of those held out; "
+                f"fold {name}: no training recordings, as all others are copies of those held out; "
                 "give other speakers, or cross-validate --by random"
             )
         folds.append(fold)
@@ -126,9 +126,10 @@ def _copies(rows: Sequence[dict[str, str]], side: NDArray[np.bool_]) -> NDArray[
 
 
 def _stratified(rows: Sequence[dict[str, str]], units: Sequence[str], n_folds: int, seed: int) -> list[int]:
-    """Each row's fold: units sorted by label, shuffled within it, are numbered in turn.
+    """Each row's fold: units are sorted by label, shuffled within each label, and assigned to the folds in turn.
 
-    Folds differ by one unit at most. scikit-learn's StratifiedKFold refuses labels that are all rarer than the folds.
+    Fold sizes differ by one unit at most. scikit-learn's StratifiedKFold raises an error if every label has fewer
+    units than there are folds.
     """
     label_of = {unit: row["label"] for unit, row in zip(reversed(units), reversed(rows), strict=True)}
     ordered = sorted(label_of, key=lambda unit: (label_of[unit], shuffle_key(seed, unit)))

@@ -1,4 +1,4 @@
-"""The ways to label a table of recordings."""
+"""Labelling of recordings by folders, file names, CSV or regular expression."""
 
 import dataclasses
 import re
@@ -19,13 +19,13 @@ from ser_batch.formatting import pluralize
 
 _FOLDERS = "folders"
 
-# Words that pandas.read_csv takes for a missing value, even in quotes.
+# Words that pandas.read_csv reads as a missing value, even in quotes.
 READ_AS_MISSING = frozenset(
     "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
 )
 _NOTED = 5
 
-# What a label map gives as the new name of a label whose recordings are to be left out.
+# The new name in a label map that excludes a label's recordings.
 DROP = "(drop)"
 
 
@@ -34,11 +34,11 @@ class Labelled:
     """A listing with labels.
 
     Attributes:
-        recordings: those that have a label, in SOURCE's order.
-        rejections: all inputs that cannot be used, those of the listing included.
-        rule: where the labels came from, for people: ``emodb names``, ``folders``, ``columns``...
+        recordings: those with a label, in SOURCE's order.
+        rejections: all unusable inputs, including those of the listing.
+        rule: source of the labels, for messages: ``emodb names``, ``folders``, ``columns``...
         notes: warnings about labels and speakers.
-        left_out: how many recordings the label map leaves out, by the label as found; they are in neither.
+        left_out: number of recordings that the label map excludes, by original label; they are in neither table.
     """
 
     recordings: pa.Table
@@ -50,13 +50,13 @@ class Labelled:
 
 @dataclass(frozen=True)
 class _Way:
-    """Where labels come from.
+    """Source of labels.
 
     Attributes:
-        title: for people.
-        rule: gives them.
-        split_of: gives a recording's split by its key; None: there are no splits.
-        notes: warnings about it.
+        title: for messages.
+        rule: from a recording's key to label and speaker.
+        split_of: from a recording's key to its split; None: there are no splits.
+        notes: warnings.
     """
 
     title: str
@@ -66,15 +66,15 @@ class _Way:
 
 
 def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[str, str] | None = None) -> Labelled:
-    """Give every recording its label and, where known, its speaker. What a CSV's columns say always wins.
+    """Assign labels and, if known, speakers to recordings. Values from the columns of a CSV have priority.
 
     Args:
         listing: from `list_source`.
         labels: ``auto``, ``folder``, the name of a corpus, ``regex:PATTERN`` or the path of a CSV.
-        label_map: label as found to label as wanted or `DROP`, applied last; a label that is not in it stays.
+        label_map: original label to new label or `DROP`, applied last; other labels do not change.
 
     Raises:
-        LabelError: there are no labels this way, or only one class, or the map names a label that is not there.
+        LabelError: no labels are found, or only one class, or the map has a label that no recording has.
         UsageError: ``labels`` is not one of the above.
     """
     way = _way(listing, labels)
@@ -111,7 +111,7 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
 def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
     if left_out:
         number = pluralize(left_out.total(), "recording")
-        return LabelError(f"--label-map leaves out all {number} that have labels; keep two labels or more")
+        return LabelError(f"--label-map leaves out all {number} with labels; keep two labels or more")
     return LabelError(
         f"no labels found ({title}): the first of {len(rejections)} inputs, {rejections[0].file}, "
         f"{rejections[0].reason}. {_THREE_WAYS}"
@@ -134,18 +134,18 @@ def _undecoded_notes(what: str, names: Iterable[str | None]) -> list[str]:
 
 
 def speaker_notes(table: pa.Table) -> list[str]:
-    """Warnings about names of speakers that may be mistakes."""
+    """Warnings about speaker names that may be mistakes."""
     speakers = table["speaker"].unique().to_pylist()
     notes = _undecoded_notes("speakers", speakers)
     if alike := _alike(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
         notes.append(f"speakers that differ only by case or leading zeros are different speakers: {alike}")
     if words := sorted({name for name in speakers if name} & READ_AS_MISSING):
-        notes.append(f"taken as the name of one speaker: '{words[0]}'; leave it empty where the speaker is unknown")
+        notes.append(f"'{words[0]}' is used as the name of one speaker; leave it empty if the speaker is unknown")
     return notes
 
 
 def _alike(names: Iterable[str | None], key: Callable[[str], str]) -> str:
-    """The groups of names with the same key, for people; empty if there are none."""
+    """The groups of names with the same key, as text; empty if there are none."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[key(name or "")].append(name or "")
@@ -155,15 +155,15 @@ def _alike(names: Iterable[str | None], key: Callable[[str], str]) -> str:
 
 
 def name_speakers(listing: Listing, rule: str) -> Listing:
-    """The listing with speakers where it has none.
+    """Fill in missing speakers of a listing.
 
     Args:
-        listing: from `ser_batch.corpus.sources.list_source`; a speaker from a CSV stays.
-        rule: ``folder``: the name of the folder that a recording is in; ``regex:PATTERN``: the group
-            ``(?P<speaker>…)`` of a regular expression over its key. What does not match has no speaker.
+        listing: from `ser_batch.corpus.sources.list_source`; speakers from a CSV are kept.
+        rule: ``folder``: the name of the recording's folder; ``regex:PATTERN``: the group ``(?P<speaker>…)`` of a
+            regular expression that is searched in its key. Recordings without a match have no speaker.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the rule is neither.
     """
     if rule == "folder":
         speaker_of = _folder_of
@@ -193,7 +193,7 @@ _THREE_WAYS = (
 
 
 def _known(way: _Way, recording: Recording) -> tuple[str, str | None, str | None] | str:
-    """A recording's label, speaker and split; or why it has no label."""
+    """A recording's label, speaker and split, or the reason that it has no label."""
     label, speaker, split = recording.label, recording.speaker, recording.split
     if label is None or speaker is None:
         found = way.rule(recording.file)
@@ -207,9 +207,9 @@ def _known(way: _Way, recording: Recording) -> tuple[str, str | None, str | None
 
 
 def _unusable_label(label: str) -> str | None:
-    """Why a recording cannot have this label, if so."""
+    """The reason that a label is not allowed; None if it is."""
     if not (label and label.isprintable()):
-        return f"has a label that is no plain text: {label!r}"
+        return f"has a label that is not plain text: {label!r}"
     if label in READ_AS_MISSING:
         return (
             f"has the label '{label}', which pandas reads as missing; rename it with --label-map, or map it to {DROP}"
@@ -218,7 +218,7 @@ def _unusable_label(label: str) -> str | None:
 
 
 def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> None:
-    """Raise a LabelError if the map names a label that no recording has."""
+    """Raise a LabelError if the map has a label that no recording has."""
     from difflib import get_close_matches
 
     absent = [label for label in label_map if label not in found]
@@ -264,7 +264,7 @@ def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
         return _Way("columns", lambda file: "has no label in its row")
     if n_unlabelled < len(listing.recordings):
         raise LabelError(
-            "some SOURCEs have a column label and others have none; give with --labels the way for the others "
+            "some SOURCEs have a column label and others have none; give --labels for the others "
             f"(folder, {', '.join(CORPORA)}, regex:… or a CSV)"
         )
     if listing.label_questions:
@@ -286,7 +286,7 @@ def _unlabelled(listing: Listing) -> Iterator[str]:
 
 
 def _fits_most(rule: NamingRule, files: Iterable[str], number: int) -> bool:
-    """Whether a rule fits more than half of so many keys; stops as soon as that is certain."""
+    """Whether a rule matches more than half of ``number`` keys; stops as soon as the result is certain."""
     fitting = others = 0
     for file in files:
         if isinstance(rule(file), str):
@@ -306,7 +306,7 @@ def _regex_way(text: str) -> _Way:
     def rule(file: str) -> tuple[str, str | None] | str:
         match = pattern.search(file)
         if match is None or not match["label"]:
-            return "does not match the labels' regular expression"
+            return "does not match the regular expression of --labels"
         return match["label"], match["speaker"] if "speaker" in pattern.groupindex else None
 
     def split_of(file: str) -> str | None:
@@ -337,7 +337,9 @@ def _csv_way(path: Path) -> _Way:
         file = printable(row["file"])
         found = (composed(printable(row["label"])), composed(printable(row.get("speaker", ""))) or None)
         if by_file.setdefault(file, found) != found:
-            raise LabelError(f"{path}: line {line} labels {file} otherwise than a line before it; keep one of them")
+            raise LabelError(
+                f"{path}: line {line} has another label or speaker of {file} than an earlier line; keep one"
+            )
 
     def rule(file: str) -> tuple[str, str | None] | str:
         label, speaker = by_file.get(file, ("", None))
@@ -354,10 +356,10 @@ def _check_cells(path: Path, line: int, row: Mapping[str, str]) -> None:
 
 
 def read_label_map(path: Path) -> dict[str, str]:
-    """A CSV with the columns ``from`` and ``to``: label as found, label as wanted or `DROP`.
+    """Read a CSV with the columns ``from`` and ``to``: original label, and new label or `DROP`.
 
     Raises:
-        LabelError: it has not these columns, maps one label twice, or maps one to nothing.
+        LabelError: a column is missing, a label is mapped twice, or a name is empty.
     """
     table = read_csv(path, ("from", "to"))
     if table.columns != {"from", "to"}:

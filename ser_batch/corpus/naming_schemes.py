@@ -1,23 +1,23 @@
-"""How known corpora write label and speaker into file names."""
+"""File naming schemes of known corpora: label and speaker from the file name."""
 
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-# A recording's label and speaker by its key, or why the key does not tell.
+# From a recording's key to its label and speaker, or the reason that it has none.
 NamingRule = Callable[[str], tuple[str, str | None] | str]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """How a corpus writes label and speaker into its file names.
+    """The file naming scheme of a corpus.
 
     Attributes:
-        title: what it is, for messages.
+        title: the corpus' name, for messages.
         pattern: matches the end of a path without extension; groups ``label`` and ``speaker``.
-        labels: code in the name to label.
-        source: where the scheme is documented.
+        labels: code in the file name to label.
+        source: publication that documents the scheme.
     """
 
     title: str
@@ -113,7 +113,7 @@ CORPORA = {
     ),
 }
 
-# One actress's files of TESS are named OA_ in one word of the set and OAF_ in all others.
+# In TESS, the files of one actress begin with OA_ for one word and with OAF_ for all others.
 _SAME_SPEAKER = {"tess": {"OA": "OAF"}}
 
 
@@ -126,7 +126,7 @@ def corpus_rule(name: str) -> NamingRule:
     def rule(file: str) -> tuple[str, str | None] | str:
         match = pattern.search(os.path.splitext(file)[0])
         if match is None:
-            return f"is not named as {corpus.title} names its files"
+            return f"does not match the file names of {corpus.title}"
         if match["label"] not in corpus.labels:
             return f"has the code {match['label']!r}, which {corpus.title} does not use"
         return corpus.labels[match["label"]], same_speaker.get(match["speaker"], match["speaker"])

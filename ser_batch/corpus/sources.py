@@ -1,4 +1,4 @@
-"""From a directory, file, list or CSV to the table of recordings, in a fixed order."""
+"""Listing of a SOURCE (directory, file, list or CSV) as a table of recordings, in a fixed order."""
 
 import dataclasses
 import io
@@ -30,7 +30,7 @@ COLUMNS = ("file", "label", "speaker", "split", "start", "end")
 
 
 def printable(name: str) -> str:
-    r"""A file's name as text that every table can hold and that stays unique.
+    r"""A file's name as valid text, unique for each file.
 
     Bytes that are not UTF-8 are written as ``\xNN``, and a backslash as ``\\``.
     """
@@ -41,26 +41,26 @@ def printable(name: str) -> str:
 
 
 def composed(name: str) -> str:
-    """A label or speaker as names are compared: in Unicode's composed form (NFC), without surrounding space."""
+    """A label or speaker in normalised form: Unicode's composed form (NFC), without surrounding space."""
     return name.strip() if name.isascii() else normalize("NFC", name).strip()
 
 
 def list_source(source: str) -> Listing:
     """List a SOURCE: a directory, one file, a CSV or TSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
 
-    Relative paths in a CSV or a list are taken from its folder, those from stdin from the working directory.
+    Relative paths in a CSV or a list are resolved against its folder, those from stdin against the working directory.
 
     Raises:
-        SourceError: it does not exist, is not in one of these forms, or holds no recording at all.
+        SourceError: SOURCE does not exist, is not in one of these forms, or has no recordings.
     """
     return _list_source(source, whole_keys=False)
 
 
 def list_sources(sources: Sequence[str]) -> Listing:
-    """List one SOURCE or several, in their order.
+    """List one or several SOURCEs, in their order.
 
-    The keys of several begin with the path of their directory or are that of their file, those from CSVs and lists stay
-    as they are written. A key that comes twice is a rejection, and so is a directory without audio.
+    With several, keys begin with the path of the directory, or are the path of the file; keys from CSVs and lists are
+    not changed. A repeated key is a rejection, and so is a directory without audio.
 
     Raises:
         SourceError: as `list_source` does.
@@ -98,7 +98,7 @@ def _one_of_several(source: str) -> Listing:
         path = Path(source)
         if not (path.is_dir() or (path.exists() and path.suffix.lower() == ".txt")):
             raise
-        # A shell's * gives folders without audio and texts, too.
+        # The shell's * also matches folders without audio, and text files.
         reason = str(error).removeprefix(f"{path}: ")
         return Listing(make_table([]), [Rejection(printable(str(path)), "list", reason)])
 
@@ -112,7 +112,7 @@ def _joined(sources: Sequence[str], listings: list[Listing]) -> Listing:
     table, repeats = _without_repeats(table)
     for repeated, number, first in repeats:
         where, before = (sources[int(np.searchsorted(ends, at, "right"))] for at in (number, first))
-        reason = f"is named again by {printable(where)}, after {printable(before)}"
+        reason = f"is listed again by {printable(where)}, after {printable(before)}"
         rejections.append(Rejection(repeated.file, "list", reason, part=_part(repeated)))
     return Listing(
         table,
@@ -140,17 +140,17 @@ def _list_directory(root: Path, whole_keys: bool) -> Listing:
     table = make_table(Recording(printable(before + relative), prefix + relative) for relative in walk)
     if not len(table) and not walk.rejections:
         holds = pluralize(walk.other_files, "other file") if walk.other_files else "nothing"
-        raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); name another folder")
+        raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); give another folder")
     rejections = [dataclasses.replace(one, file=printable(before) + one.file) for one in walk.rejections]
     return Listing(table, sorted(rejections, key=lambda one: one.file), walk.other_files)
 
 
 class _Walk:
-    """The audio files of a directory, by their paths relative to it, in the order of these as text.
+    """Iterator over the audio files of a directory, as relative paths in the order of their text.
 
     Attributes:
         rejections: folders that could not be listed so far.
-        other_files: how many files that are no audio were met so far.
+        other_files: number of files without an audio extension so far.
     """
 
     def __init__(self, root: Path) -> None:
@@ -159,7 +159,7 @@ class _Walk:
         self.other_files = 0
 
     def __iter__(self) -> Iterator[str]:
-        # Only the folders on the way are held; a folder's name sorts with the slash that follows it.
+        # Only the folders on the current path are in memory; a folder's name is sorted with its trailing slash.
         open_folders = [self._entries("", frozenset())]
         while open_folders:
             relative, above = next(open_folders[-1], (None, frozenset()))
@@ -173,7 +173,7 @@ class _Walk:
     def _entries(
         self, folder: str, above: frozenset[tuple[int, int]]
     ) -> Iterator[tuple[str, frozenset[tuple[int, int]]]]:
-        """Its audio files and, ending in a slash, its folders, in order; with all folders on the way to them."""
+        """A folder's audio files and subfolders (with a trailing slash), in order, each with its parent folders."""
         names: list[str] = []
         try:
             status = os.stat(self._root / folder)
@@ -185,7 +185,7 @@ class _Walk:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if _leads_to_folder(entry):
+                    if _is_folder(entry):
                         names.append(f"{entry.name}/")
                     elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS:
                         names.append(entry.name)
@@ -203,10 +203,10 @@ class _Walk:
         self.rejections.append(Rejection(printable(folder.removesuffix("/")), "list", reason))
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: then a file that cannot be read, which gets its row
+    except OSError:  # a link to itself: it counts as a file, and gets an error row as unreadable
         return False
 
 
@@ -245,7 +245,7 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
         for line, row in rows:
             file = printable(row["file"])
             if not file or "\0" in file:
-                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} names no file")
+                rejection = Rejection(file.replace("\0", ""), "list", f"line {line} has no file name")
                 refused.append((line, rejection))
                 continue
             if problem := row.get(SURPLUS):
@@ -264,16 +264,16 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
         reason = f"line {lines[number]} repeats line {lines[first]}"
         refused.append((lines[number], Rejection(repeated.file, "list", reason, part=_part(repeated))))
     if not lines and not refused:
-        raise SourceError(f"{name}: names no recording; give one path a line")
+        raise SourceError(f"{name}: lists no recordings; give one path per line")
     refused.sort(key=lambda one: one[0])
     return Listing(table, [one for _, one in refused], bases={name: os.path.abspath(base)})
 
 
 def _without_repeats(table: pa.Table) -> tuple[pa.Table, list[tuple[Recording, int, int]]]:
-    """The table without recordings that are the same part of the same key as one before them.
+    """Remove recordings with the same key and the same part as an earlier one.
 
     Returns:
-        The rest; and those recordings, each with its number and that of the one before.
+        The other recordings; and the removed ones, each with its number and that of the earlier recording.
     """
     first = first_equal(text_keys(repr((one.file, *_part(one))) for one in recordings(table)))
     numbers = np.flatnonzero(first != np.arange(len(first)))
@@ -281,7 +281,7 @@ def _without_repeats(table: pa.Table) -> tuple[pa.Table, list[tuple[Recording, i
     repeats = [
         (one, number, int(first[number]))
         for one, before, number in pairs
-        if (one.file, *_part(one)) == (before.file, *_part(before))  # not only their keys
+        if (one.file, *_part(one)) == (before.file, *_part(before))  # equal 64-bit keys are not sufficient
     ]
     if not repeats:
         return table, []
@@ -308,7 +308,7 @@ def _of_row(row: dict[str, str], base: Path) -> Recording:
 
 
 def _readable_part(row: dict[str, str]) -> Part:
-    """The times of a row, if both can be read."""
+    """Start and end of a row, if both are valid."""
     try:
         return parse_secs(row.get("start") or "0"), parse_secs(row["end"]) if row.get("end") else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which recording goes to which split: speaker-disjoint wherever speakers are known."""
+"""Assignment of recordings to splits: speaker-disjoint if speakers are known."""
 
 import hashlib
 from array import array
@@ -20,12 +20,12 @@ from ser_batch.storage.tables import codes, counts, encoded, with_column
 SPLITS = ("train", "validation", "test")
 SplitRule = Literal["speakers", "random", "none"]
 
-# How much it weighs that a label lacks in a split: where it has two speakers, it is in train and test.
+# Penalty for a label that is missing in a split: a label with two speakers is placed in train and test.
 _WEIGHT = {SPLITS.index("train"): 4, SPLITS.index("test"): 2, SPLITS.index("validation"): 1}
-# So much of its share a split gets at most for the sake of labels that would lack in it.
+# To avoid missing labels, a split may grow to at most this multiple of its share.
 _MOST_OF_SHARE = 2.0
-_EMPTY_WEIGHT = 1 << 32  # of a split without any recording: more than of all labels
-# So many orders of placing groups are tried at most, with so many placings in all.
+_EMPTY_WEIGHT = 1 << 32  # penalty for an empty split: more than that of all labels
+# Upper limits of the number of orders in which groups are placed, and of placements over all orders.
 _MOST_ORDERS = 64
 _MOST_PLACED = 200_000
 _NAMED_LABELS = 10
@@ -36,12 +36,12 @@ Codes = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How recordings are divided.
+    """Options of the division into splits.
 
     Attributes:
         rule: ``speakers``: no speaker in two splits; ``random``: stratified by label; ``none``: all are ``train``.
-        fractions: the share of `SPLITS`, summing to 1.
-        seed: which of the possible divisions.
+        fractions: the share of each of `SPLITS`, summing to 1.
+        seed: of the random order.
     """
 
     rule: SplitRule = "speakers"
@@ -50,10 +50,10 @@ class SplitPlan:
 
 
 def parse_rule(text: str) -> SplitRule:
-    """The rule of that name.
+    """Parse the name of a rule.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such rule.
     """
     for rule in get_args(SplitRule):
         if text == rule:
@@ -62,7 +62,7 @@ def parse_rule(text: str) -> SplitRule:
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:
-    """``0.8,0.1,0.1`` as numbers.
+    """Parse fractions such as ``0.8,0.1,0.1``.
 
     Raises:
         UsageError: not three shares from 0 to 1 that sum to 1.
@@ -77,30 +77,30 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 
 
 def shuffle_key(seed: int, key: str) -> bytes:
-    """Sorting by this shuffles: the same way for the same seed, on every machine and in every process."""
+    """Sort key for a shuffle that depends only on the seed, not on machine or process."""
     return hashlib.sha256(f"{seed}\0{key}".encode()).digest()
 
 
 def stable_keys(seed: int, keys: Iterable[str]) -> NDArray[np.uint64]:
-    """The beginnings of `shuffle_key`, big enough to sort millions by ``(n,)``."""
+    """The first 64 bits of each `shuffle_key`, uint64 ``(n,)``, to sort millions of keys."""
     beginnings = array("Q", (int.from_bytes(shuffle_key(seed, key)[:8], "big") for key in keys))
     return np.frombuffer(beginnings, np.uint64)
 
 
 def assign_splits(table: pa.Table, plan: SplitPlan, duplicate_of: Rows | None = None) -> pa.Table:
-    """The table with every recording's split.
+    """Assign a split to every recording.
 
-    A split that a recording already has (a CSV's column) stays, and draws the rest of its group with it.
-    Groups are never divided: a speaker's recordings, or the parts of one file, and whoever shares a file's bytes.
+    A given split (from a CSV's column) is kept, and the rest of the recording's group gets the same split. A group is
+    never divided otherwise. It is a speaker's recordings or the parts of one file, with all copies of their files.
 
     Args:
         table: recordings with labels.
-        plan: how to divide.
+        plan: options of the division.
         duplicate_of: for each recording the number of the first one with the same audio ``(n,)``; None: compare paths
             only.
 
     Raises:
-        LabelError: a given split is none of `SPLITS`.
+        LabelError: a given split is not one of `SPLITS`.
     """
     splits = _given_splits(table)
     if plan.rule == "none":
@@ -119,29 +119,30 @@ def assign_splits(table: pa.Table, plan: SplitPlan, duplicate_of: Rows | None = 
 
 
 def _given_splits(table: pa.Table) -> Codes:
-    """The number of each recording's given split in `SPLITS`; -1 where none is given."""
+    """Index of each recording's given split in `SPLITS`; -1 if none is given."""
     given, numbers = codes(table, "split")
     for number in np.unique(numbers).tolist():
         if given[number] not in (None, *SPLITS):
             (wrong,) = recordings(table.slice(int(np.argmax(numbers == number)), 1))
-            raise LabelError(f"{wrong.file}: split {wrong.split!r} is none of {', '.join(SPLITS)}")
+            raise LabelError(f"{wrong.file}: split {wrong.split!r} is not one of {', '.join(SPLITS)}")
     return np.array([SPLITS.index(split) if split in SPLITS else -1 for split in given], np.int8)[numbers]
 
 
 def _drawn_splits(groups: Rows, splits: Codes, n_groups: int) -> Codes:
-    """The split of each group one of whose recordings has one: the first such; -1 for all others."""
+    """The first given split among each group's recordings; -1 for groups without one."""
     drawn = np.full(n_groups, -1, np.int8)
     given = np.flatnonzero(splits >= 0)[::-1]
-    drawn[groups[given]] = splits[given]  # the last assignment, which is the first recording's, stays
+    drawn[groups[given]] = splits[given]  # reversed order: the first recording's split is assigned last
     return drawn
 
 
 def _speaker_groups(table: pa.Table, duplicate_of: Rows) -> tuple[Rows, list[str]]:
-    """Each recording's group ``(n,)``: speakers that share audio, directly or by others, are one; and their names.
+    """Each recording's group ``(n,)``, and the groups' names; speakers that share audio are in one group.
 
-    The groups are connected components, each named by the last of its speakers; group 0, without a name, has none.
+    Groups are connected components of speakers, each named after its last speaker. Group 0 is that of recordings
+    without a speaker.
     """
-    from scipy.sparse import coo_array  # here, as infer and workers import this module, too
+    from scipy.sparse import coo_array  # imported here, as infer and workers also import this module
     from scipy.sparse.csgraph import connected_components
 
     found, numbers = codes(table, "speaker")
@@ -155,18 +156,18 @@ def _speaker_groups(table: pa.Table, duplicate_of: Rows) -> tuple[Rows, list[str
     edges = np.ones(np.count_nonzero(apart), np.int8), (speakers[apart], joined[apart])
     n_groups, components = connected_components(coo_array(edges, (len(names), len(names))), directed=False)
     last = np.zeros(n_groups, np.int64)
-    last[components] = np.arange(len(names))  # the last assignment stays
+    last[components] = np.arange(len(names))  # the last assignment is kept
     return last[components][joined], names
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Speakers who go together.
+    """Speakers who must be in the same split.
 
     Attributes:
         name: of the group.
-        counts: how many recordings it has of each label: pairs of a label's number and a count.
-        split: the number of its split in `SPLITS`, where one is given; -1: any.
+        counts: number of recordings of each label: pairs of a label's number and a count.
+        split: index of the given split in `SPLITS`; -1: none is given.
     """
 
     name: str
@@ -175,7 +176,7 @@ class _Group:
 
     @property
     def size(self) -> int:
-        """How many recordings it has."""
+        """Number of recordings."""
         return sum(count for _, count in self.counts)
 
 
@@ -195,10 +196,10 @@ def _groups_of(table: pa.Table, groups: Rows, names: Sequence[str], drawn: Codes
 
 
 def _speaker_splits(groups: Sequence[_Group], plan: SplitPlan) -> dict[str, int]:
-    """The number of each group's split, by its name: each label is divided by the fractions, as far as groups allow.
+    """Index of each group's split in `SPLITS`, by name; each label is divided by the fractions if possible.
 
-    Groups are placed one after another, in an order that the seed gives. Where a label would then lack in a split,
-    other orders are tried, and the best is taken.
+    Groups are placed one after another, in a random order from the seed. If a label would be missing in a split,
+    other orders are tried, and the best result is used.
     """
     first = _placed(groups, plan, 0)
     if not first.would_lack:
@@ -208,9 +209,9 @@ def _speaker_splits(groups: Sequence[_Group], plan: SplitPlan) -> dict[str, int]
 
 
 def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Placing":
-    """All groups, placed in one of the orders of the seed.
+    """Place all groups, in the seed's order of this number.
 
-    Groups much larger than the smallest wanted split are placed first, so that they go to the largest.
+    Groups much larger than the smallest split's target are placed first, so that they go to the largest split.
     """
     placing = _Placing(groups, plan.fractions)
     largest_small = 2 * min((count for count in placing.owed() if count > 0), default=0)
@@ -223,12 +224,12 @@ def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Placing
 
 
 class _Placing:
-    """Groups while they are placed, one after another, in splits.
+    """Greedy placement of groups into splits.
 
     Attributes:
-        wanted, placed: of each of `SPLITS`, how many recordings of each label it should have, and has.
-        split_of: the number of the split of each placed group.
-        would_lack: whether a group had to go elsewhere than near the wanted counts, or else a label would lack.
+        wanted, placed: target and current number of recordings of each label, for each of `SPLITS`.
+        split_of: index of the split of each placed group.
+        would_lack: whether a group was placed away from its best split to avoid a missing label.
     """
 
     def __init__(self, groups: Sequence[_Group], fractions: Sequence[float]) -> None:
@@ -251,21 +252,21 @@ class _Placing:
                 self._put(group, group.split)
 
     def owed(self) -> list[float]:
-        """How many recordings each split still wants."""
+        """Number of recordings that each split still needs to reach its target."""
         return [sum(wanted) - size for wanted, size in zip(self.wanted, self._sizes, strict=True)]
 
     def _lacking(self, label: int) -> list[int]:
         return [split for split in self._used if not self.placed[split][label]]
 
     def distance(self) -> tuple[int, float]:
-        """How far it is from what is wanted: how much lacks, then the chi-squared distance of the counts."""
+        """Distance from the targets: penalty for missing labels, then chi-squared distance of the counts."""
         labels = range(len(self._to_come))
         lacking = sum(_WEIGHT[split] for label in labels for split in self._lacking(label))
         pairs = (zip(self.wanted[split], self.placed[split], strict=True) for split in self._used)
         return lacking, sum((placed - wanted) ** 2 / wanted for pair in pairs for wanted, placed in pair if wanted)
 
     def place(self, group: _Group) -> None:
-        """Put a group where it brings the labels' counts nearest to those wanted, or where one of them would lack."""
+        """Place a group in the split where a label would otherwise be missing, else where counts fit best."""
         needed = self._needed(group)
         changes = {split: self._change(group, split) for split in self._used}
         chosen = min(self._used, key=lambda split: (-needed[split], changes[split]))
@@ -273,7 +274,7 @@ class _Placing:
         self._put(group, chosen)
 
     def _needed(self, group: _Group) -> dict[int, int]:
-        """For each split how much weighs what would lack there for good if the group went elsewhere."""
+        """For each split, the penalty for labels that can no longer be placed there without this group."""
         empty = [split for split in self._used if not self._sizes[split]]
         last = self._groups_to_come <= len(empty)
         needed = {split: _EMPTY_WEIGHT * _WEIGHT[split] if last and split in empty else 0 for split in self._used}
@@ -285,7 +286,7 @@ class _Placing:
         return needed
 
     def _change(self, group: _Group, split: int) -> float:
-        """By how much the chi-squared distance from the wanted counts grows."""
+        """Increase of the chi-squared distance from the target counts."""
         wanted, placed = self.wanted[split], self.placed[split]
         return sum(n * (n + 2 * (placed[label] - wanted[label])) / wanted[label] for label, n in group.counts)
 
@@ -299,7 +300,7 @@ class _Placing:
 
 
 def _random_splits(table: pa.Table, groups: Rows, drawn: Codes, plan: SplitPlan) -> Codes:
-    """The split of each file (all its parts and copies), each label divided by the fractions."""
+    """The split of each file with all its parts and copies; each label is divided by the fractions."""
     of_group = drawn.copy()
     free = np.flatnonzero((groups == np.arange(len(groups))) & (drawn < 0))  # a group's number is its first recording's
     free = free[np.argsort(stable_keys(plan.seed, (one.file for one in recordings(table.take(free)))), kind="stable")]
@@ -317,12 +318,12 @@ def _random_splits(table: pa.Table, groups: Rows, drawn: Codes, plan: SplitPlan)
 
 
 def split_warnings(table: pa.Table, plan: SplitPlan, has_given: bool = False) -> list[str]:
-    """Warnings about a division that makes scores on it doubtful, a line each.
+    """Warnings about divisions that make scores unreliable, one line each.
 
     Args:
         table: recordings with splits.
-        plan: how they were divided.
-        has_given: whether some already had a split.
+        plan: options of the division.
+        has_given: whether some recordings had a given split.
     """
     speakers: defaultdict[str, set[str]] = defaultdict(set)
     labels: defaultdict[str, set[str]] = defaultdict(set)
@@ -346,7 +347,7 @@ def split_warnings(table: pa.Table, plan: SplitPlan, has_given: bool = False) ->
 
 
 def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: SplitPlan, has_given: bool) -> list[str]:
-    """Of the speakers of each split, and the number of recordings without one."""
+    """Warnings about the speakers of each split, and about recordings without a speaker."""
     lines = []
     if not speakers:
         if plan.rule == "speakers":
@@ -371,7 +372,7 @@ def _speaker_warnings(speakers: Mapping[str, set[str]], unknown: int, plan: Spli
 
 
 def _label_warnings(labels: Mapping[str, set[str]], plan: SplitPlan) -> list[str]:
-    """Of the labels of each split."""
+    """Warnings about the labels of each split."""
     lines = []
     known = set().union(*labels.values())
     if len(known) == 1:

@@ -22,10 +22,10 @@ Part = tuple[float | None, float | None]
 
 _SHARED = pa.dictionary(pa.int32(), pa.string())
 
-# ``file``: the key in every table, printable. ``root``: what the path begins with before ``file``, and ``path``: the
-# whole path where it does not end with ``file``; bytes, as they need not be UTF-8. ``start``, ``end``: seconds; null
-# where the file's. ``channel``: -1 is the mean of all; null: the front end's choice. A column but ``file``, ``root``
-# and those of `_SHARED` is of Arrow's type null, which takes no memory, where it would hold nothing.
+# ``file``: the key in every table, printable. ``root``: the part of the path before ``file``. ``path``: the whole path
+# if it does not end with ``file``. Both are bytes, as they may not be UTF-8. ``start``, ``end``: seconds; null: those
+# of the file. ``channel``: -1 is the mean of all; null: the front end's choice. An empty column, except ``file``,
+# ``root`` and those of `_SHARED`, has Arrow's type null, which takes no memory.
 SCHEMA = pa.schema(
     {
         "file": pa.large_string(),
@@ -49,11 +49,11 @@ class Recording(NamedTuple):
 
     Attributes:
         file: its key in every table, printable (see `ser_batch.corpus.sources.printable`).
-        path: where its bytes are, as the operating system names it.
-        label, speaker, split: None where unknown.
-        start_secs: where the part begins.
-        end_secs: where it ends; None: with the file.
-        channel: which channel is used; None: the front end's choice.
+        path: the operating system's path of the file.
+        label, speaker, split: None if unknown.
+        start_secs: start of the part in seconds.
+        end_secs: end of the part in seconds; None: the end of the file.
+        channel: the channel to use; None: the front end's choice.
     """
 
     file: str
@@ -67,7 +67,7 @@ class Recording(NamedTuple):
 
 
 def make_table(rows: Iterable[Recording]) -> pa.Table:
-    """The table of these recordings, in their order: some 25 bytes a row beside the name."""
+    """The table of recordings, in their order; a row takes about 25 bytes plus the name."""
     left = iter(rows)
     parts = []
     while some := list(islice(left, _ROWS_AT_ONCE)):
@@ -96,7 +96,7 @@ def _column(field: pa.Field, values: Sequence[Any]) -> pa.Array:
 
 
 def recordings(table: pa.Table) -> Iterator[Recording]:
-    """The rows of a table of recordings; few are held at once."""
+    """The rows of a table of recordings, converted in small batches."""
     for batch in table.select(SCHEMA.names).to_batches(max_chunksize=_ROWS_AT_ONCE // 4):
         columns = plain(pa.Table.from_batches([batch])).to_pydict()
         columns["path"] = _paths(columns)
@@ -107,7 +107,7 @@ def recordings(table: pa.Table) -> Iterator[Recording]:
 
 
 def paths(table: pa.Table) -> Iterator[str]:
-    """Where the bytes of each recording are, as the operating system names it."""
+    """The operating system's path of each recording."""
     for batch in table.select(["file", "root", "path"]).to_batches(max_chunksize=_ROWS_AT_ONCE // 4):
         yield from _paths(plain(pa.Table.from_batches([batch])).to_pydict())
 
@@ -118,12 +118,12 @@ def _paths(columns: dict[str, list[Any]]) -> list[str]:
 
 
 def first_of_file(table: pa.Table) -> Rows:
-    """For each recording the number of the first one that is in the same file ``(n,)``."""
+    """For each recording the number of the first recording in the same file ``(n,)``."""
     return first_equal(text_keys(paths(table)))
 
 
 def text_keys(texts: Iterable[str]) -> NDArray[np.uint64]:
-    """64 bits for each text ``(n,)``: among ten million different ones, two have the same once in 400,000 tables."""
+    """64-bit hash of each text ``(n,)``: among ten million texts, two are equal once in 400,000 tables."""
     keys = array("Q")
     for text in texts:
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -132,7 +132,7 @@ def text_keys(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def first_equal(keys: NDArray[Any]) -> Rows:
-    """For each key the number of the first that is equal to it ``(n,)``."""
+    """For each key the index of the first equal key ``(n,)``."""
     order, is_new = ordered(keys)
     runs = np.flatnonzero(is_new)
     first = np.empty(len(keys), np.int64)
@@ -141,9 +141,9 @@ def first_equal(keys: NDArray[Any]) -> Rows:
 
 
 def ordered(keys: NDArray[Any]) -> tuple[Rows, NDArray[np.bool_]]:
-    """The numbers of all keys, equal ones beside each other in their order, and whether each differs from the last.
+    """Indices that sort the keys (stable), and whether each sorted key differs from the one before it.
 
-    `numpy.unique` holds six arrays of this length to tell the same.
+    `numpy.unique` needs six arrays of this length for the same result.
     """
     order = np.argsort(keys, kind="stable")
     is_new = np.full(len(keys), True)
@@ -154,14 +154,14 @@ def ordered(keys: NDArray[Any]) -> tuple[Rows, NDArray[np.bool_]]:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An input that cannot be used, and why.
+    """An unusable input, with the reason.
 
     Attributes:
         file: its key.
-        stage: where it failed: ``list``, ``label``, ``read``, ``decode``, ``check`` or ``worker``.
+        stage: failed step: ``list``, ``label``, ``read``, ``decode``, ``check`` or ``worker``.
         reason: one line.
-        sha256: of the audio file; empty where its bytes were not read.
-        part: start and end in seconds, as requested; None: the end of the file, or both where none could be read.
+        sha256: of the audio file; empty if its bytes were not read.
+        part: requested start and end in seconds; an end of None is the end of the file; both None: not readable.
     """
 
     file: str
@@ -178,17 +178,17 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a SOURCE holds.
+    """Content of a SOURCE.
 
     Attributes:
         recordings: in SOURCE's order.
-        rejections: inputs that cannot even be listed.
-        other_files: how many files in a directory are no audio by their extension.
-        has_columns: the columns of a CSV that are known.
+        rejections: inputs that cannot be listed.
+        other_files: number of files in a directory without an audio extension.
+        has_columns: the known columns of a CSV.
         notes: warnings about a CSV's columns.
-        label_notes: the same, for those who use its labels.
-        label_questions: columns of a CSV without labels that may hold them under another name.
-        bases: the folder that relative paths are taken from, by the name of the CSV or list.
+        label_notes: warnings about a CSV's label column, for commands that use labels.
+        label_questions: columns of a CSV that may hold the labels under another name.
+        bases: the folder that relative paths are resolved against, by the name of the CSV or list.
     """
 
     recordings: pa.Table
@@ -202,5 +202,5 @@ class Listing:
 
 
 def is_undecoded(printed: str) -> bool:
-    """Whether what `printable` gave stands for bytes that are not UTF-8."""
+    """Whether a result of `printable` contains bytes that are not UTF-8."""
     return "\\x" in printed.replace("\\\\", "")

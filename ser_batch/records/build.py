@@ -1,6 +1,7 @@
-"""From a plan to a finished record folder: write, continue, finish.
+"""Build a record folder from a plan, or resume an interrupted build.
 
-The metadata are made from the manifest's parts, and ``provenance.json`` last: a folder with it is complete.
+The metadata files are written from the manifest's parts. ``provenance.json`` is written last: a folder with it is
+complete.
 """
 
 from collections import Counter
@@ -56,14 +57,14 @@ _FILES = "files.parquet"
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What became of a build.
+    """Result of a build.
 
     Attributes:
         records: the finished folder.
-        was_finished: it had been finished before.
-        n_errors: how many recordings cannot be used.
-        warnings: how many recordings have each warning code.
-        bases: the folder that relative paths were taken from, by the name of the CSV or list.
+        was_finished: whether the folder was already finished before this run.
+        n_errors: number of unusable recordings.
+        warnings: number of recordings with each warning code.
+        bases: the folder that relative paths are resolved against, by the name of the CSV or list.
     """
 
     records: RecordFolder
@@ -80,18 +81,18 @@ def build_records(
     restart: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BuildResult:
-    """Write a record folder, or continue one that the same plan began.
+    """Write a record folder, or resume an interrupted build of the same plan.
 
     Args:
         plan: from `plan_build`.
-        folder: the record folder; made if absent.
-        engine: where shards are written.
-        restart: throw away what an earlier build left in the folder.
-        on_progress: called with (recordings done, recordings in all) after each shard.
+        folder: the record folder; created if missing.
+        engine: runs the tasks that write shards.
+        restart: delete the files of an earlier build in the folder.
+        on_progress: called with (recordings done, total recordings) after each shard.
 
     Raises:
-        OutputError: the folder cannot be written, is in use, or holds something else.
-        RecordsError: not one recording could be used.
+        OutputError: the folder cannot be written, is in use, or holds other files.
+        RecordsError: no recording is usable.
     """
     folder = folder.absolute()
     with open_output(folder, _KIND, plan.settings, restart, partial(_changes, plan, folder)) as output:
@@ -117,16 +118,19 @@ def build_records(
         return result
 
 
-# By the name of a shard: recordings not to decode, as in `ShardTask.refused`.
+# Recordings that are not decoded, as in `ShardTask.refused`, by the name of the shard.
 _Refused = Mapping[str, Mapping[int, tuple[str, str]]]
 
 
 def _write_shards(
     plan: BuildPlan, folder: Path, pending: Sequence[PlannedShard], engine: Engine, refused: _Refused | None = None
 ) -> Iterator[int]:
-    """Write shards, also those whose worker ends; the number of recordings of each once it is done."""
+    """Write shards, and yield the number of recordings of each finished one.
+
+    If a worker crashes, the shard is written again without the recordings that crash it.
+    """
     failed: list[ShardTask] = []
-    # The largest last shard would leave the other workers idle.
+    # Largest first: a large shard at the end would leave the other workers idle.
     largest_first = sorted(pending, key=lambda shard: -len(shard.rows))
     tasks = (plan.task(shard, folder, (refused or {}).get(shard.name, {})) for shard in largest_first)
     for outcome in engine.map(write_shard, tasks):
@@ -140,15 +144,17 @@ def _write_shards(
         spared = replace(task, refused={**task.refused, **crashed})
         for outcome in engine.map(write_shard, [spared]):
             if outcome.failure is not None:
-                raise OutputError(f"{task.name}: {outcome.failure}, on no single recording; try fewer workers")
+                raise OutputError(
+                    f"{task.name}: {outcome.failure}, but no single recording causes it; try fewer workers"
+                )
             yield len(task.recordings)
 
 
 def _refuse_repeats(plan: BuildPlan, folder: Path, engine: Engine) -> None:
-    """Take out recordings that turned out to be the same part of a file as one before them in SOURCE.
+    """Remove recordings that are the same part of a file as an earlier recording in SOURCE.
 
-    So it is where both ask for more than the file has. Only what was read tells how long a file is, so the shards
-    of such recordings are written again, without them.
+    This occurs if both request an end beyond the end of the file. The length of a file is known only after decoding,
+    so the shards of such recordings are written again without them.
     """
     if plan.recordings["end"].null_count == len(plan.recordings):
         return
@@ -199,7 +205,7 @@ def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildRes
 
 
 def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
-    """What differs between the plan and that of an earlier build."""
+    """Differences between the plan and that of an earlier build."""
     changed = differences(old, plan.settings, ("front_end", "labels", "label_rule", "split", "shards"))
     if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
         before, now = set(_files_before(folder)), set(_planned_files(plan))
@@ -223,18 +229,18 @@ def _files_before(folder: Path) -> Iterator[str]:
 
 
 def _check_sources(plan: BuildPlan, folder: Path, shards: Sequence[PlannedShard], engine: Engine) -> None:
-    """Raise an OutputError if the audio that shards were made from is not what it was."""
+    """Raise an OutputError if audio files changed since shards were written."""
     changed: set[int] = set()
     for outcome in engine.map(_changed, (_sources(plan, folder, shard) for shard in shards)):
         changed.update(outcome.result.tolist() if outcome.result is not None else ())
     if changed:
         raise OutputError(
-            f"{folder}: {len(changed)} audio files changed since they were read; give --restart to build it anew"
+            f"{folder}: {len(changed)} audio files changed since they were read; give --restart to build it again"
         )
 
 
 def _sources(plan: BuildPlan, folder: Path, shard: PlannedShard) -> dict[str, str]:
-    """The audio of a finished shard: paths, with the sha256 of what was read; empty where nothing could be."""
+    """The audio of a finished shard: path to the sha256 at build time; empty if the file was unreadable."""
     part = open_part(folder, shard.name, ["recording", "sha256"])
     sha256_of: dict[int, str] = dict(zip(*(part[name].to_pylist() for name in part.column_names), strict=True))
     shard_paths = paths(plan.recordings.take(shard.rows))
@@ -242,7 +248,7 @@ def _sources(plan: BuildPlan, folder: Path, shard: PlannedShard) -> dict[str, st
 
 
 def _changed(sources: dict[str, str]) -> NDArray[np.uint64]:
-    """Keys of the files that are not what was read: paths could be too long for a result."""
+    """Keys of the files that changed since the build; not their paths, which may exceed the size of a result."""
     return stable_keys(0, (path for path, sha256 in sources.items() if _sha256_now(path) != sha256))
 
 
@@ -254,7 +260,7 @@ def _sha256_now(path: str) -> str:
 
 
 def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
-    """Make the metadata from the manifest's parts; the provenance last."""
+    """Write the metadata from the manifest's parts; the provenance last."""
     write_part(part_path(folder, REJECTED), map(rejection_row, plan.rejections), {})
     warnings: Counter[str] = Counter()
     n_errors = len(plan.rejections)
@@ -268,7 +274,7 @@ def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
     if not any(shard.examples for shard in shards):
         raise RecordsError(
             f"{folder}: not one of {pluralize(n_errors, 'recording')} could be used; "
-            f"ser-batch info {folder} --errors says why for each"
+            f"run ser-batch info {folder} --errors to list the reasons"
         )
     with open_atomically(folder / LABEL_NAMES) as file:
         file.write("".join(f"{label}\n" for label in plan.labels))

@@ -1,4 +1,4 @@
-"""How large a planned record folder will be, and how long building it takes: measured on a few recordings."""
+"""Estimates of a build's size and duration, measured on a few recordings."""
 
 import time
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ _BYTES_BESIDE_LOG_MEL = 200
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a build is expected to cost.
+    """Expected size and duration of a build.
 
     Attributes:
-        examples: how many there will be.
+        examples: number of examples.
         size_bytes: of all shards.
-        secs: of work, over all workers.
-        measured: from how many recordings this was told.
-        unusable: how many of those cannot be used.
+        secs: processing time in seconds, summed over all workers.
+        measured: number of recordings in the sample.
+        unusable: number of unusable recordings in the sample.
     """
 
     examples: int
@@ -38,7 +38,7 @@ class Estimate:
 
 
 def estimate_build(plan: BuildPlan, engine: Engine) -> Estimate:
-    """Compute the log-mels of recordings spread over the plan, and take the rest to be alike."""
+    """Compute the log-mels of a sample spread over the plan, and scale the result to all recordings."""
     chosen = np.arange(0, len(plan.recordings), max(len(plan.recordings) // _MEASURED, 1))[:_MEASURED]
     sample = list(recordings(plan.recordings.take(chosen)))
     windows = size_bytes = unusable = 0
@@ -50,7 +50,7 @@ def estimate_build(plan: BuildPlan, engine: Engine) -> Estimate:
 
 
 def _measure(sample: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int, int, float]:
-    """Windows, their bytes, unusable recordings, and seconds, which the first recording, to warm up, does not count."""
+    """Windows, their bytes, unusable recordings, and seconds; the first recording is a warm-up and is not timed."""
     windows = size_bytes = unusable = 0
     began = time.perf_counter()
     for number, recording in enumerate(sample):

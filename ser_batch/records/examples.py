@@ -1,8 +1,7 @@
-"""Log-mel spectrogram to serialized tf.train.Example and back: the only schema.
+"""Serialize and parse log-mel spectrograms as tf.train.Example: the schema of record folders.
 
-Everything that names a feature is made from `FEATURES`: the writer, both parsers, and the description
-that tensorflow-datasets reads. Writing needs the protobuf runtime alone, because importing TensorFlow
-costs seconds and hundreds of MB in every worker process.
+The writer, both parsers and the description for tensorflow-datasets are all derived from `FEATURES`. Writing needs
+only the protobuf runtime, because importing TensorFlow costs seconds and hundreds of MB in every worker process.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def serialize(example: Example) -> bytes:
         value = getattr(example, feature.name)
         target = message.features.feature[feature.name]
         if feature.kind == "float":
-            # A packed list is its raw little-endian bytes: no detour through 33,000 Python floats.
+            # A packed list is its raw little-endian bytes, which avoids conversion to 33,000 Python floats.
             raw = np.asarray(value, dtype="<f4").tobytes()
             target.float_list.MergeFromString(b"\x0a" + _varint(len(raw)) + raw)
         elif feature.kind == "int64":
@@ -83,25 +82,25 @@ def serialize(example: Example) -> bytes:
     return data
 
 
-# Of a log-mel; None where each example has its own number of frames.
+# Shape of a log-mel; the second is None if the number of frames differs between examples.
 Shape = tuple[int, int | None]
 
 
 def parse(serialized: bytes, shape: Shape) -> Example:
-    """The example that `serialize` wrote, without TensorFlow.
+    """Parse an example from `serialize`, without TensorFlow.
 
     Args:
         serialized: one record.
         shape: ``(n_mels, n_frames)`` of the record folder's front end.
 
     Raises:
-        RecordsError: it is no Example, or not of this schema and shape.
+        RecordsError: the record is not an Example of this schema and shape.
     """
     message = _example_class()()
     try:
         message.ParseFromString(serialized)
     except Exception as error:  # the protobuf runtimes raise different DecodeErrors
-        raise RecordsError("is no tf.train.Example") from error
+        raise RecordsError("is not a tf.train.Example") from error
     stored = message.features.feature
     if sorted(stored) != [feature.name for feature in FEATURES]:
         raise RecordsError(f"has the features {', '.join(sorted(stored)) or 'none'}")
@@ -132,7 +131,7 @@ def _decoded(text: bytes, name: str) -> str:
 
 
 def parse_tensors(serialized: tf.Tensor, shape: Shape) -> dict[str, tf.Tensor]:
-    """The features of one serialized Example, in TensorFlow's graph.
+    """Parse one serialized Example in a TensorFlow graph.
 
     Args:
         serialized: a string scalar.

@@ -1,6 +1,6 @@
-"""A record folder's files: their names, and what its metadata hold.
+"""A record folder: names of its files, and its metadata.
 
-`tfrecords/README.md` documents the same for people.
+`tfrecords/README.md` documents the format.
 """
 
 import json
@@ -24,7 +24,7 @@ from ser_batch.storage.settings import Settings
 
 PROVENANCE = "provenance.json"
 BUILDING = ".building"
-# What earlier versions wrote in place of the manifest's parts.
+# Files of earlier versions, which had these in place of the manifest's parts.
 EARLIER_TABLES = ("manifest.csv", "errors.csv")
 
 
@@ -33,8 +33,8 @@ class Shard(Settings):
 
     Attributes:
         name: of its file.
-        split: that it belongs to.
-        examples: how many it holds.
+        split: the split of its examples.
+        examples: number of examples.
         bytes, sha256: of its file.
         manifest_sha256: of its part of the manifest.
     """
@@ -54,14 +54,14 @@ class Provenance(Settings):
         kind: ``records``.
         version: of ser-batch.
         fingerprint: from `records_fingerprint`.
-        front_end: what the log-mels were computed with.
-        front_end_fingerprint: its fingerprint.
+        front_end: of the log-mels.
+        front_end_fingerprint: the front end's fingerprint.
         labels: label names; an example's label is an index into them.
         plan: settings of the build (see `ser_batch.records.plan.BuildPlan.settings`).
         shards: in order.
         rejected_sha256: of the manifest's part of recordings that were rejected before any shard.
-        errors: how many recordings cannot be used.
-        warnings: how many recordings have each warning code.
+        errors: number of unusable recordings.
+        warnings: number of recordings with each warning code.
     """
 
     kind: Literal["records"]
@@ -85,10 +85,10 @@ class Provenance(Settings):
 
 
 def records_fingerprint(front_end: FrontEnd, labels: Sequence[str], shards: Sequence[Shard]) -> str:
-    """SHA-256 over all that is in the shards and how to read it.
+    """SHA-256 over the front end, the labels and the content of the shards.
 
     Args:
-        front_end: what the log-mels were computed with.
+        front_end: of the log-mels.
         labels: label names in order.
         shards: in order.
     """
@@ -100,7 +100,7 @@ class RecordFolder:
     """A finished record folder.
 
     Attributes:
-        path: where it is.
+        path: the folder.
         provenance: the content of provenance.json.
     """
 
@@ -109,7 +109,7 @@ class RecordFolder:
 
     @property
     def front_end(self) -> FrontEnd:
-        """What its log-mels were computed with."""
+        """The front end of the log-mels."""
         return self.provenance.front_end
 
     @property
@@ -119,7 +119,7 @@ class RecordFolder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all that is in the shards and how to read it."""
+        """SHA-256 over the front end, the labels and the content of the shards."""
         return self.provenance.fingerprint
 
     def shards(self, split: str | None = None) -> list[Shard]:
@@ -131,7 +131,7 @@ class RecordFolder:
         return sum(shard.examples for shard in self.shards(split))
 
     def summary(self) -> str:
-        """Its size in one line, for people."""
+        """The folder's size as one line of text."""
         splits = [f"{split} {self.n_examples(split)}" for split in SPLITS if self.shards(split)]
         size = sum(shard.bytes for shard in self.shards())
         return (
@@ -141,10 +141,10 @@ class RecordFolder:
         )
 
     def shard_paths(self, shards: Iterable[Shard]) -> list[Path]:
-        """Where these shards are, each of the size that was written.
+        """The paths of shards, after a check that each file has its original size.
 
         Raises:
-            RecordsError: one is not.
+            RecordsError: a file is missing or has a different size.
         """
         paths = []
         for shard in shards:
@@ -160,11 +160,11 @@ class RecordFolder:
         return paths
 
     def manifest(self, *columns: str, shards: Iterable[Shard] | None = None) -> Iterator[pa.Table]:
-        """The manifest's rows of examples: for each shard, in order, a table with a row for each of its examples.
+        """The manifest's rows of examples: one table per shard, in order, with a row for each example.
 
         Args:
             columns: of `ser_batch.records.manifest.SCHEMA`.
-            shards: some of the folder's; None: all.
+            shards: a subset of the folder's shards; None: all.
 
         Raises:
             RecordsError: a part is missing or damaged.
@@ -173,7 +173,7 @@ class RecordFolder:
             yield examples(open_part(self.path, shard.name, {*columns, "error"})).select(columns)
 
     def errors(self) -> Iterator[pa.Table]:
-        """The manifest's rows of recordings that cannot be used: those rejected before any shard, then by shard.
+        """The manifest's rows of unusable recordings: first those rejected before any shard, then by shard.
 
         Raises:
             RecordsError: a part is missing or damaged.
@@ -182,7 +182,7 @@ class RecordFolder:
 
 
 def error_parts(folder: Path) -> Iterator[pa.Table]:
-    """As `RecordFolder.errors`; also of a folder that cannot be finished because nothing in it can be used."""
+    """As `RecordFolder.errors`; also for a folder that cannot be finished because no recording is usable."""
     if (folder / PROVENANCE).exists() or not part_path(folder, REJECTED).exists():
         return open_records(folder).errors()
     names = sorted(path.stem for path in (folder / MANIFEST).glob("*.parquet"))
@@ -194,7 +194,7 @@ def _failed_parts(folder: Path, shards: Iterable[str]) -> Iterator[pa.Table]:
 
 
 def recording_parts(rows: pa.Table) -> pa.Table:
-    """Which part of which file each recording is.
+    """The file and the part of it of each recording.
 
     Args:
         rows: of one part of the manifest, with the columns ``file``, ``start``, ``end`` and ``recording``.
@@ -207,14 +207,14 @@ def recording_parts(rows: pa.Table) -> pa.Table:
 
 
 def repeated_parts(rows: Iterable[pa.Table]) -> tuple[Rows, Rows]:
-    """Recordings that are the same part of the same file as another.
+    """Recordings that repeat an earlier recording: the same part of the same file.
 
     Args:
-        rows: parts of the manifest, as for `recording_parts`; few are held at once.
+        rows: parts of the manifest, as for `recording_parts`; read one at a time.
 
     Returns:
-        The numbers (column ``recording``) of those that are not the first such in SOURCE's order, and for each that of
-        the first.
+        The numbers (column ``recording``) of the repeats, and for each the number of the first such recording in
+        SOURCE's order.
     """
     keys, numbers = [], []
     for part in map(recording_parts, rows):
@@ -228,14 +228,14 @@ def repeated_parts(rows: Iterable[pa.Table]) -> tuple[Rows, Rows]:
 
 
 def refuse_repeated(records: RecordFolder, shards: Iterable[Shard] | None = None) -> None:
-    """See that no part of a file is in a record folder twice.
+    """Check that no part of a file is in a record folder twice.
 
     Args:
         records: the folder.
-        shards: where to look; None: in all.
+        shards: the shards to check; None: all.
 
     Raises:
-        RecordsError: one is.
+        RecordsError: a part is in the folder twice.
     """
     columns = ("file", "start", "end", "recording")
     shards = records.shards() if shards is None else list(shards)
@@ -245,7 +245,7 @@ def refuse_repeated(records: RecordFolder, shards: Iterable[Shard] | None = None
     for part in map(recording_parts, records.manifest(*columns, shards=shards)):
         if found := [row for row in part.to_pylist() if row["recording"] == repeats[0]]:
             raise RecordsError(
-                f"{records.path}: holds {pluralize(len(repeats), 'recording')} twice, the first of them "
+                f"{records.path}: holds {pluralize(len(repeats), 'recording')} twice, for example "
                 f"{found[0]['file']} from {found[0]['start_min']} s to {found[0]['end_max']} s; build it again with "
                 "build-records --restart, which keeps one of each"
             )
@@ -255,7 +255,7 @@ def open_records(path: Path) -> RecordFolder:
     """Open a finished record folder.
 
     Raises:
-        RecordsError: it is not there, not finished, or not a record folder of this version.
+        RecordsError: the folder is missing, not finished, or not a record folder of this version.
     """
     try:
         text = (path / PROVENANCE).read_bytes()
@@ -266,7 +266,7 @@ def open_records(path: Path) -> RecordFolder:
         reason = "not a record folder (no provenance.json)" if path.is_dir() else "no such folder"
         raise RecordsError(f"{path}: {reason}; make one with build-records") from None
     except NotADirectoryError:
-        raise RecordsError(f"{path}: a file, not a record folder; name the folder that build-records made") from None
+        raise RecordsError(f"{path}: a file, not a record folder; give the folder that build-records wrote") from None
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path / PROVENANCE}: cannot be read ({error}); build the folder again") from error
     if not isinstance(content, dict) or content.get("kind") != "records":
@@ -274,7 +274,7 @@ def open_records(path: Path) -> RecordFolder:
     if "tables" in content:
         raise RecordsError(
             f"{path}: written by ser-batch {content.get('version')}, with a {EARLIER_TABLES[0]} that this version does "
-            "not read; build it again with build-records --restart"
+            "not support; build it again with build-records --restart"
         )
     advice = "; build the folder again with build-records --restart"
     return RecordFolder(path, Provenance.parse(text, str(path / PROVENANCE), RecordsError, advice))

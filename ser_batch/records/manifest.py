@@ -1,6 +1,7 @@
 """The manifest: ``manifest/SHARD.parquet`` for every shard, and ``manifest/rejected.parquet``.
 
-A part is written by the task that writes the shard, after it. What has its part is never done again.
+The task that writes a shard writes the shard's part after it. A shard with a part is not
+written again.
 """
 
 from collections.abc import Iterable
@@ -16,37 +17,37 @@ from ser_batch.storage import tables  # noqa: F401 - before the first array: it 
 from ser_batch.storage.writing import open_atomically
 
 MANIFEST = "manifest"
-REJECTED = "rejected"  # the part of what was rejected before any shard
+REJECTED = "rejected"  # the part of recordings that were rejected before any shard
 
-ADVICE = "ser-batch verify says what else is wrong, and build-records --restart makes the folder anew"
+ADVICE = "run ser-batch verify to list all problems, or build-records --restart to build the folder again"
 
-# A row for each example: of a recording, or of one of its windows; and one for each recording that cannot be used.
+# A row for each example (a recording or one of its windows), and one for each unusable recording.
 SCHEMA = pa.schema(
     {
         "file": pa.string(),  # the recording's key
-        "start": pa.float64(),  # seconds: what the example stands for; of an error as requested, null where not given
+        "start": pa.float64(),  # seconds: start of the example; for an error the requested start, null if not given
         "end": pa.float64(),
         "label": pa.string(),
         "speaker": pa.string(),  # empty where unknown
         "split": pa.string(),
-        "shard": pa.string(),  # the shard's file name; null in the part of what was rejected
+        "shard": pa.string(),  # the shard's file name; null in the part `REJECTED`
         "index": pa.int64(),  # the example's number in its shard, from 0
         "duration": pa.float64(),  # seconds: of the recording
-        "sha256": pa.string(),  # of the audio file; empty where it was not read
+        "sha256": pa.string(),  # of the audio file; empty if it was not read
         "recording": pa.int64(),  # the recording's number in SOURCE's order; its windows have the same
         "window": pa.int32(),  # the window's number in its recording, from 0
         "warnings": pa.string(),  # codes, separated by spaces
-        "stage": pa.string(),  # where it failed: list, label, read, decode, check or worker; null of an example
-        "error": pa.string(),  # why it cannot be used, in a line; null of an example
+        "stage": pa.string(),  # failed step: list, label, read, decode, check or worker; null for an example
+        "error": pa.string(),  # reason that it is unusable, one line; null for an example
     }
 )
-# What `ser-batch info --manifest` and `--errors` print.
+# Columns that `ser-batch info --manifest` and `--errors` print.
 MANIFEST_COLUMNS = ("file", "start", "end", "label", "speaker", "split", "shard", "index", "duration", "sha256")
 ERROR_COLUMNS = ("file", "start", "end", "stage", "error", "sha256")
 
 
 def part_path(folder: Path, shard: str) -> Path:
-    """Where the part of a shard is, or that of `REJECTED`."""
+    """Path of the part of a shard, or of `REJECTED`."""
     return folder / MANIFEST / f"{shard}.parquet"
 
 
@@ -55,10 +56,10 @@ def write_part(path: Path, rows: Iterable[dict[str, Any]], facts: dict[str, str]
 
     Args:
         path: from `part_path`.
-        rows: values by the names in `SCHEMA`; what is absent is null.
-        facts: what the part also tells of its shard, as text by name.
+        rows: values by the names in `SCHEMA`; missing values are null.
+        facts: size and checksum of the shard, as text by name.
     """
-    # Without the Arrow schema, readers take the types from Parquet's own; checksums find damage in a page.
+    # Without the stored Arrow schema, readers use Parquet's own types; checksums detect damaged pages.
     options = {"store_schema": False, "write_page_checksum": True}
     with open_atomically(path, "wb") as file, pq.ParquetWriter(file, SCHEMA, **options) as writer:
         writer.write_table(pa.Table.from_pylist(list(rows), SCHEMA))
@@ -66,10 +67,10 @@ def write_part(path: Path, rows: Iterable[dict[str, Any]], facts: dict[str, str]
 
 
 def read_part(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
-    """A part, or some of its columns.
+    """Read a part, or some of its columns.
 
     Raises:
-        RecordsError: it is missing, damaged, or has other columns; the message says how.
+        RecordsError: the part is missing, damaged, or has other columns; the message gives the reason.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -89,10 +90,10 @@ def read_part(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
 
 
 def open_part(folder: Path, name: str, columns: Iterable[str] | None = None) -> pa.Table:
-    """The part of a shard, or that of `REJECTED`, of a record folder.
+    """Read the part of a shard, or of `REJECTED`, of a record folder.
 
     Raises:
-        RecordsError: as `read_part` does, with the place and what to do.
+        RecordsError: as `read_part`; the message also has the path and advice.
     """
     path = part_path(folder, name)
     try:
@@ -102,24 +103,24 @@ def open_part(folder: Path, name: str, columns: Iterable[str] | None = None) -> 
 
 
 def examples(part: pa.Table) -> pa.Table:
-    """The rows of a part that are of examples."""
+    """The rows of examples in a part."""
     return part.filter(part["error"].is_null())
 
 
 def failed(part: pa.Table) -> pa.Table:
-    """The rows of a part that are of recordings that cannot be used."""
+    """The rows of unusable recordings in a part."""
     return part.filter(part["error"].is_valid())
 
 
 def shard_facts(table: pa.Table) -> dict[str, str]:
-    """What a part also tells of its shard."""
+    """Size and checksum of the shard, as `write_part` stored them."""
     return {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
 
 
 def rejection_row(rejection: Rejection) -> dict[str, Any]:
-    """A recording that cannot be used, as a row."""
+    """The row of an unusable recording."""
     start, end = rejection.part
-    # A list's name, which reasons may hold, need not be text.
+    # Reasons may contain the name of a list, which may not be valid UTF-8.
     reason = rejection.reason.encode("utf-8", "backslashreplace").decode()
     row = {"file": rejection.file, "start": start, "end": end, "stage": rejection.stage, "error": reason}
     return row | {"sha256": rejection.sha256}

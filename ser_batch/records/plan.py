@@ -1,6 +1,6 @@
-"""From labelled recordings to the plan of a record folder: which recording goes to which shard.
+"""Plan of a record folder: the assignment of labelled recordings to shards.
 
-The plan is fixed before work starts and is a function of the input alone.
+The plan is fixed before work starts and is a function of the input only.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from ser_batch.records.tfds import shard_name
 from ser_batch.storage.fingerprints import json_list_fingerprint
 from ser_batch.storage.tables import codes, counts, plain
 
-# A few recordings a shard waste open files; many waste work when a build is cut short.
+# Small shards need many open files; large shards lose more work when a build is interrupted.
 _MIN_PER_SHARD = 32
 _MAX_PER_SHARD = 1000
 _WANTED_SHARDS = 64
@@ -30,12 +30,12 @@ _WANTED_SHARDS = 64
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What decides a build beside the recordings.
+    """Options of a build.
 
     Attributes:
         front_end: how waveforms become log-mels.
-        split: how recordings are divided.
-        num_shards: shards per split; None: by the number of recordings.
+        split: the division into splits.
+        num_shards: shards per split; None: derived from the number of recordings.
     """
 
     front_end: FrontEnd
@@ -45,7 +45,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to write: all a worker needs.
+    """Task of a worker: one shard to write.
 
     Attributes:
         folder: the record folder.
@@ -53,9 +53,9 @@ class ShardTask:
         split: the split it belongs to.
         front_end: how waveforms become log-mels.
         labels: label names in order.
-        recordings: what goes into it, in order, with a column ``recording`` for the number in the plan.
-        refused: by their numbers, recordings not to decode, with stage and reason: what ends the worker, what repeats
-            another.
+        recordings: the shard's recordings in order, with a column ``recording`` for the number in the plan.
+        refused: recordings that are not decoded, as number to (stage, reason): those that crash the worker, and
+            those that repeat another.
     """
 
     folder: str
@@ -73,7 +73,7 @@ class ShardTask:
 
 @dataclass(frozen=True, eq=False)
 class PlannedShard:
-    """Which recordings go into one shard.
+    """The recordings of one shard.
 
     Attributes:
         name: the shard's file name.
@@ -88,16 +88,16 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """Everything that decides what a finished folder holds.
+    """Plan of a build, which fixes the content of the finished folder.
 
     Attributes:
         front_end: how waveforms become log-mels.
         labels: label names, sorted.
-        recordings: the table in SOURCE's order, each with label and split; its row is a recording's number.
-        rejections: inputs that cannot be used, known before any audio is read.
+        recordings: the table in SOURCE's order, with labels and splits; a recording's number is its row.
+        rejections: unusable inputs that are found before any audio is read.
         shards: in the folder's order.
-        settings: what must be equal for a build to be continued, as JSON.
-        warnings: what a user should know of splits and duplicates.
+        settings: JSON that must be equal for a build to be resumed.
+        warnings: messages for the user about splits and duplicates.
     """
 
     front_end: FrontEnd
@@ -115,12 +115,12 @@ class BuildPlan:
 
 
 def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None = None) -> BuildPlan:
-    """Fix which recording goes to which shard.
+    """Plan a build: assign every recording to a shard.
 
     Args:
         labelled: the recordings.
-        options: what decides the folder beside the recordings.
-        same: from `ser_batch.corpus.duplicates.find_duplicates`; None: files are told apart by their paths alone.
+        options: the build's options.
+        same: from `ser_batch.corpus.duplicates.find_duplicates`; None: files are compared by their paths only.
 
     Raises:
         LabelError: a recording's given split is unknown.
@@ -128,7 +128,7 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
     table = assign_splits(labelled.recordings, options.split, None if same is None else same.duplicate_of)
     labels = tuple(sorted(label for (label,) in counts(table, "label")))
     splits, numbers = codes(table, "split")
-    # Shuffled once, so that shards, read in order, hold labels and speakers mixed.
+    # Shuffled once, so that labels and speakers are mixed when shards are read in order.
     parts = (f"{one.file}\0{one.start_secs}\0{one.end_secs}" for one in recordings(table))
     keys = stable_keys(options.split.seed, parts)
     shards = []
@@ -142,7 +142,7 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
     has_given = labelled.recordings["split"].null_count < len(table)
     settings = _settings(labelled, options, table, labels) | {"shards": Counter(shard.split for shard in shards)}
     if has_given:
-        settings["given_splits"] = True  # they may divide a speaker
+        settings["given_splits"] = True  # a speaker may be in several given splits
     warnings = split_warnings(table, options.split, has_given)
     if same is not None:
         warnings += duplicate_warnings(table, same)
@@ -169,7 +169,7 @@ def _settings(labelled: Labelled, options: BuildOptions, table: pa.Table, labels
 
 
 def planned_row(recording: Recording) -> tuple[str, ...]:
-    """All that a plan decides of a recording: file, start, end, label, speaker, split."""
+    """A recording as text, for fingerprints: file, start, end, label, speaker, split."""
     end = "" if recording.end_secs is None else repr(recording.end_secs)
     start = repr(recording.start_secs)
     return recording.file, start, end, recording.label or "", recording.speaker or "", recording.split or ""

@@ -22,13 +22,13 @@ from ser_batch.records.tfrecords import read_records
 
 @dataclass(frozen=True)
 class TrainValidation:
-    """The examples of a training.
+    """Training and validation examples of a training.
 
     Attributes:
-        train: what it learns from.
-        validation: what is measured after every epoch and calibrates the result; it chooses nothing.
-        description: JSON, what tells these sides from others of the same records.
-        n_copies: examples of the split ``train`` that are left out, as another split has their audio.
+        train: training examples.
+        validation: examples for metrics after every epoch and for calibration; not used to select a model.
+        description: JSON that distinguishes this selection from others of the same records.
+        n_copies: number of examples of the split ``train`` that are excluded, as another split has the same audio.
     """
 
     train: Selection
@@ -38,7 +38,7 @@ class TrainValidation:
 
 
 def split_train_validation(records: RecordFolder) -> TrainValidation:
-    """The splits ``train`` and ``validation``, without what is in ``train`` and in another split under two names.
+    """The splits ``train`` and ``validation``; training examples whose audio is also in another split are excluded.
 
     Raises:
         RecordsError: there is no example to train on.
@@ -59,11 +59,11 @@ def split_train_validation(records: RecordFolder) -> TrainValidation:
 
 @dataclass(frozen=True)
 class Selection:
-    """Some examples of a record folder.
+    """A subset of the examples of a record folder.
 
     Attributes:
-        name: what messages call them: a split, or a side of a fold.
-        shards: those that hold them, as `RecordFolder.shards` describes them.
+        name: for messages: a split, or a side of a fold.
+        shards: the shards that hold the examples.
         chosen: one bool for every example in those shards, in order; None: all of them.
     """
 
@@ -73,14 +73,14 @@ class Selection:
 
     @property
     def n_examples(self) -> int:
-        """How many they are."""
+        """Number of examples."""
         if self.chosen is not None:
             return int(self.chosen.sum())
         return sum(shard.examples for shard in self.shards)
 
     @property
     def size_bytes(self) -> int:
-        """Of the shards."""
+        """Size of the shards in bytes."""
         return sum(shard.bytes for shard in self.shards)
 
 
@@ -88,7 +88,7 @@ def split_selection(records: RecordFolder, split: str) -> Selection:
     """The examples of one split.
 
     Raises:
-        RecordsError: it has none.
+        RecordsError: the split has no examples.
     """
     shards = tuple(shard for shard in records.shards(split) if shard.examples)
     if not shards:
@@ -98,12 +98,12 @@ def split_selection(records: RecordFolder, split: str) -> Selection:
 
 
 def copies_of_other_splits(records: RecordFolder, split: str) -> NDArray[np.bool_] | None:
-    """Which examples of a split have the same part of the same audio as one of another split; None: none has.
+    """Find examples of a split with the same part of the same audio as an example of another split.
 
-    So it may be where splits were given.
+    There may be such examples if SOURCE gave the splits.
 
     Returns:
-        One bool for every example of the split, in shard order.
+        One bool for every example of the split, in shard order; None if there are none.
     """
     if records.n_examples() == records.n_examples(split):
         return None
@@ -115,23 +115,23 @@ def copies_of_other_splits(records: RecordFolder, split: str) -> NDArray[np.bool
             keys[shard.split == split].append(stable_keys(0, audio))
     copied = np.isin(np.concatenate(keys[True]), np.concatenate(keys[False]))
     if len(copied) != records.n_examples(split):
-        return None  # damaged: reading the examples tells how
+        return None  # damaged: reading the examples raises the error
     return copied if copied.any() else None
 
 
 def row_selection(records: RecordFolder, name: str, chosen: NDArray[np.bool_]) -> Selection:
-    """The examples at certain rows of the manifest, whatever their split.
+    """The examples at the chosen rows of the manifest, from any split.
 
     Args:
         records: a finished record folder.
-        name: what messages call them.
+        name: for messages.
         chosen: one bool per row of the manifest.
     """
     return Selection(name, tuple(shard for shard in records.shards() if shard.examples), chosen)
 
 
 def manifest_rows(records: RecordFolder, selection: Selection, *columns: str) -> Iterator[pa.Table]:
-    """Columns of the manifest's rows of a selection, in its order, a table for each shard.
+    """Columns of the manifest's rows of a selection, in its order, one table per shard.
 
     Raises:
         RecordsError: a part of the manifest is missing or damaged, or has other rows than its shard.
@@ -142,7 +142,7 @@ def manifest_rows(records: RecordFolder, selection: Selection, *columns: str) ->
         if len(rows) != shard.examples:
             raise RecordsError(
                 f"{records.path}: its manifest has {len(rows)} rows of {shard.name}, which holds "
-                f"{pluralize(shard.examples, 'example')}; ser-batch verify says which"
+                f"{pluralize(shard.examples, 'example')}; run ser-batch verify to list all problems"
             )
         if selection.chosen is not None:
             rows = rows.filter(pa.array(selection.chosen[begin : begin + shard.examples]))
@@ -160,10 +160,10 @@ def manifest_column(records: RecordFolder, selection: Selection, name: str) -> p
 
 
 def read_examples(records: RecordFolder, selection: Selection) -> Iterator[Example]:
-    """The examples of a selection one by one in shard order, as the manifest lists them; without TensorFlow.
+    """Read the examples of a selection in shard order, which is the manifest's order, without TensorFlow.
 
     Raises:
-        RecordsError: it is empty, or damaged.
+        RecordsError: the selection is empty, or a shard is damaged.
     """
     chosen = itertools.repeat(True) if selection.chosen is None else iter(selection.chosen.tolist())
     for path in _shard_paths(records, selection):
@@ -174,7 +174,7 @@ def read_examples(records: RecordFolder, selection: Selection) -> Iterator[Examp
                         yield parse(serialized, records.front_end.shape)
         except RecordsError as error:
             raise RecordsError(
-                f"{records.path}: is damaged ({path.name} {error}); ser-batch verify says where"
+                f"{records.path}: is damaged ({path.name} {error}); run ser-batch verify to list all problems"
             ) from error
 
 

@@ -1,6 +1,6 @@
-"""From one task to one shard, and its part of the manifest.
+"""Write a shard and its part of the manifest, in a worker.
 
-A worker writes a shard whole, then its part; what has its part is never done again. Every recording of the task is in
+A worker writes a shard, then its part; a shard with a part is not written again. Every recording of the task is in
 the part: as rows of examples, or as an error.
 """
 
@@ -21,7 +21,7 @@ from ser_batch.storage.writing import open_atomically
 
 
 def probe(numbered: Sequence[tuple[int, Recording]], front_end: FrontEnd) -> None:
-    """Do to recordings what `write_shard` does, and write nothing: to find one that ends its worker."""
+    """Process recordings as `write_shard` does, without writing, to find one that crashes its worker."""
     for _, recording in numbered:
         try:
             for _ in LogMelWindows(recording, front_end):
@@ -48,7 +48,7 @@ def write_shard(task: ShardTask) -> None:
 
 
 def _write_recording(task: ShardTask, number: int, recording: Recording, file: IO[bytes]) -> list[dict[str, Any]]:
-    """Write a recording's examples, or nothing if it turns out to be unusable; and give its rows of the manifest."""
+    """Write a recording's examples, or nothing if it is unusable; return its rows of the manifest."""
     speaker = recording.speaker or ""
     known: dict[str, Any] = {
         "file": recording.file,

@@ -1,4 +1,4 @@
-"""The files by which tensorflow-datasets opens a record folder."""
+"""The JSON files that tensorflow-datasets needs to open a record folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def tfds_features(shape: Shape, labels: Sequence[str]) -> dict[str, Any]:
-    """The content of ``features.json``, from which tensorflow-datasets parses the records."""
+    """The content of ``features.json``, which describes the records to tensorflow-datasets."""
     prefix = "tensorflow_datasets.core.features."
     described: dict[str, Any] = {}
     for feature in FEATURES:
@@ -36,12 +36,12 @@ LABEL_NAMES = "label.labels.txt"
 
 
 def shard_name(split: str, number: int, of: int) -> str:
-    """The name tensorflow-datasets expects."""
+    """The file name that tensorflow-datasets requires."""
     return f"{DATASET}-{split}.tfrecord-{number:05d}-of-{of:05d}"
 
 
 def tfds_files(shape: Shape, labels: Sequence[str], shards: Sequence[Shard]) -> dict[str, object]:
-    """The content of the JSON files that tensorflow-datasets opens a folder by."""
+    """The content of the JSON files that tensorflow-datasets needs, by file name."""
     splits = []
     for split in SPLITS:
         of_split = [shard for shard in shards if shard.split == split]

@@ -24,10 +24,10 @@ def write_record(file: IO[bytes], serialized: bytes) -> None:
 
 
 def read_records(file: IO[bytes]) -> Iterator[bytes]:
-    """The records of a TFRecord file, each checked against its CRCs.
+    """Read the records of a TFRecord file, and check their CRCs.
 
     Raises:
-        RecordsError: the file is cut or damaged; the message says how.
+        RecordsError: the file is truncated or damaged; the message gives the reason.
     """
     while header := file.read(12):
         if len(header) < 12:

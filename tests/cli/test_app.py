@@ -265,4 +265,4 @@ def test_several_sources(tmp_path: Path, emodb_sample: Path, monkeypatch, capfd)
     }
     assert main(["verify", "r", "--source", "one", "--source", "two", "-j", "1"]) == 0
     assert main(["infer", single, single, "-o", "-", "-j", "1"]) == 3
-    assert f"error: {single}: is named again by {single}, after {single}" in capfd.readouterr().err
+    assert f"error: {single}: is listed again by {single}, after {single}" in capfd.readouterr().err

@@ -127,7 +127,7 @@ def test_a_copy_of_the_validation_speaker_is_trained_on_only_with_that_speaker()
 
 def test_speakers_who_are_copies_of_each_other_are_refused() -> None:
     rows = [{"file": f"{n}.wav", "speaker": "ab"[n % 2], "label": "joy", "sha256": str(n // 2)} for n in range(8)]
-    with pytest.raises(TrainingError, match=r"^fold a: nothing is left to train on.*--by random"):
+    with pytest.raises(TrainingError, match=r"^fold a: no training recordings.*--by random"):
         make_folds(rows, "speaker", None, 0)
 
 

@@ -229,7 +229,7 @@ class TestFoldersInFolders:
     def test_names_that_do_not_tell_are_asked_about(self, rule):
         """And both ways out that are offered work."""
         source = tree("A/x", "A/y", "B/x", "B/y")
-        with pytest.raises(LabelError, match="do not tell which are the classes") as error:
+        with pytest.raises(LabelError, match="do not show which are the classes") as error:
             label_recordings(source, rule)
         by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
         assert named(label_recordings(source, by_top))["A/x"] == ("A", "x", None)
@@ -302,7 +302,7 @@ class TestFoldersInFolders:
 def test_labels_from_columns_and_folders_together_are_asked_about():
     some = [Recording("a.wav", "a.wav", label="joy"), Recording("d/fear/b.wav", "d/fear/b.wav")]
     mixed = Listing(make_table(some))
-    with pytest.raises(LabelError, match="some SOURCEs have a column label and others have none; give with --labels"):
+    with pytest.raises(LabelError, match="some SOURCEs have a column label and others have none; give --labels"):
         label_recordings(mixed)
     assert labels(label_recordings(mixed, "folder")) == {"a.wav": ("joy", None), "d/fear/b.wav": ("fear", None)}
 
@@ -368,7 +368,7 @@ class TestCsv:
 
     def test_two_labels_for_one_file(self, tmp_path):
         (tmp_path / "l.csv").write_text("file,label\na.wav,sad\na.wav,sad\na.wav,happy\n")
-        with pytest.raises(LabelError, match=r"line 4 labels a.wav otherwise"):
+        with pytest.raises(LabelError, match=r"line 4 has another label or speaker of a.wav"):
             label_recordings(listing("a.wav"), str(tmp_path / "l.csv"))
 
     def test_a_row_with_more_cells_than_the_header(self, tmp_path):
@@ -388,7 +388,7 @@ class TestCsv:
         assert [note.partition(": ")[2] for note in labelled.notes] == [
             "column 'Path' is used as file",
             "column 'Emotion' is used as label",
-            "column 'spk' is not used; rename it to speaker if it says who speaks",
+            "column 'spk' is not used; rename it to speaker if it holds speaker names",
             "columns that are not used: 'x'",
         ]
 
@@ -515,7 +515,7 @@ class TestNames:
         some = [Recording(f"{name}.wav", name, "x", name) for name in speakers]
         assert label_recordings(Listing(make_table(some))).notes == [
             "speakers that differ only by case or leading zeros are different speakers: '03' and '3', 'S01' and 's1'",
-            "taken as the name of one speaker: 'NA'; leave it empty where the speaker is unknown",
+            "'NA' is used as the name of one speaker; leave it empty if the speaker is unknown",
         ]
 
     def test_labels_and_speakers_that_are_not_utf_8_are_warned_about(self, tmp_path):
@@ -576,7 +576,7 @@ class TestLabelMap:
         assert labelled.left_out == {"boredom": 2}
 
     def test_leaving_out_everything_is_an_error(self):
-        with pytest.raises(LabelError, match="leaves out all 1 recording that"):
+        with pytest.raises(LabelError, match="leaves out all 1 recording with"):
             label_recordings(listing("a.wav", label="x"), label_map={"x": DROP})
 
     @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ class TestSeveral:
         assert files(listing) == ["e/a.wav", "a.wav", "d/a.wav", "d/x/b.wav", "d/c.wav"]
         assert all(os.path.normpath(recording.path) == recording.file for recording in recordings(listing.recordings))
         assert listing.other_files == 1
-        assert refusals(listing) == [("e/a.wav", "is named again by table.csv, after ./e/")]
+        assert refusals(listing) == [("e/a.wav", "is listed again by table.csv, after ./e/")]
 
     def test_one_alone_is_as_ever(self):
         assert files(list_sources(["d"])) == ["a.wav", "x/b.wav"]
@@ -149,7 +149,7 @@ class TestSeveral:
     def test_the_working_directory_among_others(self, tmp_path):
         listing = list_sources([".", "d/a.wav", str(tmp_path / "e")])
         assert files(listing) == ["a.wav", "d/a.wav", "d/x/b.wav", "e/a.wav", f"{tmp_path}/e/a.wav"]
-        assert refusals(listing) == [("d/a.wav", "is named again by d/a.wav, after .")]
+        assert refusals(listing) == [("d/a.wav", "is listed again by d/a.wav, after .")]
 
     def test_what_a_star_gives_besides_audio_is_a_row(self, tmp_path):
         (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
@@ -251,13 +251,13 @@ class TestColumnNames:
 
     @pytest.mark.parametrize("header", ["file,File", "path,wav", "file,label,Label"])
     def test_two_columns_of_one_meaning_are_refused(self, tmp_path, header):
-        with pytest.raises(SourceError, match=r"2 columns mean (file|label): .*keep or rename one"):
+        with pytest.raises(SourceError, match=r"2 columns for (file|label): .*keep or rename one"):
             list_source(csv_source(tmp_path, f"{header}\na,b,c\n"))
 
     def test_a_speaker_under_another_name_is_pointed_out(self, tmp_path):
         listing = list_source(csv_source(tmp_path, "file,speaker_id,take\na.wav,x,1\n"))
         assert listing.notes == [
-            f"{tmp_path}/table.csv: column 'speaker_id' is not used; rename it to speaker if it says who speaks",
+            f"{tmp_path}/table.csv: column 'speaker_id' is not used; rename it to speaker if it holds speaker names",
             f"{tmp_path}/table.csv: columns that are not used: 'take'",
         ]
 
@@ -333,7 +333,7 @@ class TestList:
 
     def test_an_empty_list(self, tmp_path):
         (tmp_path / "list.txt").write_text("\n\n")
-        with pytest.raises(SourceError, match="names no recording"):
+        with pytest.raises(SourceError, match="lists no recordings"):
             list_source(f"@{tmp_path}/list.txt")
 
     def test_a_missing_list(self, tmp_path):
@@ -450,7 +450,7 @@ class TestCsv:
             list_source(csv_source(tmp_path, text))
 
     def test_no_rows(self, tmp_path):
-        with pytest.raises(SourceError, match="names no recording"):
+        with pytest.raises(SourceError, match="lists no recordings"):
             list_source(csv_source(tmp_path, "file,label\n"))
 
     def test_what_is_no_csv(self, tmp_path):

@@ -197,7 +197,7 @@ def test_a_given_split_stays_and_draws_its_speaker_with_it() -> None:
 
 
 def test_an_unknown_given_split_is_refused() -> None:
-    with pytest.raises(LabelError, match="'dev' is none of train, validation, test"):
+    with pytest.raises(LabelError, match="'dev' is not one of train, validation, test"):
         assign_splits(make_table([Recording("a.wav", "/a.wav", "anger", "a", "dev")]), SplitPlan())
 
 

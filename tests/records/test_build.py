@@ -105,7 +105,7 @@ def test_unusable_files_are_listed_and_the_rest_is_built(source: Path, tmp_path:
     errors = {row["file"]: (row["stage"], row["error"]) for row in error_rows(result.records)}
     assert errors["03b01Wa.wav"] == ("decode", "is empty (0 bytes)")
     assert errors["03b02Wa.wav"][0] == "decode"
-    assert errors["notes.wav"] == ("label", "is not named as EmoDB names its files")
+    assert errors["notes.wav"] == ("label", "does not match the file names of EmoDB")
     assert errors["03b03Wa.wav"] == ("check", "is digital silence: every sample is zero")
     assert len(errors) == result.n_errors == 4
     assert result.records.n_examples() == 14
@@ -365,7 +365,7 @@ def test_the_parts_are_parquet_that_any_reader_opens(source: Path, tmp_path: Pat
     assert sorted(part["recording"]) == list(range(14))
     assert set(part["window"]) == {0}
     rejected = pandas.read_parquet(part_path(records.path, "rejected"))
-    assert list(rejected["error"]) == ["is not named as EmoDB names its files"]
+    assert list(rejected["error"]) == ["does not match the file names of EmoDB"]
     assert list(pandas.read_parquet(records.path / "manifest").columns) == list(part.columns)
 
 

@@ -119,7 +119,7 @@ def test_any_flipped_bit_is_noticed() -> None:
 
 
 def test_another_schema_is_refused() -> None:
-    with pytest.raises(RecordsError, match="is no tf"):
+    with pytest.raises(RecordsError, match="is not a tf"):
         parse(b"\xff\xff", SHAPE)
     with pytest.raises(RecordsError, match="features none"):
         parse(b"", SHAPE)

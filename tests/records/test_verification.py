@@ -215,12 +215,12 @@ def test_a_flipped_bit_in_a_length_hides_what_follows(folder: Path, check: Check
     begin, _ = frames(folder / SHARD)[1]
     flip(folder / SHARD, begin + offset, bit=6)
     files = files_of(folder, SHARD)
-    more = f"so it is with {len(files) - 3} records after it"
+    more = f"the same applies to {len(files) - 3} records after it"
     assert_only(
         check(),
         changed_bytes(SHARD),
         (SHARD, 1, files[1], "length whose CRC is wrong"),
-        (SHARD, 2, files[2], f"the damage before it hides where it begins; {more}"),
+        (SHARD, 2, files[2], f"it cannot be located after the damage before it; {more}"),
     )
 
 
@@ -244,7 +244,7 @@ def test_a_truncated_shard_names_the_record_it_ends_in(folder: Path, check: Chec
     files = files_of(folder, SHARD)
     assert_only(
         check(),
-        (SHARD, None, "", f"holds 3 records; provenance.json says {len(files)}"),
+        (SHARD, None, "", f"holds 3 records; provenance.json lists {len(files)}"),
         changed_bytes(SHARD),
         (SHARD, 2, files[2], "ends in the middle of a record"),
         (SHARD, 3, files[3], f"in {PART}, but the shard ends before it"),
@@ -328,7 +328,7 @@ def spoiled(example: Example) -> bytes:
         (lambda e: serialize(replace(e, end=float("nan"))), "the record's end is nan s"),
         (lambda e: serialize(e).replace(b"speaker", b"spooker"), "has the features end, file, label, log_mel, spooker"),
         (lambda e: serialize(replace(e, speaker="ZZ")).replace(b"ZZ", b"\xff\xfe"), "not UTF-8"),
-        (lambda e: b"\xff\xff\xff", "is no tf.train.Example"),
+        (lambda e: b"\xff\xff\xff", "is not a tf.train.Example"),
         (lambda e: b"", "has the features none"),
     ],
 )
@@ -406,7 +406,7 @@ def test_exchanged_parts(folder: Path, check: Check) -> None:
         ("end", 9.0, "its row's 9.000000 s"),
         ("label", "joy", "its row's is joy"),
         ("speaker", "77", "its row's 77"),
-        ("split", "test", "says split test; its shard is of train"),
+        ("split", "test", "has split test; its shard is of train"),
     ],
 )
 def test_a_row_that_is_not_its_records(folder: Path, check: Check, column: str, value: Any, words: str) -> None:
@@ -477,7 +477,7 @@ def test_a_value_that_no_record_holds(folder: Path, check: Check, column: str, v
 
 def test_a_part_too_many_is_named(folder: Path, check: Check) -> None:
     shutil.copy(part_path(folder, SHARD), part_path(folder, "more"))
-    assert_only(check(), ("manifest/more.parquet", None, "", "is of no shard that provenance.json lists"))
+    assert_only(check(), ("manifest/more.parquet", None, "", "belongs to no shard that provenance.json lists"))
 
 
 # --- the other metadata
@@ -492,21 +492,21 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
 def test_shard_lengths_must_agree(folder: Path, check: Check) -> None:
     edit(folder / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["1", "2"]))
     stated = " ".join(str(len(files_of(folder, shard))) for shard in (SHARD, OTHER))
-    words = f"its shardLengths of train are 1 2; provenance.json says {stated}"
+    words = f"its shardLengths of train are 1 2; provenance.json has {stated}"
     assert_only(check(), ("dataset_info.json", None, "", words))
 
 
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("provenance.json", lambda p: p.update(fingerprint="0" * 64), "its fingerprint is not that of"),
-        ("provenance.json", lambda p: p.update(front_end_fingerprint="0" * 64), "front_end_fingerprint is not"),
+        ("provenance.json", lambda p: p.update(fingerprint="0" * 64), "its fingerprint does not match the front end"),
+        ("provenance.json", lambda p: p.update(front_end_fingerprint="0" * 64), "front_end_fingerprint does not match"),
         (
             "provenance.json",
             lambda p: p.update(errors=3),
-            "says that 3 recordings cannot be used; its manifest has 0 such rows",
+            "counts 3 unusable recordings; the manifest has 0 such rows",
         ),
-        ("features.json", lambda f: f["featuresDict"]["features"].pop("label"), "is not what the labels, front end"),
+        ("features.json", lambda f: f["featuresDict"]["features"].pop("label"), "does not match the labels, front end"),
     ],
 )
 def test_metadata_that_disagree(

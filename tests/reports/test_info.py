@@ -97,7 +97,7 @@ def test_the_manifest_and_the_errors_are_printed_as_csv(tmp_path: Path, emodb_sa
     assert main(["info", str(tmp_path / "r"), "--errors"]) == 0
     assert capfd.readouterr().out.splitlines() == [
         "file,start,end,stage,reason,sha256",
-        "notes.wav,0.0,,label,is not named as EmoDB names its files,",
+        "notes.wav,0.0,,label,does not match the file names of EmoDB,",
         f"03b01Wa.wav,0.0,,decode,is empty (0 bytes),{hashlib.sha256().hexdigest()}",
     ]
     assert main(["info", str(tmp_path / "r"), "--errors", "--manifest"]) == 2
@@ -107,6 +107,6 @@ def test_why_nothing_could_be_used_is_printed_of_an_unfinished_folder(tmp_path: 
     for name in ("03b01Wa.wav", "08b01La.wav"):
         write_tone(tmp_path / "in" / name, level=0.0)
     assert main(["build-records", str(tmp_path / "in"), "-o", str(tmp_path / "r"), "-q"]) == 1
-    assert f"ser-batch info {tmp_path / 'r'} --errors says why for each" in capfd.readouterr().err
+    assert f"run ser-batch info {tmp_path / 'r'} --errors to list the reasons" in capfd.readouterr().err
     assert main(["info", str(tmp_path / "r"), "--errors"]) == 0
     assert capfd.readouterr().out.count("is digital silence: every sample is zero") == 2

@@ -1,4 +1,4 @@
-"""Checks of a record folder's metadata, and of what spans the parts of its manifest."""
+"""Checks of a record folder's metadata, and checks across the parts of its manifest."""
 
 import json
 from bisect import bisect
@@ -29,13 +29,13 @@ from ser_batch.storage.fingerprints import file_sha256
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong; as text, one line.
+    """One problem; as text, one line.
 
     Attributes:
-        shard: the shard, or the metadata file, that is wrong.
-        index: the record's number in its shard, from 0; None where it is not one record.
-        file: the recording's key; empty where it is not one recording.
-        what: what is wrong with it.
+        shard: the shard or metadata file with the problem.
+        index: the record's number in its shard, from 0; None if the problem is not about one record.
+        file: the recording's key; empty if the problem is not about one recording.
+        what: description of the problem.
     """
 
     shard: str
@@ -54,37 +54,37 @@ _LISTED_CHARACTERS = 10_000
 
 
 def listed(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems of one task, or the first of them and how many there are: see `ser_batch.runtime.engine`."""
+    """The problems of one task; a long list is cut, and its last entry has the number of the others."""
     ends = list(accumulate(len(str(problem)) + 50 for problem in problems))
     n_listed = bisect(ends, _LISTED_CHARACTERS)
     if n_listed == len(problems):
         return [*problems]
     last = problems[n_listed]
     more = pluralize(len(problems) - n_listed - 1, "more problem")
-    return [*problems[:n_listed], replace(last, what=f"{last.what}; and {more} of this kind or another")]
+    return [*problems[:n_listed], replace(last, what=f"{last.what}; and {more}")]
 
 
 def part_name(shard: str) -> str:
-    """What messages call the manifest's part of a shard, or that of `REJECTED`."""
+    """Name of a part of the manifest in messages."""
     return str(part_path(Path(), shard))
 
 
 def unreadable(error: Exception) -> str:
-    """Why a file cannot be checked."""
+    """The reason that a file cannot be checked."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
 def metadata_problems(records: RecordFolder) -> Iterator[Problem]:
-    """Whether the small files agree with the provenance, and that with itself."""
+    """Check that the metadata files match the provenance, and that the provenance is consistent."""
     provenance, labels, shards = records.provenance, records.labels, records.shards()
     if records_fingerprint(records.front_end, labels, shards) != records.fingerprint:
         yield Problem(
-            PROVENANCE, None, "", "its fingerprint is not that of the front end, labels and shards that it lists"
+            PROVENANCE, None, "", "its fingerprint does not match the front end, labels and shards that it lists"
         )
     if records.front_end.fingerprint != provenance.front_end_fingerprint:
-        yield Problem(PROVENANCE, None, "", "its front_end_fingerprint is not that of its front_end")
+        yield Problem(PROVENANCE, None, "", "its front_end_fingerprint does not match its front_end")
     for name, expected in tfds_files(records.front_end.shape, labels, shards).items():
         try:
             found = json.loads((records.path / name).read_bytes())
@@ -101,7 +101,7 @@ def metadata_problems(records: RecordFolder) -> Iterator[Problem]:
 
 
 def _tfds_difference(name: str, found: Any, shards: Sequence[Shard]) -> str:
-    """In which way a file of tensorflow-datasets differs from what the provenance makes it."""
+    """The difference of a tensorflow-datasets file from its content by the provenance."""
     try:
         lengths = {split["name"]: split["shardLengths"] for split in found["splits"]}
     except (KeyError, TypeError):
@@ -110,14 +110,14 @@ def _tfds_difference(name: str, found: Any, shards: Sequence[Shard]) -> str:
         expected = [str(shard.examples) for shard in shards if shard.split == split]
         if lengths.get(split, []) != expected:
             stated = " ".join(map(str, lengths.get(split) or ["none"]))
-            return f"its shardLengths of {split} are {stated}; {PROVENANCE} says {' '.join(expected) or 'none'}"
-    return f"is not what the labels, front end and shards of {PROVENANCE} make it"
+            return f"its shardLengths of {split} are {stated}; {PROVENANCE} has {' '.join(expected) or 'none'}"
+    return f"does not match the labels, front end and shards of {PROVENANCE}"
 
 
 def listed_file_problems(records: RecordFolder) -> Iterator[Problem]:
-    """Whether the shards that the provenance lists are a whole set, and the folder holds no others and no other parts.
+    """Check that the provenance lists a complete set of shards, and that the folder has no other shards or parts.
 
-    One that is missing on disk is found by the task that reads it.
+    A shard that is missing on disk is found by the task that reads it.
     """
     splits = [shard.split for shard in records.shards()]
     whole = [shard_name(split, n, splits.count(split)) for split in SPLITS for n in range(splits.count(split))]
@@ -131,7 +131,8 @@ def listed_file_problems(records: RecordFolder) -> Iterator[Problem]:
     parts = {part_path(records.path, name) for name in (*names, REJECTED)}
     for path in sorted((records.path / MANIFEST).glob("*")):
         if path not in parts:
-            yield Problem(f"{MANIFEST}/{path.name}", None, "", f"is of no shard that {PROVENANCE} lists; move it away")
+            what = f"belongs to no shard that {PROVENANCE} lists; move it away"
+            yield Problem(f"{MANIFEST}/{path.name}", None, "", what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +153,12 @@ class AudioFile:
 
 @dataclass
 class Survey:
-    """What can only be checked over all parts of the manifest, from those that are byte for byte what was written.
+    """Results of the checks across all unchanged parts of the manifest.
 
     Attributes:
-        problems: what is wrong.
-        unchanged: the shards whose parts they are.
-        files: the audio files by their keys; empty if they are not needed.
+        problems: the problems found.
+        unchanged: names of the shards whose part has its original checksum.
+        files: the audio files by their keys; empty if not needed.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -166,7 +167,7 @@ class Survey:
 
 
 def survey_manifest(records: RecordFolder, with_files: bool) -> Survey:
-    """Read all unchanged parts once: errors, speakers and, if they are needed, files."""
+    """Read all unchanged parts once, and check errors, speakers and, if ``with_files``, audio files."""
     found = Survey()
     rule = records.provenance.plan.get("split")
     by_rule = isinstance(rule, dict) and rule.get("rule") == "speakers"
@@ -180,7 +181,7 @@ def survey_manifest(records: RecordFolder, with_files: bool) -> Survey:
         n_errors += len(rejected)
     for shard in records.shards():
         part = _unchanged_part(records, shard.name, shard.manifest_sha256)
-        if isinstance(part, str):  # the task that reads the shard finds more
+        if isinstance(part, str):  # reported by the task that reads the shard
             continue
         rows = examples(part)
         n_errors += len(part) - len(rows)
@@ -190,13 +191,13 @@ def survey_manifest(records: RecordFolder, with_files: bool) -> Survey:
         if with_files:
             found.problems += _note_files(rows, found.files)
     if len(found.unchanged) == len(records.shards()) and not found.problems and n_errors != records.provenance.errors:
-        what = f"says that {records.provenance.errors} recordings cannot be used; its manifest has {n_errors} such rows"
+        what = f"counts {records.provenance.errors} unusable recordings; the manifest has {n_errors} such rows"
         found.problems.append(Problem(PROVENANCE, None, "", what))
     return found
 
 
 def _unchanged_part(records: RecordFolder, name: str, sha256: str) -> pa.Table | str:
-    """A part that is what was written; or what is wrong with it."""
+    """A part with its original checksum, or the reason that there is none."""
     path = part_path(records.path, name)
     try:
         if file_sha256(path) != sha256:
@@ -209,12 +210,12 @@ def _unchanged_part(records: RecordFolder, name: str, sha256: str) -> pa.Table |
 
 
 def _shared_speakers(rows: pa.Table, shard: Shard, speakers: dict[str, tuple[str, str]]) -> Iterator[Problem]:
-    """The speakers of a shard who are in another split, too, each once.
+    """Problems for the speakers of a shard who are also in another split, one for each speaker.
 
     Args:
         rows: of the shard's examples.
         shard: the shard.
-        speakers: the split and the first file of those before; those of the shard are added.
+        speakers: split and first file of each earlier speaker; the shard's speakers are added.
     """
     for speaker in rows["speaker"].unique().to_pylist():
         row = rows.slice(rows["speaker"].index(speaker).as_py(), 1).to_pylist()[0]
@@ -230,12 +231,13 @@ def _note_files(rows: pa.Table, files: dict[str, AudioFile]) -> Iterator[Problem
         audio = AudioFile(**row)
         first = files.setdefault(audio.file, audio)
         if first.sha256 != audio.sha256:
-            what = f"its audio has another sha256 than record {first.index} of {first.shard}, which is of the same file"
+            same = f"record {first.index} of {first.shard}, which has the same file"
+            what = f"the sha256 of its audio is different from that of {same}"
             yield Problem(audio.shard, audio.index, audio.file, what)
 
 
 def repeat_problems(records: RecordFolder) -> Iterator[Problem]:
-    """Whether a part of a file is more than one recording: nothing would tell their predictions apart."""
+    """Check that no part of a file is more than one recording: their predictions could not be distinguished."""
     columns = ("file", "start", "end", "recording")
     repeats, _ = repeated_parts(records.manifest(*columns))
     for shard in records.shards() if len(repeats) else ():

@@ -21,7 +21,7 @@ from ser_batch.records.tfrecords import read_records
 from ser_batch.records.verification.metadata import Problem, listed, part_name, unreadable
 
 _BLOCK_BYTES = 1 << 20
-# A record's length and its CRC: where they are damaged, nothing says where the next record begins.
+# A record's length and its CRC: if they are damaged, the next record cannot be located.
 _HEADER_BYTES = 12
 
 # The manifest rounds to microseconds, the Example to float32.
@@ -34,14 +34,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """One shard to check: all a worker needs.
+    """Task of a worker: one shard to check.
 
     Attributes:
         folder: the record folder.
-        shard: what the provenance says of it.
+        shard: the shard's entry in the provenance.
         shape: ``(n_mels, n_frames)`` of every log-mel.
         labels: label names in order.
-        is_part_unchanged: whether its part of the manifest is byte for byte what was written.
+        is_part_unchanged: whether its part of the manifest has its original checksum.
     """
 
     folder: Path
@@ -52,17 +52,17 @@ class ShardCheck:
 
     @property
     def part(self) -> str:
-        """What messages call the part."""
+        """Name of the part in messages."""
         return part_name(self.shard.name)
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a shard turned out to be.
+    """Result of a shard's check.
 
     Attributes:
-        sha256: of its bytes; empty where they cannot be read.
-        problems: what is wrong with it.
+        sha256: of the shard's bytes; empty if they cannot be read.
+        problems: the problems found.
     """
 
     sha256: str
@@ -73,9 +73,9 @@ class _ShardFile(io.BufferedReader):
     """A shard that is hashed while it is read.
 
     Attributes:
-        size: its bytes.
-        n_read: how many of them were read.
-        sha256: over those that were read.
+        size: number of bytes in the file.
+        n_read: number of bytes read.
+        sha256: over the bytes read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class _ShardFile(io.BufferedReader):
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As every file's, and never more than there is: a length that is read may be any number."""
+        """Read at most the rest of the file: a damaged record length may be any number."""
         rest = max(self.size - self.n_read, 0)
         data = super().read(rest if size is None or size < 0 else min(size, rest))
         self.n_read += len(data)
@@ -93,7 +93,7 @@ class _ShardFile(io.BufferedReader):
         return data
 
     def records(self) -> Iterator[bytes | RecordsError]:
-        """The records, or in a damaged one's place what is wrong with it, as far as they can be told apart."""
+        """The records, with an error in place of each damaged one, up to the first that hides the next record."""
         while self.n_read < self.size:
             begin = self.n_read
             try:
@@ -106,7 +106,7 @@ class _ShardFile(io.BufferedReader):
                     return
 
     def read_rest(self) -> None:
-        """Read on to the end, for the checksum."""
+        """Read the rest of the file, for the checksum."""
         while self.read(_BLOCK_BYTES):
             pass
 
@@ -126,7 +126,7 @@ def check_shard(task: ShardCheck) -> ShardReport:
         return ShardReport("", listed([*of_part, Problem(name, None, "", what)]))
     if (sha256, size) != (task.shard.sha256, task.shard.bytes):
         stated = f"{task.shard.bytes} bytes with the sha256 {task.shard.sha256[:12]}…"
-        what = f"is {size} bytes with the sha256 {sha256[:12]}…; {PROVENANCE} says {stated}"
+        what = f"is {size} bytes with the sha256 {sha256[:12]}…; {PROVENANCE} has {stated}"
         problems.append(Problem(name, None, "", what))
     if not task.is_part_unchanged and not of_part and not problems:
         of_part.append(Problem(task.part, None, "", f"is not the file whose sha256 {PROVENANCE} holds"))
@@ -134,7 +134,7 @@ def check_shard(task: ShardCheck) -> ShardReport:
 
 
 def _read_rows(task: ShardCheck, problems: list[Problem]) -> list[Row] | None:
-    """The usable rows of the shard's examples; None where the part cannot be read, or is another shard's."""
+    """The valid rows of the shard's examples; None if the part cannot be read, or is that of another shard."""
     try:
         part = read_part(part_path(task.folder, task.shard.name))
     except RecordsError as error:
@@ -181,15 +181,15 @@ def _record_problems(task: ShardCheck, rows: list[Row] | None, file: _ShardFile)
     broke_off = file.n_read < file.size
     if row_of:
         first = row_of[min(row_of)]
-        why = "the damage before it hides where it begins" if broke_off else "the shard ends before it"
-        more = f"; so it is with {len(row_of) - 1} records after it" if len(row_of) > 1 else ""
+        why = "it cannot be located after the damage before it" if broke_off else "the shard ends before it"
+        more = f"; the same applies to {len(row_of) - 1} records after it" if len(row_of) > 1 else ""
         yield Problem(name, first["index"], first["file"], f"is in {task.part}, but {why}{more}")
     if not broke_off and n_records != task.shard.examples:
-        yield Problem(name, None, "", f"holds {n_records} records; {PROVENANCE} says {task.shard.examples}")
+        yield Problem(name, None, "", f"holds {n_records} records; {PROVENANCE} lists {task.shard.examples}")
 
 
 def _row_problems(task: ShardCheck, rows: list[Row]) -> Iterator[Problem]:
-    """Whether a shard's rows count its records from first to last, and stand in its split."""
+    """Check that a shard's rows number its records in order, and have its split."""
     seen: dict[int, int] = {}
     highest = -1
     for row in rows:
@@ -200,7 +200,7 @@ def _row_problems(task: ShardCheck, rows: list[Row]) -> Iterator[Problem]:
             yield problem(f"row {row['row']} of {task.part} is out of order")
         if row["split"] != task.shard.split:
             yield problem(
-                f"row {row['row']} of {task.part} says split {row['split']}; its shard is of {task.shard.split}"
+                f"row {row['row']} of {task.part} has split {row['split']}; its shard is of {task.shard.split}"
             )
         seen.setdefault(row["index"], row["row"])
         highest = max(highest, row["index"])
@@ -229,7 +229,7 @@ def _example_problems(
 
 
 def _differences(example: Example, label: str | None, row: Row) -> Iterator[str]:
-    """How an example is not the one that its row describes."""
+    """The differences between an example and its row."""
     if example.file != row["file"]:
         yield f"the record is of {example.file}, its row is of {row['file']}"
     if example.speaker != row["speaker"]:
@@ -237,6 +237,6 @@ def _differences(example: Example, label: str | None, row: Row) -> Iterator[str]
     if label is not None and label != row["label"]:
         yield f"the record's label is {example.label}, {label}, its row's is {row['label']}"
     for name, stored in (("start", example.start), ("end", example.end)):
-        # Written so that NaN is no agreement.
+        # In this form, NaN counts as a difference.
         if not abs(stored - row[name]) <= _ROUNDING_SECS + abs(row[name]) * np.finfo(np.float32).eps:
             yield f"the record's {name} is {stored:.6f} s, its row's {row[name]:.6f} s"

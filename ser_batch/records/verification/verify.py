@@ -1,8 +1,8 @@
-"""From a finished record folder to the list of what is wrong with it.
+"""Verify a finished record folder, and list its problems.
 
-A shard is one task: it is read once, from beginning to end, for its checksum, its records and their
-agreement with its part of the manifest. What spans shards (the metadata, speakers, audio files) is
-checked by the caller's process. Problems are returned as a list; damaged files do not raise.
+A shard is one task: it is read once, from beginning to end, to check its checksum, its records and their
+agreement with its part of the manifest. Checks across shards (the metadata, speakers, audio files) run in
+the caller's process. Problems are returned as a list; damaged files do not raise.
 """
 
 import os
@@ -33,13 +33,13 @@ def verify_records(
     source: Listing | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Problem]:
-    """All that is wrong with a record folder: the metadata's problems first, then each shard's in order.
+    """All problems of a record folder: first those of the metadata, then those of each shard in order.
 
     Args:
         records: the folder.
-        engine: where shards are read.
-        source: what the folder was built from, to see that its audio is still the same; None: not checked.
-        on_progress: called with (examples and audio files done, all) after each shard.
+        engine: runs the tasks that read shards.
+        source: what the folder was built from, to check that its audio has not changed; None: not checked.
+        on_progress: called with (examples and audio files done, total) after each shard.
     """
     survey = survey_manifest(records, with_files=source is not None)
     problems = [*metadata_problems(records), *listed_file_problems(records), *survey.problems]
@@ -49,7 +49,7 @@ def verify_records(
         if audio.file in path_of:
             present.append((audio, path_of[audio.file]))
         else:
-            what = "its audio is not in SOURCE; name what the folder was built from"
+            what = "its audio is not in SOURCE; give the SOURCE that the folder was built from"
             problems.append(Problem(audio.shard, audio.index, audio.file, what))
     done, total = 0, records.n_examples() + len(present)
     on_progress(done, total)
@@ -68,7 +68,7 @@ def verify_records(
     if not problems:
         problems += repeat_problems(records)
     order = {shard.name: number for number, shard in enumerate(records.shards())}
-    # Tasks end in any order; the list is the same for any number of workers.
+    # Sorted, because tasks end in any order: the list does not depend on the number of workers.
     return sorted(problems, key=lambda p: (order.get(p.shard, -1), p.shard, -1 if p.index is None else p.index))
 
 
@@ -83,7 +83,7 @@ def _shard_problems(outcome: Outcome[ShardCheck, ShardReport], records: RecordFo
     if report.sha256 != shard.sha256:
         for other in records.shards():
             if other.sha256 == report.sha256 and other.bytes:
-                # Every record then differs from its row: naming each would hide this.
+                # Every record then differs from its row: one problem in place of many.
                 return [Problem(shard.name, None, "", f"holds the bytes of {other.name}: swapped or copied over")]
     return report.problems
 
@@ -93,9 +93,9 @@ def _check_audio(sources: Sequence[tuple[AudioFile, str]]) -> list[Problem]:
     problems = []
     for audio, path in sources:
         try:
-            # Opening a pipe would wait for a writer for ever.
+            # Opening a pipe would wait forever for a writer.
             if os.path.exists(path) and not os.path.isfile(path):
-                what = "its audio is no regular file any more"
+                what = "its audio is no longer a regular file"
             elif file_sha256(path) == audio.sha256:
                 continue
             else:
