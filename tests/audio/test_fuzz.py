@@ -136,7 +136,7 @@ def test_what_counts_as_wrong(finding: Finding, is_wrong: bool) -> None:
 
 
 def test_a_lost_part_is_found(emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ser_batch.audio.waveforms._breaks_its_claim", lambda *_: False)
+    monkeypatch.setattr("ser_batch.audio.waveforms._contradicts_header", lambda *_: False)
     wavs = sorted(emodb_sample.glob("*.wav"))
     number = sorted(KINDS).index("wav-pcm_s16le") + len(KINDS)
     assert check_case(number, 0, wavs).is_wrong

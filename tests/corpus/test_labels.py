@@ -239,7 +239,7 @@ class TestFoldersInFolders:
     @pytest.mark.parametrize("above", ["", "/data/", "../in/"])
     def test_different_depths_are_asked_about(self, rule, above):
         source = tree(f"{above}A", f"{above}B/x", f"{above}B/y")
-        with pytest.raises(LabelError, match="do not tell") as error:
+        with pytest.raises(LabelError, match="do not show") as error:
             label_recordings(source, rule)
         by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
         assert named(label_recordings(source, by_top))[f"{above}B/y"] == ("B", None, None)
@@ -253,7 +253,7 @@ class TestFoldersInFolders:
         source = listing(
             "loose.wav", *(f"{split}/{a}/{b}/1.wav" for split in ("train", "val") for a in "AB" for b in "xy")
         )
-        with pytest.raises(LabelError, match="do not tell") as error:
+        with pytest.raises(LabelError, match="do not show") as error:
             label_recordings(source, rule)
         by_top, by_last = re.findall(r"--labels '(.*?)' if", str(error.value))
         assert named(label_recordings(source, by_top))["val/A/x"] == ("A", "x", "validation")
@@ -284,7 +284,7 @@ class TestFoldersInFolders:
     def test_what_is_no_division(self, rule, folders):
         source = listing(*(f"{folder}/03a01Fa.wav" for folder in folders))
         if rule == "folder" and len({folder[:3] for folder in folders}) > 1:
-            with pytest.raises(LabelError, match="do not tell"):
+            with pytest.raises(LabelError, match="do not show"):
                 label_recordings(source, rule)
         else:
             assert {r.split for r in recordings(label_recordings(source, rule).recordings)} == {None}
