@@ -44,7 +44,7 @@ def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
 
 
 def apply_temperature(probabilities: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Probabilities at another temperature: less confident above 1, more below; the order within a row stays.
+    """Probabilities at another temperature: less confident above 1, more below; the order within a row does not change.
 
     Args:
         probabilities: float ``(n, labels)``, each row summing to 1.
