@@ -45,7 +45,7 @@ def test_every_mutant_is_an_example_or_a_refusal(intact: Intact) -> None:
         engine = MeasuringEngine(local, workers=2)
         fuzz(range(MUTANTS), 0, intact, engine, summary)
     assert not summary.wrong
-    assert not summary.deaths
+    assert not summary.crashes
     assert summary.outcomes.total() == MUTANTS
     stages = Counter(outcome.split(":")[0] for outcome in summary.outcomes.elements())
     assert stages["example"] > MUTANTS / 4
@@ -74,7 +74,7 @@ def test_a_mutant_that_ends_its_worker_is_told_and_kept(intact: Intact, tmp_path
     summary = FuzzSummary()
     with LocalEngine(2) as engine:
         fuzz(range(8), 0, intact, DeadlyEngine(engine, deadly, signal.SIGSEGV), summary, tmp_path)
-    assert summary.deaths == [f"{deadly}: the worker crashed (SIGSEGV)"]
+    assert summary.crashes == [f"{deadly}: the worker crashed (SIGSEGV)"]
     assert summary.outcomes["worker: the worker crashed"] == 1
     assert (tmp_path / deadly).read_bytes() == make_mutant(3, 0, intact)[1]
     assert not summary.wrong
@@ -114,7 +114,7 @@ def test_no_audio_is_lost_without_a_word(emodb_sample: Path) -> None:
     assert summary.wrong == []
     assert summary.outcomes.total() == 6 * len(KINDS)
     # All of whole files is read, and most cuts are told.
-    assert {told for treatment, told in summary.outcomes if treatment == "whole"} == {"length is true"}
+    assert {reported for treatment, reported in summary.outcomes if treatment == "whole"} == {"length is true"}
     assert summary.outcomes["cut", "cut"] > len(KINDS)
 
 

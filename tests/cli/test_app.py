@@ -1,4 +1,4 @@
-"""The command line as a person meets it: in a process of its own, or through `main`."""
+"""The command line: in its own process, or through `main`."""
 
 import io
 import json

@@ -82,7 +82,7 @@ def test_a_stopped_inference_reports_it_and_continues(
     assert known
     assert main(["infer", str(source), "-o", str(out), *OPTIONS]) == 3
     assert out.read_bytes() == whole
-    assert f"{pluralize(known, 'recording')} known, {57 - known} new" in capfd.readouterr().err
+    assert f"{pluralize(known, 'recording')} already predicted, {57 - known} new" in capfd.readouterr().err
 
 
 def test_a_second_inference_into_one_table_is_refused(source: Path, whole: bytes, tmp_path: Path, capfd) -> None:
