@@ -1,4 +1,4 @@
-# Everything lives in .venv, made from Python 3.11 or 3.12. To name the interpreter: make PYTHON=/path/to/python …
+# The environment is .venv, with Python 3.11 or 3.12. To choose the interpreter: make PYTHON=/path/to/python …
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 WORKERS ?= auto
@@ -27,7 +27,7 @@ lint: .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Resolve the dependencies anew (needs uv).
+# Update requirements.txt (needs uv).
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --quiet --output-file requirements.txt

@@ -1,7 +1,6 @@
-"""Files of known length in what FFmpeg and libsndfile write: whole, piped, joined, cut, or with a wrong header.
+"""Test files of known length in all formats: whole, piped, joined, cut, or with a wrong header.
 
-Each is read as a recording is read everywhere in ser-batch. Its duration must be the true one, or a warning `cut` or an
-error must tell that it is not.
+Each file is read as by ser-batch. The measured duration must be correct, or there must be a warning `cut` or an error.
 """
 
 import struct
@@ -36,7 +35,7 @@ class Kind:
     Attributes:
         written: by FFmpeg; or by libsndfile where the codec is ``sndfile:`` and a subtype.
         frame: samples of a frame; 1: every sample is kept.
-        claims: whether a whole file tells its length, so that a cut can be told.
+        claims: whether the header has the length, so that a cut can be detected.
     """
 
     written: Format
@@ -98,7 +97,7 @@ KINDS = {
     "mpegts-mp2": Kind(Format("ts", "mp2", 16_000, 64_000, "mpegts"), 1152, False),
     "mpegts-aac": Kind(Format("ts", "aac", 16_000, 48_000, "mpegts"), 1024, False),
     "mpg": Kind(Format("mpg", "mp2", 44_100, 96_000), 1152, False),
-    # As a pipe takes them: no length can be filled in at the end.
+    # Written to a pipe: the length cannot be filled in at the end.
     **{
         f"piped-{name}": Kind(replace(written, piped=True, container=container), frame, claims)
         for name, written, container, frame, claims in (
@@ -133,30 +132,30 @@ _LENGTH_FIELDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of a file.
+    """Result for one file.
 
     Attributes:
         name: kind and treatment.
-        true_secs, found_secs: its length, and what was read of it.
+        true_secs, found_secs: true and measured length.
         tolerance_secs: how far they may differ: padding of the codec.
-        told: the warning or the error, or empty.
+        reported: the warning or the error, or empty.
     """
 
     name: str
     true_secs: float
     found_secs: float
     tolerance_secs: float
-    told: str
+    reported: str
 
     @property
     def is_wrong(self) -> bool:
-        """Whether audio is missing, or there is too much of it, without a word."""
-        return not self.told and abs(self.true_secs - self.found_secs) > self.tolerance_secs
+        """Whether the length is wrong without a warning or an error."""
+        return not self.reported and abs(self.true_secs - self.found_secs) > self.tolerance_secs
 
     @property
     def is_false_alarm(self) -> bool:
-        """Whether a whole file is called cut or cannot be read."""
-        return bool(self.told) and self.name.endswith(" whole")
+        """Whether a whole file has a warning or an error."""
+        return bool(self.reported) and self.name.endswith(" whole")
 
 
 def make_case(number: int, seed: int, wavs: Sequence[Path], folder: Path) -> tuple[Path, str, float, float]:
@@ -235,13 +234,13 @@ def check_case(number: int, seed: int, wavs: Sequence[Path]) -> Finding:
                 pass
         except AudioError as error:
             return Finding(name, secs, 0.0, tolerance, f"error: {error.reason}")
-    told = "cut" if "cut" in windows.warnings else ""
-    return Finding(name, secs, windows.duration_secs, tolerance, told)
+    reported = "cut" if "cut" in windows.warnings else ""
+    return Finding(name, secs, windows.duration_secs, tolerance, reported)
 
 
 @dataclass
 class TruthSummary:
-    """What became of all files: per kind and treatment, and what is wrong."""
+    """Counts of all files by treatment and result, and the wrong results."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -249,17 +248,17 @@ class TruthSummary:
     def add(self, finding: Finding) -> None:
         """Count one."""
         treatment = finding.name.split(" ", 1)[1].split(" header")[0]
-        told = finding.told.split(":")[0] or "length is true"
-        self.outcomes[treatment, told] += 1
+        reported = finding.reported.split(":")[0] or "length is true"
+        self.outcomes[treatment, reported] += 1
         if finding.is_wrong or finding.is_false_alarm:
             self.wrong.append(
                 f"{finding.name}: {finding.true_secs:.3f} s, read as {finding.found_secs:.3f} s "
-                f"(tolerance {finding.tolerance_secs:.3f} s); told: {finding.told or 'nothing'}"
+                f"(tolerance {finding.tolerance_secs:.3f} s); reported: {finding.reported or 'nothing'}"
             )
 
 
 def check_truth(numbers: Iterable[int], seed: int, wavs: Sequence[Path], engine: Engine) -> TruthSummary:
-    """Write and read so many files, and count what became of them."""
+    """Write and read the files, and count the results."""
     summary = TruthSummary()
     for outcome in engine.map(partial(check_case, seed=seed, wavs=tuple(wavs)), numbers):
         if outcome.result is None:

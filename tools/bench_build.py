@@ -1,4 +1,4 @@
-"""Time `ser-batch build-records` against the loop that everybody writes first, and print a Markdown table.
+"""Time `ser-batch build-records` against a simple loop (the naive loop), and print a Markdown table.
 
     python tools/bench_build.py path/to/emodb/wav --files 10000 --repeats 5
     python tools/bench_build.py path/to/emodb/wav --flat --front-end speech

@@ -48,7 +48,7 @@ _REPORTED_EVERY_BYTES = 2_000_000_000
 
 
 def main() -> None:
-    """Run the benchmark that the arguments ask for."""
+    """Run the selected benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
     parser.add_argument("--recipe", default="default")

@@ -1,4 +1,4 @@
-"""Damage recordings in many ways, build record folders from them, and count what became of each.
+"""Damage recordings in many ways, build record folders from them, and count the results.
 
     python tools/fuzz_audio.py path/to/wav --mutations 10000 --seed 0
     python tools/fuzz_audio.py path/to/wav --truth 2000 --seed 0
@@ -187,7 +187,7 @@ def encode_all(wavs: Sequence[Path], folder: Path) -> Intact:
     return intact
 
 
-# --- what becomes of it
+# --- results
 
 
 @dataclass
@@ -222,22 +222,22 @@ def peak_mb() -> float:
 
 @dataclass
 class FuzzSummary:
-    """What became of all mutants.
+    """Results of all mutants.
 
     Attributes:
-        outcomes: how many ended as examples, or refused at which stage with which kind of reason.
-        deaths: mutants that ended their worker, and how.
-        wrong: what should never be: mutants in no table or in two, errors nobody caught, unsound records.
-        culprits: the mutants that are to blame for ``deaths`` and ``wrong``, as far as that is known.
+        outcomes: number of mutants that became examples, or were refused, by stage and kind of reason.
+        crashes: mutants that crashed their worker, with the exit reason.
+        wrong: bugs: mutants in no table or in two, uncaught errors, damaged records.
+        culprits: the mutants that caused ``crashes`` and ``wrong``, where they could be identified.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    deaths: list[str] = field(default_factory=list)
+    crashes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     culprits: set[str] = field(default_factory=set)
 
     def blame(self, file: str, wrong: str) -> None:
-        """Note what a mutant did."""
+        """Record a bug and the mutant that caused it."""
         self.wrong.append(f"{file}: {wrong}")
         self.culprits.add(file)
 
@@ -250,15 +250,15 @@ def reason_family(reason: str) -> str:
 def fuzz(
     numbers: range, seed: int, intact: Intact, engine: Engine, summary: FuzzSummary, keep: Path | None = None
 ) -> None:
-    """Build record folders from mutants, front ends in turn, and count what became of each.
+    """Build record folders from mutants, with each front end in turn, and count the results.
 
     Args:
         numbers: of the mutants.
         seed: of the mutants.
         intact: what is damaged, from `encode_all`.
         engine: where shards are written.
-        summary: what is added to.
-        keep: folder for the mutants that are to blame; None: they are not kept.
+        summary: updated in place.
+        keep: folder for the culprits; None: they are not kept.
     """
     for begin in range(0, len(numbers), MUTANTS_PER_BUILD):
         part = numbers[begin : begin + MUTANTS_PER_BUILD]
@@ -288,7 +288,7 @@ def _build_and_count(
     )
     try:
         records = build_records(plan, out, engine).records
-    except OutputError as error:  # a death that no single recording repeats
+    except OutputError as error:  # a crash that no single recording repeats
         summary.wrong.append(str(error))
     except Exception as error:
         summary.wrong.append(f"the build ended: {error!r}")
@@ -301,7 +301,7 @@ def _build_and_count(
 
 
 def _uncaught(recording: Recording, front_end: FrontEnd) -> str:
-    """What a recording raises that is no refusal."""
+    """The uncaught error of a recording, or empty."""
     try:
         probe([(0, recording)], front_end)
     except Exception as error:
@@ -310,7 +310,7 @@ def _uncaught(recording: Recording, front_end: FrontEnd) -> str:
 
 
 def count(records: RecordFolder, files: set[str], summary: FuzzSummary) -> None:
-    """Add to a summary what became of files; each must be either examples or one error."""
+    """Add the results of files to a summary; each file must be either examples or one error."""
     examples = Counter(file for table in records.manifest("file") for file in table["file"].to_pylist())
     if examples.pop(INTACT, 0) == 0:
         summary.wrong.append(f"{INTACT} is no example")
@@ -319,24 +319,24 @@ def count(records: RecordFolder, files: set[str], summary: FuzzSummary) -> None:
         tables[row["file"]] += 1
         summary.outcomes[f"{row['stage']}: {reason_family(row['error'])}"] += 1
         if row["stage"] == "worker":
-            summary.deaths.append(f"{row['file']}: {row['error']}")
+            summary.crashes.append(f"{row['file']}: {row['error']}")
             summary.culprits.add(row["file"])
     summary.outcomes["example"] += len(examples)
     for file in files | tables.keys():
         if tables[file] != 1 or file not in files:
-            summary.blame(file, f"stands in {tables[file]} rows and should in {int(file in files)}")
+            summary.blame(file, f"has {tables[file]} rows, expected {int(file in files)}")
 
 
 def report_truth(arguments: argparse.Namespace) -> int:
-    """Check the lengths of files, and print what became of them."""
+    """Check the lengths of files, and print the results."""
     from tools.audio_truth import KINDS, check_truth
 
     began = time.perf_counter()
     numbers = range(arguments.first, arguments.first + arguments.truth)
     with LocalEngine(arguments.workers) as engine:
         summary = check_truth(numbers, arguments.seed, sorted(arguments.corpus.rglob("*.wav")), engine)
-    for (treatment, told), number in sorted(summary.outcomes.items()):
-        print(f"{number:8d}  {treatment}: {told}")
+    for (treatment, reported), number in sorted(summary.outcomes.items()):
+        print(f"{number:8d}  {treatment}: {reported}")
     for line in summary.wrong:
         print(f"WRONG: {line}")
     secs = time.perf_counter() - began
@@ -369,15 +369,15 @@ def main() -> int:
         fuzz(numbers, arguments.seed, intact, engine, summary, arguments.keep)
     for outcome, number in summary.outcomes.most_common():
         print(f"{number:8d}  {outcome}")
-    for line in [*summary.deaths, *summary.wrong]:
+    for line in [*summary.crashes, *summary.wrong]:
         print(f"WRONG: {line}")
     print(
         f"{arguments.mutations} mutants, seed {arguments.seed}: {summary.outcomes['example']} examples, "
-        f"{len(summary.deaths)} ended their worker, {len(summary.wrong)} wrong; a worker's memory was at most "
+        f"{len(summary.crashes)} crashed their worker, {len(summary.wrong)} wrong; a worker's memory was at most "
         f"{engine.peak_mb:.0f} MB and its longest shard took {engine.longest_secs:.1f} s; "
         f"{time.perf_counter() - began:.0f} s in all"
     )
-    return 1 if summary.deaths or summary.wrong or engine.peak_mb > MOST_WORKER_MB else 0
+    return 1 if summary.crashes or summary.wrong or engine.peak_mb > MOST_WORKER_MB else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kill runs of a command at random moments, let them finish, and compare every byte with a run that nobody disturbed.
+"""Kill runs of a command at random moments, let them finish, and compare every byte with an uninterrupted run.
 
     python tools/kill_runs.py work/ --kills 200 -- build-records path/to/wav --num-shards 2 -j 2
     python tools/kill_runs.py work/ --kills 200 --out preds.csv -- infer path/to/wav -j 2
@@ -52,7 +52,7 @@ def digests(folder: Path, ignored: Sequence[str] = _IGNORED) -> dict[str, str]:
     }
 
 
-def start(arguments: Sequence[str], said: Path) -> int:
+def start(arguments: Sequence[str], log: Path) -> int:
     """Begin a run in a process group of its own, its standard error in a file; its process id."""
     child = os.fork()
     if child:
@@ -60,7 +60,7 @@ def start(arguments: Sequence[str], said: Path) -> int:
         return child
     code = _FAILED_TO_FINISH
     try:
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         from ser_batch.cli.app import main
 
@@ -83,7 +83,7 @@ def kill_when(child: int, is_time: Callable[[], bool]) -> int | None:
 
 
 def after(secs: float) -> Callable[[], bool]:
-    """A moment by the clock."""
+    """A moment after a number of seconds."""
     ends = time.perf_counter() + secs
     return lambda: time.perf_counter() >= ends
 
@@ -105,27 +105,27 @@ def after_files(number: int, folder: Path) -> Callable[[], bool]:
 
 @dataclass
 class KillSummary:
-    """What came of many kills.
+    """Results of many kills.
 
     Attributes:
-        met: how many files there were, finished or not, at each kill.
-        runs: how many runs were killed and finished.
-        wrong: what differed, one line each.
+        n_files: for each number of files at a kill, finished or not, the number of such kills.
+        runs: number of runs that were killed and then finished.
+        wrong: differences, one line each.
     """
 
-    met: Counter[int] = field(default_factory=Counter)
+    n_files: Counter[int] = field(default_factory=Counter)
     runs: int = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
     def kills(self) -> int:
-        """Runs that had not ended when they were killed."""
-        return self.met.total()
+        """Number of kills of runs that had not ended."""
+        return self.n_files.total()
 
 
 @dataclass(frozen=True)
 class Killer:
-    """Kills one command over and over.
+    """Kills one command repeatedly.
 
     Attributes:
         arguments: of the command line, without ``--out``.
@@ -154,9 +154,9 @@ class Killer:
             return False
 
         began = time.perf_counter()
-        said = folder.with_suffix(".log")
-        if kill_when(start([*arguments, "-o", str(folder / out)], said), never) not in _DONE:
-            raise SystemExit(f"the undisturbed run failed: {said.read_text()}")
+        log = folder.with_suffix(".log")
+        if kill_when(start([*arguments, "-o", str(folder / out)], log), never) not in _DONE:
+            raise SystemExit(f"the undisturbed run failed: {log.read_text()}")
         return cls(tuple(arguments), out, digests(folder), time.perf_counter() - began, len(names))
 
     def _moment(self, folder: Path, dice: random.Random) -> Callable[[], bool]:
@@ -166,28 +166,28 @@ class Killer:
         return after_files(dice.randint(1, self.n_names), folder)
 
     def kill_one_run(self, folder: Path, kills: int, dice: random.Random, summary: KillSummary) -> None:
-        """Begin a run anew, kill it up to ``kills`` times in a row, let it finish, compare."""
+        """Start a new run, kill it up to ``kills`` times in a row, let it finish, compare."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         command = [*self.arguments, "-o", str(folder / self.out)]
-        said = folder.with_suffix(".log")
-        met: list[int] = []
+        log = folder.with_suffix(".log")
+        files_at_kills: list[int] = []
         for _ in range(kills):
-            if (code := kill_when(start(command, said), self._moment(folder, dice))) is not None:
+            if (code := kill_when(start(command, log), self._moment(folder, dice))) is not None:
                 if code not in _DONE:
-                    summary.wrong.append(f"killed at {met}: exit code {code}: {said.read_text()}")
+                    summary.wrong.append(f"killed at {files_at_kills}: exit code {code}: {log.read_text()}")
                 break
-            met.append(len([*folder.rglob("*")]))
+            files_at_kills.append(len([*folder.rglob("*")]))
             now = digests(folder)
             if half := [name for name in self.whole.keys() & now.keys() if self.whole[name] != now[name]]:
-                summary.wrong.append(f"killed at {met}: half-written: {', '.join(sorted(half))}")
-        code = kill_when(start(command, said), lambda: False)
+                summary.wrong.append(f"killed at {files_at_kills}: half-written: {', '.join(sorted(half))}")
+        code = kill_when(start(command, log), lambda: False)
         now = digests(folder)
         if code not in _DONE:
-            summary.wrong.append(f"killed at {met}: exit code {code}: {said.read_text()}")
+            summary.wrong.append(f"killed at {files_at_kills}: exit code {code}: {log.read_text()}")
         elif other := [name for name in self.whole.keys() | now.keys() if self.whole.get(name) != now.get(name)]:
-            summary.wrong.append(f"killed at {met}: differ: {', '.join(sorted(other))}")
-        summary.met.update(met)
+            summary.wrong.append(f"killed at {files_at_kills}: differ: {', '.join(sorted(other))}")
+        summary.n_files.update(files_at_kills)
         summary.runs += 1
 
 
@@ -210,8 +210,8 @@ def main() -> int:
         for line in summary.wrong[n_wrong:]:
             print(f"MISMATCH: {line}", flush=True)
     print(f"{summary.kills} kills of {summary.runs} runs, seed {arguments.seed}; the killed ones had so many files:")
-    for number in sorted(summary.met):
-        print(f"{summary.met[number]:8d}  {number}")
+    for number in sorted(summary.n_files):
+        print(f"{summary.n_files[number]:8d}  {number}")
     print(f"{len(summary.wrong)} mismatches")
     return 1 if summary.wrong else 0
 

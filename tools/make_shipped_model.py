@@ -22,7 +22,7 @@ SEEDS = 3
 
 CARD = """# Model card: the model shipped with ser-batch
 
-It tells which of seven *acted* emotions a *German studio* recording resembles most.
+It classifies a *German studio* recording as one of seven *acted* emotions.
 
 - **Labels:** {labels}.
 - **Data:** EmoDB, the Berlin Database of Emotional Speech (Burkhardt, Paeschke, Rolfes, Sendlmeier, Weiss: "A Database
@@ -34,7 +34,7 @@ It tells which of seven *acted* emotions a *German studio* recording resembles m
 
 ## Score
 
-Of the recipe, not of these very weights, which have heard all ten speakers: {title}, {n_seeds} seeds.
+Of the recipe; these weights were trained on all ten speakers: {title}, {n_seeds} seeds.
 
 **UAR {uar:.3f}** (95 % interval over speakers {uar_low:.3f} to {uar_high:.3f}), WA {wa:.3f}. Nothing was chosen on a
 held-out speaker: no early stopping, no best epoch. The recipe's functionals and values were chosen in experiments on
@@ -51,13 +51,13 @@ Confusion, all seeds together (row: the truth, column: the prediction):
 Worst speaker {worst}: UAR {worst_uar:.2f}; best speaker {best}: UAR {best_uar:.2f}.
 
 **Calibration:** temperature {temperature:.2f}, the geometric mean of the folds', each fitted on a speaker that its
-network was not trained on; these very weights were trained on all speakers. Expected calibration error (15 bins, all
+network was not trained on; these weights were trained on all speakers. Expected calibration error (15 bins, all
 out-of-fold predictions together) {ece_before:.3f} before, {ece_after:.3f} after.
 
 ## What it is not
 
-- Not a reader of feelings. Actors played seven named emotions on ten fixed sentences; real speech is mixed, mild, and
-  mostly none of the seven. It always answers with one of them, for any recording; `novelty` near 1 means that the
+- Not a detector of felt emotions. Actors played seven named emotions on ten fixed sentences; real speech is mixed, mild
+  and mostly none of the seven. It predicts one of them for any recording; `novelty` near 1 means that the
   recording is unlike what it was trained on.
 - Not tested on other languages, telephones, rooms, children, or illness: neither its scores nor its calibration hold
   there.

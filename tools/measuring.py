@@ -1,4 +1,4 @@
-"""What benchmarks share: whole commands timed in turn, their memory, and Markdown tables of both."""
+"""Shared by the benchmarks: time and memory of commands, run in turn, and Markdown tables."""
 
 import datetime
 import os
@@ -53,7 +53,7 @@ class Series:
 
     @property
     def cpu_secs(self) -> float:
-        """The median; what four workers take more than one is the machine's, not time that they waited."""
+        """The median. CPU time beyond that of one worker is machine overhead, not waiting time."""
         return statistics.median(run.cpu_secs for run in self.runs)
 
 
@@ -124,7 +124,7 @@ def multiply(corpus: Path, folder: Path, files: int) -> Path:
 
 
 def repeat_in_turn(series: list[Series], repeats: int) -> None:
-    """A B C A B C …: what the machine does meanwhile meets all alike."""
+    """Run A B C A B C …, so that other load on the machine affects all alike."""
     for number in range(repeats):
         for one in series:
             one.runs.append(one.run())

@@ -1,9 +1,9 @@
-"""How well novelty tells what a model was not made for from speakers it has not heard.
+"""AUROC of novelty: unsuitable sounds against speech of speakers that are not in the training data.
 
     python tools/novelty_auroc.py path/to/emodb/wav work/
 
-Trains the default recipe on seven of EmoDB's speakers (--fractions 0.7,0,0.3), takes the recordings of the other three
-for what it was made for, and makes as many of each kind that it was not: noise, tones, music, and the same speech
+Trains the default recipe on seven of EmoDB's speakers (--fractions 0.7,0,0.3), uses the recordings of the other three
+as suitable speech, and makes as many sounds of each unsuitable kind: noise, tones, music, and the same speech
 reversed, by telephone, in noise, or several voices at once. Prints the area under the ROC curve of each kind.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
             made = make(samples, speech, random)
             soundfile.write(sounds / kind / f"{number:03d}.wav", 0.5 * made / np.abs(made).max(), RATE_HZ)
     known = novelty_of(model, sounds / "held-out speakers", options.work / "held-out.csv")
-    print(f"model {records}: unheard speakers {', '.join(speakers)}, {len(known)} recordings, ", end="")
+    print(f"model {records}: held-out speakers {', '.join(speakers)}, {len(known)} recordings, ", end="")
     print(f"median novelty {np.median(known):.2f}\n\n| kind | median novelty | AUROC |\n| --- | ---: | ---: |")
     for kind in list(KINDS)[1:]:
         new = novelty_of(model, sounds / kind, options.work / f"{kind}.csv")
