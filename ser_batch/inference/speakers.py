@@ -23,7 +23,7 @@ def collect_speaker_scales(
     folder: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Float32s]:
-    """The scale of each speaker, float32 ``(2, features)``, from its readable recordings.
+    """The scale of each speaker, float32 ``(2, features)``, from readable recordings.
 
     This pass decodes all recordings; prediction decodes them again. The result does not depend on the number of
     workers.
