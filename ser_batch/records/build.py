@@ -209,9 +209,9 @@ def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
     changed = differences(old, plan.settings, ("front_end", "labels", "label_rule", "split", "shards"))
     if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
         before, now = set(_files_before(folder)), set(_planned_files(plan))
-        came, went = len(now - before), len(before - now)
-        if came or went:
-            changed.append(f"the files ({came} came, {went} went)")
+        added, removed = len(now - before), len(before - now)
+        if added or removed:
+            changed.append(f"the files ({added} added, {removed} removed)")
         elif not changed:
             changed.append("labels, speakers, splits or parts of the same files")
     return changed
