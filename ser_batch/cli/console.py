@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ser_batch.api import Note, Progress, Report
 from ser_batch.runtime.signals import cleanup_on_signal
+from ser_batch.storage.writing import standard_output, write_rows
 
 if TYPE_CHECKING:
     from ser_batch.evaluation.cross_validate import FoldReport
@@ -88,15 +89,11 @@ def _say(line: str, quiet: bool = False) -> None:
 
 
 def _print(lines: Iterable[str]) -> None:
-    from ser_batch.storage.writing import standard_output
-
     with standard_output() as file:
         file.write("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
 
 
 def _print_csv(rows: Iterable[Sequence[str]]) -> None:
-    from ser_batch.storage.writing import standard_output, write_rows
-
     left = iter(rows)
     with standard_output() as file:
         while some := list(islice(left, _ROWS_AT_ONCE)):

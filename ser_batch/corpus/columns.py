@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO
@@ -81,8 +82,6 @@ class Table:
 
     def _is_near(self, at: int, words: frozenset[str]) -> bool:
         """Whether a column's name, or a part of it, is one of the words, or similar to a long one."""
-        from difflib import get_close_matches
-
         name = plain(self.header[at])
         if not words.isdisjoint(re.split(r"[\W_]+", name)):
             return True

@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -219,8 +220,6 @@ def _unusable_label(label: str) -> str | None:
 
 def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> None:
     """Raise a LabelError if the map has a label that no recording has."""
-    from difflib import get_close_matches
-
     absent = [label for label in label_map if label not in found]
     if absent and found:
         near = get_close_matches(absent[0], found, n=1)

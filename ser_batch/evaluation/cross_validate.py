@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from ser_batch.corpus.folds import Fold, FoldRule, make_folds
 from ser_batch.errors import OutputError, TrainingError
@@ -122,8 +123,6 @@ _KIND = OutputKind(
 
 def parallel_folds(records: RecordFolder, workers: int) -> int:
     """The number of folds to train in parallel, limited by workers and memory; 1 on a GPU."""
-    import tensorflow as tf
-
     if tf.config.list_physical_devices("GPU"):
         return 1
     each = _TRAINING_BYTES + 2 * sum(shard.bytes for shard in records.shards())

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.formatting import format_timestamp
 from ser_batch.inference.predictions import Prediction
 from ser_batch.storage.writing import write_rows
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _PART = ("file", "start", "end")
 _BEST = ("emotion", "confidence")
@@ -132,7 +132,6 @@ def _jsonl(file: IO[bytes], form: TableForm, model: str) -> Iterator[Append]:
 
 @contextmanager
 def _parquet(file: IO[bytes], form: TableForm, model: str) -> Iterator[Append]:
-    import pyarrow.parquet as pq
 
     schema = _schema(form)
     rows: list[list[Any]] = []
@@ -153,16 +152,14 @@ def _parquet(file: IO[bytes], form: TableForm, model: str) -> Iterator[Append]:
             flush()
 
 
-def _schema(form: TableForm) -> "pa.Schema":
-    import pyarrow as pa
+def _schema(form: TableForm) -> pa.Schema:
 
     kinds = [(_TIMES, pa.duration("us")), (_TEXTS, pa.string()), ({"channel"}, pa.int64())]
     types = {name: kind for names, kind in kinds for name in names}
     return pa.schema([(column, types.get(column, pa.float64())) for column in form.columns])
 
 
-def _arrow_table(rows: Sequence[Sequence[Any]], schema: "pa.Schema") -> "pa.Table":
-    import pyarrow as pa
+def _arrow_table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
 
     arrays = []
     for column, values in zip(schema, zip(*rows, strict=True), strict=True):
@@ -246,7 +243,6 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches():
