@@ -27,15 +27,15 @@ _TASKS_PER_WORKER = 2
 # Many workers with one thread are faster than few with many threads.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
-# More memory than any recording needs; less than what a damaged header may claim.
+# More memory than any recording needs, and less than a damaged header may ask for.
 AUDIO_WORKER_BYTES = 4 << 30
 
 
 class LocalEngine:
     """Processes on this machine, each with one task at a time and one numeric thread.
 
-    Workers are spawned, never forked: the parent may hold TensorFlow and its threads. They live as long
-    as the engine's ``with`` block. A worker that dies is replaced; its task's outcome says how it died.
+    Workers are spawned, not forked, because the parent may have loaded TensorFlow and its threads. They end with the
+    engine's ``with`` block. A worker that ends early is replaced; the outcome of its task has the reason.
 
     Args:
         workers: how many.
@@ -53,10 +53,10 @@ class LocalEngine:
         return self
 
     def start(self, workers: int, imports: str) -> None:
-        """Start so many workers, which import a module, while the caller finds out what there is to do.
+        """Start workers that import a module, while the caller prepares the tasks.
 
         Args:
-            workers: never more than the engine's.
+            workers: how many; at most the engine's.
             imports: the module that the first task's function is in.
         """
         while len(self._idle) < min(workers, self.workers):
@@ -86,7 +86,7 @@ class LocalEngine:
                         again.extend(task for task, _ in worker.tasks)
                         outcome = Outcome(task, None, worker.end())
                     yield outcome
-        except BaseException:  # left early, too: what still runs is of no use
+        except BaseException:  # also when the caller stops early: running tasks are not needed
             _end(pool)
             raise
         _end(self._idle)
@@ -173,7 +173,7 @@ def _exit_reason(exit_code: int) -> str:
 
 
 def _set_up(worker_bytes: int | None) -> None:
-    """Prepare a worker process; it exits when its parent does."""
+    """Set up a worker process; it exits when its parent process exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if worker_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (worker_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -188,7 +188,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
-    os._exit(1)  # the lock on what this worker writes ended with the parent
+    os._exit(1)  # the lock on this worker's output ended with the parent
 
 
 def _run(function: Callable[[Task], Result], task: Task) -> Result:

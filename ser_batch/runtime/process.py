@@ -21,9 +21,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 def keep_freed_memory() -> None:
     """Let this process reuse the memory it frees, where the C library is glibc.
 
-    By default every array of more than a few hundred KB is mapped anew and given back, and each time the
-    system clears its pages. Training and feature extraction make the same arrays over and over. And every thread
-    keeps what it frees to itself, so that memory shuffled among threads would grow for hours: two pools serve all.
+    By default, arrays of more than a few hundred KB are mapped and unmapped, and the system clears their pages each
+    time; training and feature extraction allocate such arrays repeatedly. Also, each thread keeps its freed memory, so
+    memory use grows for hours when threads pass arrays to each other. Two pools for all threads avoid that.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -59,7 +59,7 @@ def native_code_silenced() -> Iterator[None]:
 
 @contextmanager
 def temporary_files_removed() -> Iterator[None]:
-    """Remove the temporary files of the body of the ``with`` block at its end, whoever made them through `tempfile`."""
+    """Remove the temporary files that are made through `tempfile` in the ``with`` block, at its end."""
     before = tempfile.tempdir
     try:
         made = tempfile.TemporaryDirectory()

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: they end the program at once, and it says one line."""
+"""SIGINT and SIGTERM: the program ends at once and prints one line."""
 
 import contextlib
 import os
@@ -10,31 +10,31 @@ from types import FrameType
 _NUMBERS = signal.SIGINT, signal.SIGTERM
 
 
-class _Stops:
-    """What becomes of a signal.
+class _State:
+    """How a signal is handled.
 
     Attributes:
-        tidying: what to call before the program ends, the last first.
-        resumable: whether the same command would go on where it was.
-        waits: whether the program must not end now.
-        number: a signal that arrived meanwhile.
+        cleanups: functions to call before the program ends, the last first.
+        resumable: whether the same command would continue the work.
+        is_deferred: whether the program must not end now.
+        number: the signal that arrived.
     """
 
     def __init__(self) -> None:
-        self.tidying: list[Callable[[], object]] = []
+        self.cleanups: list[Callable[[], object]] = []
         self.resumable = False
-        self.waits = False
+        self.is_deferred = False
         self.number: int | None = None
 
     def stop(self, number: int, frame: FrameType | None = None) -> None:
         self.number = number
-        if self.waits:
+        if self.is_deferred:
             return
         for again in _NUMBERS:
-            signal.signal(again, lambda number, frame: os._exit(128 + number))  # should tidying up not end
-        for tidy in reversed(self.tidying):
+            signal.signal(again, lambda number, frame: os._exit(128 + number))  # in case a cleanup hangs
+        for cleanup in reversed(self.cleanups):
             with contextlib.suppress(Exception):
-                tidy()
+                cleanup()
         word = "interrupted" if number == signal.SIGINT else "terminated"
         advice = "; to go on, run the same command again, without --restart" if self.resumable else ""
         with contextlib.suppress(OSError):
@@ -42,61 +42,59 @@ class _Stops:
         os._exit(128 + number)
 
 
-_STOPS = _Stops()
+_STATE = _State()
 
 
 @contextmanager
 def signals_handled() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the program in the body of the ``with`` block, with exit code 128 + their number.
+    """In the ``with`` block, SIGINT and SIGTERM end the program with exit code 128 + their number.
 
-    Nothing is unwound. A handler runs wherever the interpreter happens to be, and an exception that it raises
-    in the middle of native code may be lost, printed, or leave that code in pieces. What is on disk survives
-    SIGKILL at any moment; so it survives this.
+    Exits without unwinding: raising an exception from a signal handler is unsafe while native code runs. The files on
+    disk are valid at any moment, because they also have to survive SIGKILL.
     """
     for number in _NUMBERS:
-        signal.signal(number, _STOPS.stop)
+        signal.signal(number, _STATE.stop)
     try:
         yield
     finally:
-        for number in _NUMBERS:  # nothing is left to stop but the interpreter's own end
+        for number in _NUMBERS:  # only the interpreter's own shutdown is left
             signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
-def cleanup_on_signal(tidy: Callable[[], object]) -> Iterator[None]:
-    """See to it that a stop in the body of the ``with`` block calls this before the program ends.
+def cleanup_on_signal(cleanup: Callable[[], object]) -> Iterator[None]:
+    """Call a function if a signal ends the program in the ``with`` block.
 
     Args:
-        tidy: must be fast; exceptions are ignored.
+        cleanup: must be fast; exceptions are ignored.
     """
-    _STOPS.tidying.append(tidy)
+    _STATE.cleanups.append(cleanup)
     try:
         yield
     finally:
-        _STOPS.tidying.remove(tidy)
+        _STATE.cleanups.remove(cleanup)
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Let a stop in the body of the ``with`` block say how to go on: what the body does is kept as it gets done."""
-    before, _STOPS.resumable = _STOPS.resumable, True
+    """If a signal ends the program in the ``with`` block, print that the same command continues the work."""
+    before, _STATE.resumable = _STATE.resumable, True
     try:
         yield
     finally:
-        _STOPS.resumable = before
+        _STATE.resumable = before
 
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Let a stop in the body of the ``with`` block, which must be quick, wait for its end.
+    """Defer signals to the end of the ``with`` block, which must be fast.
 
-    A mask of signals would not do: native libraries have threads, any of which takes one, and then Python's
-    handler runs all the same.
+    A signal mask is not enough: a thread of a native library can receive the signal, and Python's handler then runs.
     """
-    _STOPS.waits = True
+    _STATE.is_deferred = True
     try:
         yield
     finally:
-        _STOPS.waits = False
-        if _STOPS.number is not None:
-            _STOPS.stop(_STOPS.number)
+        _STATE.is_deferred = False
+        if _STATE.number is not None:
+            _STATE.stop(_STATE.number)
