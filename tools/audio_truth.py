@@ -16,7 +16,7 @@ import av
 import numpy as np
 import soundfile
 
-from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Float32s
+from ser_batch.audio.decoders import DURATION_TOLERANCE_SECS, Float32s
 from ser_batch.audio.frontends import SPEECH
 from ser_batch.audio.logmels import resample
 from ser_batch.audio.windows import LogMelWindows
@@ -173,7 +173,7 @@ def make_case(number: int, seed: int, wavs: Sequence[Path], folder: Path) -> tup
         content, secs, tolerance = content + other.read_bytes(), secs + more_secs, 2 * tolerance
     elif treatment == "cut":
         content = content[: max(int(dice.uniform(0.05, 0.98) * len(content)), 1)]
-        tolerance += CLAIM_TOLERANCE_SECS
+        tolerance += DURATION_TOLERANCE_SECS
         if not kind.claims:
             secs, tolerance = _kept_secs(path, len(content), secs), tolerance + 0.05
     elif treatment == "wrong header":

@@ -5,7 +5,7 @@ import re
 import struct
 from typing import IO, Any
 
-from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS
+from ser_batch.audio.decoders import DURATION_TOLERANCE_SECS
 
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 # The file properties object (Advanced Systems Format specification, section 3.2); it has the file's size at 40.
@@ -15,7 +15,7 @@ _OGG_HEADER_BYTES = 27
 _LARGEST_OGG_PAGE = _OGG_HEADER_BYTES + 255 + 255 * 255
 
 # First bytes of each container. Of joined files, decoders read only the first, or decode the next header as audio.
-_BEGINNINGS = {
+_SIGNATURES = {
     "wav": rb"RIFF.{4}WAVE",
     "rf64": rb"(?:RIFF|RF64).{4}WAVE",
     "au": rb"\.snd\x00\x00",
@@ -28,24 +28,24 @@ _BEGINNINGS = {
     "tta": rb"TTA1[\x01-\x03]\x00",
     "asf": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",
 }
-_LONGEST_BEGINNING = 128
+_MAX_SIGNATURE_BYTES = 128
 _BLOCK_BYTES = 1 << 20
 
 
-def holds_another_file(file: IO[bytes], container: str) -> bool:
+def has_concatenated_file(file: IO[bytes], container: str) -> bool:
     """Whether a second file of the same container follows the first, as after ``cat a b``.
 
     Args:
         file: on disk.
-        container: FFmpeg's name, such as ``matroska``; False for containers that are not in `_BEGINNINGS`.
+        container: FFmpeg's name, such as ``matroska``; False for containers that are not in `_SIGNATURES`.
     """
-    if container not in _BEGINNINGS:
+    if container not in _SIGNATURES:
         return False
-    beginning = re.compile(_BEGINNINGS[container], re.DOTALL)
+    beginning = re.compile(_SIGNATURES[container], re.DOTALL)
     file.seek(8)
     block = b""
     while more := file.read(_BLOCK_BYTES):
-        block = block[-_LONGEST_BEGINNING:] + more
+        block = block[-_MAX_SIGNATURE_BYTES:] + more
         if beginning.search(block):
             return True
     return False
@@ -57,7 +57,7 @@ _CHUNKS = {"wav": (12, "<4sI", b"data"), "aiff": (12, ">4sI", b"SSND"), "caf": (
 _FILE_NAMES = {b"RIFF", b"RIFX", b"FORM", b"caff"}
 
 
-def holds_unclaimed(file: IO[bytes], container: str, secs: float) -> bool:
+def has_undeclared_data(file: IO[bytes], container: str, secs: float) -> bool:
     """Whether data that belong to no chunk follow the samples that the header counts; probably more samples.
 
     Args:
@@ -66,10 +66,10 @@ def holds_unclaimed(file: IO[bytes], container: str, secs: float) -> bool:
         secs: length of the samples that the header counts.
     """
     size = file.seek(0, io.SEEK_END)
-    return _unclaimed_bytes(file, container, size) * secs > CLAIM_TOLERANCE_SECS * size
+    return _undeclared_bytes(file, container, size) * secs > DURATION_TOLERANCE_SECS * size
 
 
-def _unclaimed_bytes(file: IO[bytes], container: str, size: int) -> int:
+def _undeclared_bytes(file: IO[bytes], container: str, size: int) -> int:
     if container == "au":
         file.seek(4)
         begin, length = struct.unpack(">II", file.read(8))
@@ -92,7 +92,7 @@ def _unclaimed_bytes(file: IO[bytes], container: str, size: int) -> int:
     return 0
 
 
-def is_shorter_than_claimed(file: IO[bytes], container: str) -> bool:
+def is_shorter_than_declared(file: IO[bytes], container: str) -> bool:
     """Whether a file is shorter than the length in its header.
 
     Args:
@@ -109,7 +109,7 @@ def is_shorter_than_claimed(file: IO[bytes], container: str) -> bool:
     return False
 
 
-def mp3_claim_secs(file: IO[bytes], rate_hz: int) -> float | None:
+def mp3_declared_secs(file: IO[bytes], rate_hz: int) -> float | None:
     """Minimum length from the number of frames in the Xing, Info or VBRI header of an MP3; None without a header.
 
     Layout: https://www.codeproject.com/Articles/8295/MPEG-Audio-Frame-Header
@@ -133,7 +133,7 @@ def mp3_claim_secs(file: IO[bytes], rate_hz: int) -> float | None:
     return None if found is None else (found[0] - 3) * samples_per_frame / rate_hz
 
 
-def ogg_is_cut(file: IO[bytes]) -> bool:
+def is_truncated_ogg(file: IO[bytes]) -> bool:
     """Whether an Ogg file does not end with a complete last page of its stream (RFC 3533, section 6)."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - _LARGEST_OGG_PAGE, 0))

@@ -15,7 +15,7 @@ MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 64
 
 # Smaller differences from a claimed length are rounding: the padding of codecs, times in whole milliseconds.
-CLAIM_TOLERANCE_SECS = 0.1
+DURATION_TOLERANCE_SECS = 0.1
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Decoder:
     is_cut: bool = False
 
 
-def check_claims(rate_hz: int, channels: int) -> None:
+def check_format(rate_hz: int, channels: int) -> None:
     """Check a header's values for plausibility.
 
     Raises:

@@ -16,13 +16,13 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from ser_batch.audio.containers import (
-    holds_another_file,
-    holds_unclaimed,
-    is_shorter_than_claimed,
-    mp3_claim_secs,
-    ogg_is_cut,
+    has_concatenated_file,
+    has_undeclared_data,
+    is_shorter_than_declared,
+    is_truncated_ogg,
+    mp3_declared_secs,
 )
-from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Decoder, check_claims, one_line
+from ser_batch.audio.decoders import DURATION_TOLERANCE_SECS, Decoder, check_format, one_line
 from ser_batch.errors import AudioError
 from ser_batch.runtime.engine import heartbeat
 
@@ -100,7 +100,7 @@ class _Decoding:
         codec = stream.codec_context
         if codec is None:
             raise AudioError("decode", "has an audio track in a codec that FFmpeg does not support; it may be damaged")
-        check_claims(codec.sample_rate, codec.channels)
+        check_format(codec.sample_rate, codec.channels)
         self._format = self._container.format.name.split(",")[0]
         self._secs_per_tick = float(stream.time_base or 0)
         self._samples_per_tick = self._secs_per_tick * codec.sample_rate
@@ -116,7 +116,7 @@ class _Decoding:
         """The audio from ``start_secs`` on, float32 ``(samples, channels)``."""
         position = start = round(start_secs * self.decoder.rate_hz)
         try:
-            claimed_secs = self._claimed_secs()
+            declared_secs = self._declared_secs()
             for place, block in self._placed(start):
                 skipped = min(max(start - place, 0), len(block))
                 if skipped < len(block):
@@ -133,8 +133,8 @@ class _Decoding:
         if self._n_damaged > self._n_decoded:
             raise AudioError("decode", f"is damaged: {self._n_damaged} of its packets cannot be decoded")
         secs = position / self.decoder.rate_hz
-        missed = claimed_secs is not None and secs < claimed_secs - CLAIM_TOLERANCE_SECS
-        self.decoder.is_cut = bool(self._n_damaged) or missed or self._lacks_its_end(secs)
+        missed = declared_secs is not None and secs < declared_secs - DURATION_TOLERANCE_SECS
+        self.decoder.is_cut = bool(self._n_damaged) or missed or self._end_is_missing(secs)
 
     def _placed(self, start: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Blocks with the number of their first sample, from some time before the sample ``start`` on."""
@@ -232,14 +232,14 @@ class _Decoding:
                 is_planar = converted.format.is_planar
                 yield frame.pts, samples.T if is_planar else samples.reshape(-1, self.decoder.channels)
 
-    def _claimed_secs(self) -> float | None:
+    def _declared_secs(self) -> float | None:
         """The length in the header; None if it has none: streams of frames, and files written to a pipe."""
         stream, container = self._stream, self._container
         if self._format == "mp3":
             position = self._file.tell()
-            claimed_secs = mp3_claim_secs(self._file, self.decoder.rate_hz)
+            declared_secs = mp3_declared_secs(self._file, self.decoder.rate_hz)
             self._file.seek(position)
-            return claimed_secs
+            return declared_secs
         if self._format == "caf" and stream.codec_context.name.startswith("pcm"):
             return stream.frames / self.decoder.rate_hz or None
         if self._format in {"mov", "tta", "wv", "ape", "flac", "wav", "aiff", "au", "w64"} and stream.duration:
@@ -248,8 +248,8 @@ class _Decoding:
             return container.duration / av.time_base
         return None
 
-    def _lacks_its_end(self, secs: float) -> bool:
+    def _end_is_missing(self, secs: float) -> bool:
         if self._format == "ogg":
-            return ogg_is_cut(self._file)
-        checks = (is_shorter_than_claimed, holds_another_file, partial(holds_unclaimed, secs=secs))
+            return is_truncated_ogg(self._file)
+        checks = (is_shorter_than_declared, has_concatenated_file, partial(has_undeclared_data, secs=secs))
         return any(check(self._file, self._format) for check in checks)

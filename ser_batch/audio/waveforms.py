@@ -18,26 +18,26 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from ser_batch.audio.containers import holds_another_file, holds_unclaimed
-from ser_batch.audio.decoders import CLAIM_TOLERANCE_SECS, Decoder, Float32s, check_claims, one_line
+from ser_batch.audio.containers import has_concatenated_file, has_undeclared_data
+from ser_batch.audio.decoders import DURATION_TOLERANCE_SECS, Decoder, Float32s, check_format, one_line
 from ser_batch.errors import AudioError
 from ser_batch.runtime.engine import heartbeat
 
 _BLOCK_SAMPLES = 1 << 16
 
 # In these, libsndfile stops at an estimated length or after the first of several parts, or fails on an unknown length.
-_LEFT_TO_FFMPEG = {"MP3", "OGG", "FLAC", "CAF", "VOC"}
+_FFMPEG_FORMATS = {"MP3", "OGG", "FLAC", "CAF", "VOC"}
 
 
-class _Unnamed(io.BufferedReader):
+class _UnnamedFile(io.BufferedReader):
     """An open file without its name, because libsndfile requires a sampling rate for names that end with ``.raw``."""
 
     name = "audio"
 
 
-def _open_unnamed(path: str | Path) -> _Unnamed:
+def _open_unnamed(path: str | Path) -> _UnnamedFile:
     # Non-blocking, because opening a named pipe without a writer would block forever.
-    return _Unnamed(io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
+    return _UnnamedFile(io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
                     yield decoder
             else:
                 with sound:
-                    check_claims(sound.samplerate, sound.channels)
+                    check_format(sound.samplerate, sound.channels)
                     decoder = Decoder(sound.samplerate, sound.channels)
                     decoder.blocks = _soundfile_blocks(sound, file, start_secs, decoder)
                     yield decoder
@@ -80,14 +80,14 @@ def open_audio(path: str | Path, start_secs: float = 0.0) -> Iterator[Decoder]:
             raise AudioError("read", f"cannot be read: {error.strerror or error}") from error
 
 
-def _open_soundfile(file: _Unnamed) -> soundfile.SoundFile | str:
+def _open_soundfile(file: _UnnamedFile) -> soundfile.SoundFile | str:
     """Open the file with libsndfile; or the reason to use FFmpeg."""
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.SoundFileError as error:
         return one_line(str(error).rsplit(": ", 1)[-1])
     # An interrupted recorder leaves a WAV with 0 samples in its header; FFmpeg reads it to the end.
-    if sound.format in _LEFT_TO_FFMPEG or sound.subtype.startswith("MPEG_LAYER") or not sound.frames:
+    if sound.format in _FFMPEG_FORMATS or sound.subtype.startswith("MPEG_LAYER") or not sound.frames:
         sound.close()
         return f"{sound.format} without samples"
     return sound
@@ -110,28 +110,28 @@ def _soundfile_blocks(
     except soundfile.SoundFileError as error:
         raise AudioError("decode", f"is damaged: {one_line(str(error))}") from error
     missing = sound.frames - start - n_read
-    decoder.is_cut = missing > CLAIM_TOLERANCE_SECS * sound.samplerate or _contradicts_header(sound, file)
+    decoder.is_cut = missing > DURATION_TOLERANCE_SECS * sound.samplerate or _contradicts_header(sound, file)
 
 
 # Entries in libsndfile's log about headers with a larger size than the file. Sizes from 2^31 - 2^16 on mean "unknown":
 # they are written before the length is known.
-_SIZE_CLAIM = re.compile(r"^\s*(?:data|SSND|BODY|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_DECLARED_SIZE = re.compile(r"^\s*(?:data|SSND|BODY|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = (1 << 31) - (1 << 16)
-_FRAMES_CLAIM = re.compile(r"'ds64' chunk of (\d+)|^\s*Frames\s*: (\d+)", re.MULTILINE)
+_DECLARED_FRAMES = re.compile(r"'ds64' chunk of (\d+)|^\s*Frames\s*: (\d+)", re.MULTILINE)
 
 
 def _contradicts_header(sound: soundfile.SoundFile, file: IO[bytes]) -> bool:
     """Whether the file has fewer or more samples than its header claims."""
     log = sound.extra_info
-    sizes = [(int(claimed), int(there)) for claimed, there in _SIZE_CLAIM.findall(log)]
-    if any(there < claimed < _UNKNOWN_SIZE for claimed, there in sizes) or "truncated" in log:
+    sizes = [(int(declared), int(there)) for declared, there in _DECLARED_SIZE.findall(log)]
+    if any(there < declared < _UNKNOWN_SIZE for declared, there in sizes) or "truncated" in log:
         return True
-    if any(sound.frames < int("".join(claim)) < 1 << 62 for claim in _FRAMES_CLAIM.findall(log)):
+    if any(sound.frames < int("".join(one)) < 1 << 62 for one in _DECLARED_FRAMES.findall(log)):
         return True
     container = "wav" if sound.format == "WAVEX" else sound.format.lower()
     # If the number of samples is known, the data after them can be identified.
-    is_counted = container == "wav" and not any(claimed >= _UNKNOWN_SIZE for claimed, _ in sizes)
-    return (not is_counted and holds_another_file(file, container)) or holds_unclaimed(
+    is_counted = container == "wav" and not any(declared >= _UNKNOWN_SIZE for declared, _ in sizes)
+    return (not is_counted and has_concatenated_file(file, container)) or has_undeclared_data(
         file, container, sound.frames / sound.samplerate
     )
 

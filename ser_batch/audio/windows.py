@@ -70,7 +70,7 @@ class LogMelWindows:
                 is_mixed = self._channel == "mean" and decoder.channels > 1
                 check = SignalCheck(decoder.rate_hz, self.recording.start_secs, is_mixed)
                 channels = ChannelCheck(decoder.channels) if is_mixed else None
-                decoder.blocks = self._part(decoder.blocks, decoder.rate_hz)
+                decoder.blocks = self._until_end(decoder.blocks, decoder.rate_hz)
                 if channels is not None:
                     decoder.blocks = channels.checked(decoder.blocks)
                 blocks = check.checked(mono_blocks(decoder, self._channel))
@@ -87,7 +87,7 @@ class LogMelWindows:
     def _channel(self) -> Literal["mean"] | int:
         return self.front_end.channel if self.recording.channel is None else self.recording.channel
 
-    def _part(self, blocks: Iterator[NDArray[np.float32]], rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    def _until_end(self, blocks: Iterator[NDArray[np.float32]], rate_hz: int) -> Iterator[NDArray[np.float32]]:
         """The blocks ``(samples, channels)`` up to the recording's end."""
         if self.recording.end_secs is None:
             yield from blocks
@@ -121,25 +121,25 @@ class LogMelWindows:
     def _windowed(self, blocks: Iterator[Float32s], rate_hz: int, check: SignalCheck) -> Iterator[Window]:
         length, hop = self.front_end.n_samples, self.front_end.window_hop_samples
         target_hz = self.front_end.rate_hz
-        held = np.zeros(0, dtype=np.float32)  # audio from `first` on
+        buffer = np.zeros(0, dtype=np.float32)  # audio from `first` on
         first = 0  # start of the next window, in samples at target_hz
-        last: Float32s | None = None  # audio before `held`, for a last window that ends with the audio
+        last: Float32s | None = None  # audio before `buffer`, for a last window that ends with the audio
         for block in _resampled(blocks, rate_hz, target_hz):
-            held = np.concatenate([held, block])
+            buffer = np.concatenate([buffer, block])
             # One sample more than a window: the audio does not end with this window.
-            while len(held) > length:
+            while len(buffer) > length:
                 yield self._window(
-                    log_mel_at_rate(held[:length], self.front_end), first / target_hz, (first + length) / target_hz
+                    log_mel_at_rate(buffer[:length], self.front_end), first / target_hz, (first + length) / target_hz
                 )
-                last = held[:hop] if hop <= length else held[:length]
-                held, first = held[hop:], first + hop
+                last = buffer[:hop] if hop <= length else buffer[:length]
+                buffer, first = buffer[hop:], first + hop
         self.duration_secs = check.finish()
         self.warnings += check.warnings()
         if last is not None:
-            missing = max(length - len(held), 0)
-            held, first = np.concatenate([last[len(last) - missing :], held]), first - missing
+            missing = max(length - len(buffer), 0)
+            buffer, first = np.concatenate([last[len(last) - missing :], buffer]), first - missing
         end_secs = self.duration_secs
-        yield self._window(log_mel_at_rate(held, self.front_end), first / target_hz, end_secs)
+        yield self._window(log_mel_at_rate(buffer, self.front_end), first / target_hz, end_secs)
 
     def _window(self, log_mel: Float32s, start_secs: float, end_secs: float) -> Window:
         origin = self.recording.start_secs

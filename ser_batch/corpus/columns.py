@@ -18,12 +18,12 @@ SUFFIXES = frozenset({".csv", ".tsv"})
 # Accepted alternative names of columns.
 ALIASES = {"file": ("path", "filename", "wav"), "label": ("emotion",)}
 # Key of the error message of a row with more cells than the header; no column has this name.
-SURPLUS = ""
+EXTRA_CELLS = ""
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _SAMPLE_ROWS = 1000
-_NAMED_COLUMNS = 10
-_MOST_LABELS = 50
+_LISTED_COLUMNS = 10
+_MAX_LABELS = 50
 _LABEL_WORDS = frozenset(
     "label labels class classes target targets category emotion emotions emo sentiment affect mood feeling "
     "klasse kategorie gefühl stimmung".split()
@@ -44,7 +44,7 @@ class Table:
         header: all column names as written in the file.
         unused: indices in `header` of the columns that were not requested.
         sample: the first rows, all cells.
-        rows: each row's line number and cells by name, with `SURPLUS` if it has too many cells; can be read once.
+        rows: each row's line number and cells by name, with `EXTRA_CELLS` if it has too many cells; can be read once.
     """
 
     path: Path
@@ -68,8 +68,8 @@ class Table:
             for at in speakers
         ]
         if others:
-            more = f" and {len(others) - _NAMED_COLUMNS} more" if len(others) > _NAMED_COLUMNS else ""
-            notes.append(f"{self.path}: columns that are not used: {', '.join(others[:_NAMED_COLUMNS])}{more}")
+            more = f" and {len(others) - _LISTED_COLUMNS} more" if len(others) > _LISTED_COLUMNS else ""
+            notes.append(f"{self.path}: columns that are not used: {', '.join(others[:_LISTED_COLUMNS])}{more}")
         return notes
 
     def possible_labels(self) -> list[str]:
@@ -92,7 +92,7 @@ class Table:
         """Whether a column has few different words, each used twice or more on average."""
         values = [row[at].strip() for row in self.sample if at < len(row) and row[at].strip()]
         words = {value for value in values if re.search(r"[^\W\d_]", value)}
-        return 1 < len(words) <= _MOST_LABELS and 2 * len(words) <= len(values)
+        return 1 < len(words) <= _MAX_LABELS and 2 * len(words) <= len(values)
 
 
 def plain(name: str) -> str:
@@ -112,7 +112,7 @@ def read_csv(path: Path, names: Collection[str], aliases: Mapping[str, Collectio
         SourceError: the file is not a valid CSV (for example a quote is not closed), or two columns have the same
             meaning; also raised while rows are read.
     """
-    with _errors_named(path):
+    with _csv_errors(path):
         file = _open_text(path)
         head = _head(file)
         if "\0" in head[-1]:
@@ -226,16 +226,16 @@ def _rows(
     n_columns: int,
     misfit: str,
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    with file, _errors_named(path):
+    with file, _csv_errors(path):
         for line, row in numbered:
             cells = {name: row[at] if at < len(row) else "" for name, at in places.items()}
             if any(cell.strip() for cell in row[n_columns:]):
-                cells[SURPLUS] = f"has {len(row)} cells, {misfit}"
+                cells[EXTRA_CELLS] = f"has {len(row)} cells, {misfit}"
             yield line, cells
 
 
 @contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
+def _csv_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except csv.Error as error:

@@ -28,7 +28,7 @@ _NO_KEY = 0  # for empty or unreadable files
 
 
 @dataclass(frozen=True)
-class SameAudio:
+class Duplicates:
     """Recordings grouped by file, and by content of the file.
 
     Attributes:
@@ -46,7 +46,7 @@ class SameAudio:
         return np.flatnonzero((self.files == numbers) & (self.duplicate_of != numbers))
 
 
-def find_duplicates(table: pa.Table, engine: Engine) -> SameAudio:
+def find_duplicates(table: pa.Table, engine: Engine) -> Duplicates:
     """Find files with the same bytes.
 
     Only files of equal size are read: first the beginning, and if the beginnings are equal, the whole file. An
@@ -59,18 +59,18 @@ def find_duplicates(table: pa.Table, engine: Engine) -> SameAudio:
     files = first_of_file(table)
     rows = np.flatnonzero(files == np.arange(len(files)))
     sizes = np.fromiter(map(_size, paths(table.take(rows))), np.uint64, len(rows))
-    is_suspect = _shared(sizes)
+    is_suspect = _has_duplicate(sizes)
     rows, goes_on = rows[is_suspect], sizes[is_suspect] > _HEAD_BYTES
     keys = _keys(table.take(rows), _head, engine)
-    goes_on &= _shared(keys)
+    goes_on &= _has_duplicate(keys)
     keys[goes_on] = _keys(table.take(rows[goes_on]), _content, engine)
     rows, keys = rows[keys != _NO_KEY], keys[keys != _NO_KEY]
     duplicate_of = files.copy()
     duplicate_of[rows] = rows[first_equal(keys)]
-    return SameAudio(files, duplicate_of[files])
+    return Duplicates(files, duplicate_of[files])
 
 
-def duplicate_warnings(table: pa.Table, same: SameAudio) -> list[str]:
+def duplicate_warnings(table: pa.Table, same: Duplicates) -> list[str]:
     """Warnings about files with the same bytes, one line each."""
     copies = same.copies
     if not len(copies):
@@ -111,7 +111,7 @@ def _size(path: str) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _shared(keys: Keys) -> NDArray[np.bool_]:
+def _has_duplicate(keys: Keys) -> NDArray[np.bool_]:
     """Whether another element has the same key, bool ``(n,)``."""
     order, is_new = ordered(keys)
     is_shared = np.empty(len(keys), np.bool_)

@@ -33,7 +33,7 @@ _EMOTIONS = frozenset(
     "colère joie tristesse peur dégoût neutre calme ennui rabbia gioia tristezza paura disgusto sorpresa neutrale "
     "neutro ira enojo alegría felicidad miedo asco".split()
 )
-_NAMED = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def split_layout(folders: Sequence[list[str]]) -> Layout:
         return Layout(max(0, common - 1), has_splits=False)
     tops = {names[common] for names in folders if len(names) > common}
     if len(tops) > 1 and "train" in {SPLIT_NAMES.get(top.casefold()) for top in tops} <= {*SPLIT_NAMES.values()}:
-        return Layout(common + 1, True, notes=[f"splits are taken from the folders {_listed(tops)}"])
+        return Layout(common + 1, True, notes=[f"splits are taken from the folders {_join_names(tops)}"])
     return Layout(common, has_splits=False)
 
 
@@ -103,21 +103,21 @@ def find_layout(folders: Sequence[list[str]]) -> Layout:
     levels = {place: {names[place] for names in below} for place in places}
     class_at = _class_level(levels)
     if class_at is None:
-        raise LabelError(_question(levels, folders, splits))
+        raise LabelError(_ambiguity_message(levels, folders, splits))
     if places == (0, -1):
         return Layout(splits.skipped, splits.has_splits, class_at)
     others = {place: names for place, names in levels.items() if place != class_at and len(names) > 1}
     speakers = [place for place, names in others.items() if all(SPEAKER_WORDS & _words(name) for name in names)]
     if len(speakers) == 1:
-        notes = [f"speakers are taken from the folders {_listed(levels[speakers[0]])}"]
+        notes = [f"speakers are taken from the folders {_join_names(levels[speakers[0]])}"]
         return Layout(splits.skipped, splits.has_splits, class_at, speakers[0], notes)
     notes = []
     if others and len(levels) == 2:
         (names,) = others.values()
         known = {SPLIT_NAMES[name.casefold()] for name in names if name.casefold() in SPLIT_NAMES}
         meaning = "split" if "train" in known and len(known) > 1 else "speaker"
-        way = _reading(2, class_at, folders, splits).replace("<speaker>", f"<{meaning}>")
-        notes = [f"the folders {_listed(names)} are not used; if they are {meaning}s, give --labels '{way}'"]
+        way = _label_regex(2, class_at, folders, splits).replace("<speaker>", f"<{meaning}>")
+        notes = [f"the folders {_join_names(names)} are not used; if they are {meaning}s, give --labels '{way}'"]
     return Layout(splits.skipped, splits.has_splits, class_at, notes=notes)
 
 
@@ -135,17 +135,17 @@ def _class_level(levels: dict[int, set[str]]) -> int | None:
     return varying[0] if len(varying) == 1 else None
 
 
-def _question(levels: dict[int, set[str]], folders: Sequence[list[str]], splits: Layout) -> str:
+def _ambiguity_message(levels: dict[int, set[str]], folders: Sequence[list[str]], splits: Layout) -> str:
     uniform = tuple(levels) != (0, -1)
     readings = []
     for place, names in levels.items():
         if len(names) > 1:
-            way = _reading(len(levels) if uniform else 0, place, folders, splits)
-            readings.append(f"--labels '{way}' if the classes are {_listed(names)}")
+            way = _label_regex(len(levels) if uniform else 0, place, folders, splits)
+            readings.append(f"--labels '{way}' if the classes are {_join_names(names)}")
     return f"folders are nested, and their names do not show which are the classes; give {', or '.join(readings)}"
 
 
-def _reading(depth: int, class_at: int, folders: Sequence[list[str]], splits: Layout) -> str:
+def _label_regex(depth: int, class_at: int, folders: Sequence[list[str]], splits: Layout) -> str:
     """The regular expression with the class at one level; the depth is 0 if it differs between folders."""
     label, speaker, any_name = "(?P<label>[^/]+)", "(?P<speaker>[^/]+)", "[^/]+"
     split = ""
@@ -168,6 +168,6 @@ def _words(name: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", name).casefold()))
 
 
-def _listed(names: Collection[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(sorted(names)[:_NAMED]) + more
+def _join_names(names: Collection[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(sorted(names)[:_MAX_LISTED]) + more

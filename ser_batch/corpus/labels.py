@@ -10,21 +10,21 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from ser_batch.corpus.columns import ALIASES, SUFFIXES, SURPLUS, read_csv
+from ser_batch.corpus.columns import ALIASES, EXTRA_CELLS, SUFFIXES, read_csv
 from ser_batch.corpus.folders import SPLIT_NAMES, find_layout, folders_of, split_layout
 from ser_batch.corpus.naming_schemes import CORPORA, NamingRule, corpus_rule
-from ser_batch.corpus.sources import composed, printable
-from ser_batch.corpus.table import Listing, Recording, Rejection, is_undecoded, make_table, recordings
+from ser_batch.corpus.sources import normalize_name, printable
+from ser_batch.corpus.table import Listing, Recording, Rejection, has_undecoded_bytes, make_table, recordings
 from ser_batch.errors import LabelError, UsageError
 from ser_batch.formatting import pluralize
 
 _FOLDERS = "folders"
 
 # Words that pandas.read_csv reads as a missing value, even in quotes.
-READ_AS_MISSING = frozenset(
+MISSING_VALUE_WORDS = frozenset(
     "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
 )
-_NOTED = 5
+_MAX_LISTED = 5
 
 # The new name in a label map that excludes a label's recordings.
 DROP = "(drop)"
@@ -50,7 +50,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class _Way:
+class _LabelSource:
     """Source of labels.
 
     Attributes:
@@ -78,14 +78,14 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
         LabelError: no labels are found, or only one class, or the map has a label that no recording has.
         UsageError: ``labels`` is not one of the above.
     """
-    way = _way(listing, labels)
+    source = _find_label_source(listing, labels)
     renamed = label_map or {}
     rejections = list(listing.rejections)
     found: Counter[str] = Counter()
 
     def usable() -> Iterator[Recording]:
         for recording in recordings(listing.recordings):
-            known = _known(way, recording)
+            known = _resolve_label(source, recording)
             if not isinstance(known, str):
                 found[known[0]] += 1
                 known = (renamed.get(known[0], known[0]), *known[1:])
@@ -102,11 +102,11 @@ def label_recordings(listing: Listing, labels: str = "auto", label_map: Mapping[
     _check_label_map(renamed, found)
     left_out = Counter({label: count for label, count in found.items() if renamed.get(label) == DROP})
     if not len(table):
-        raise _no_labels(way.title, rejections, left_out)
-    if way.title == _FOLDERS and len(found) == 1:
+        raise _no_labels(source.title, rejections, left_out)
+    if source.title == _FOLDERS and len(found) == 1:
         raise LabelError(f"only one class's folder, {next(iter(found))}, holds recordings. {_THREE_WAYS}")
-    notes = [*listing.label_notes, *way.notes, *_label_notes(table), *speaker_notes(table)]
-    return Labelled(table, rejections, way.title, notes, left_out)
+    notes = [*listing.label_notes, *source.notes, *_label_notes(table), *speaker_notes(table)]
+    return Labelled(table, rejections, source.title, notes, left_out)
 
 
 def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[str]) -> LabelError:
@@ -122,13 +122,13 @@ def _no_labels(title: str, rejections: Sequence[Rejection], left_out: Counter[st
 def _label_notes(table: pa.Table) -> list[str]:
     labels = table["label"].unique().to_pylist()
     notes = _undecoded_notes("labels", labels)
-    if alike := _alike(labels, str.casefold):
-        notes.append(f"labels that differ only by case are different classes: {alike}; --label-map can join them")
+    if similar := _similar_names(labels, str.casefold):
+        notes.append(f"labels that differ only by case are different classes: {similar}; --label-map can join them")
     return notes
 
 
 def _undecoded_notes(what: str, names: Iterable[str | None]) -> list[str]:
-    undecoded = sorted(name for name in names if name and is_undecoded(name))
+    undecoded = sorted(name for name in names if name and has_undecoded_bytes(name))
     if not undecoded:
         return []
     return [f"{what} that are not UTF-8 are written as bytes, as '{undecoded[0]}'; save a CSV that holds them as UTF-8"]
@@ -138,21 +138,21 @@ def speaker_notes(table: pa.Table) -> list[str]:
     """Warnings about speaker names that may be mistakes."""
     speakers = table["speaker"].unique().to_pylist()
     notes = _undecoded_notes("speakers", speakers)
-    if alike := _alike(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
-        notes.append(f"speakers that differ only by case or leading zeros are different speakers: {alike}")
-    if words := sorted({name for name in speakers if name} & READ_AS_MISSING):
+    if similar := _similar_names(speakers, lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())):
+        notes.append(f"speakers that differ only by case or leading zeros are different speakers: {similar}")
+    if words := sorted({name for name in speakers if name} & MISSING_VALUE_WORDS):
         notes.append(f"'{words[0]}' is used as the name of one speaker; leave it empty if the speaker is unknown")
     return notes
 
 
-def _alike(names: Iterable[str | None], key: Callable[[str], str]) -> str:
+def _similar_names(names: Iterable[str | None], key: Callable[[str], str]) -> str:
     """The groups of names with the same key, as text; empty if there are none."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[key(name or "")].append(name or "")
-    alike = sorted(" and ".join(f"'{name}'" for name in sorted(group)) for group in groups.values() if len(group) > 1)
-    more = f" and {len(alike) - _NOTED} more" if len(alike) > _NOTED else ""
-    return ", ".join(alike[:_NOTED]) + more
+    similar = sorted(" and ".join(f"'{name}'" for name in sorted(group)) for group in groups.values() if len(group) > 1)
+    more = f" and {len(similar) - _MAX_LISTED} more" if len(similar) > _MAX_LISTED else ""
+    return ", ".join(similar[:_MAX_LISTED]) + more
 
 
 def name_speakers(listing: Listing, rule: str) -> Listing:
@@ -177,7 +177,7 @@ def name_speakers(listing: Listing, rule: str) -> Listing:
     else:
         raise UsageError(f"--speaker-from {rule}: give folder, or regex: and a pattern with a group (?P<speaker>…)")
     named = (
-        one._replace(speaker=one.speaker or composed(speaker_of(one.file) or "") or None)
+        one._replace(speaker=one.speaker or normalize_name(speaker_of(one.file) or "") or None)
         for one in recordings(listing.recordings)
     )
     return dataclasses.replace(listing, recordings=make_table(named))
@@ -193,17 +193,17 @@ _THREE_WAYS = (
 )
 
 
-def _known(way: _Way, recording: Recording) -> tuple[str, str | None, str | None] | str:
+def _resolve_label(source: _LabelSource, recording: Recording) -> tuple[str, str | None, str | None] | str:
     """A recording's label, speaker and split, or the reason that it has no label."""
     label, speaker, split = recording.label, recording.speaker, recording.split
     if label is None or speaker is None:
-        found = way.rule(recording.file)
+        found = source.rule(recording.file)
         if not isinstance(found, str):
-            label, speaker = label or composed(found[0]), speaker or composed(found[1] or "") or None
+            label, speaker = label or normalize_name(found[0]), speaker or normalize_name(found[1] or "") or None
         elif label is None:
             return found
-    if way.split_of is not None and split is None:
-        split = way.split_of(recording.file)
+    if source.split_of is not None and split is None:
+        split = source.split_of(recording.file)
     return label or "", speaker, split
 
 
@@ -211,7 +211,7 @@ def _unusable_label(label: str) -> str | None:
     """The reason that a label is not allowed; None if it is."""
     if not (label and label.isprintable()):
         return f"has a label that is not plain text: {label!r}"
-    if label in READ_AS_MISSING:
+    if label in MISSING_VALUE_WORDS:
         return (
             f"has the label '{label}', which pandas reads as missing; rename it with --label-map, or map it to {DROP}"
         )
@@ -229,54 +229,54 @@ def _check_label_map(label_map: Mapping[str, str], found: Collection[str]) -> No
         )
 
 
-def _way(listing: Listing, labels: str) -> _Way:
+def _find_label_source(listing: Listing, labels: str) -> _LabelSource:
     if labels.startswith("regex:"):
-        return _regex_way(labels.removeprefix("regex:"))
+        return _regex_source(labels.removeprefix("regex:"))
     folders = folders_of(one.file for one in recordings(listing.recordings))
     if labels == "auto":
-        way = _auto_way(listing, folders)
+        source = _auto_source(listing, folders)
     elif labels == "folder":
-        way = _folder_way(folders)
+        source = _folder_source(folders)
     elif labels in CORPORA:
-        way = _Way(f"{labels} names", corpus_rule(labels))
+        source = _LabelSource(f"{labels} names", corpus_rule(labels))
     elif Path(labels).suffix.lower() in SUFFIXES:
-        way = _csv_way(Path(labels))
+        source = _csv_source(Path(labels))
     else:
         known = ", ".join(CORPORA)
         raise UsageError(f"--labels {labels}: not auto, folder, a known corpus ({known}), regex:… or a CSV's path")
     layout = split_layout(folders)
     if not layout.has_splits or "split" in listing.has_columns:
-        return way
-    return dataclasses.replace(way, split_of=layout.split, notes=[*way.notes, *layout.notes])
+        return source
+    return dataclasses.replace(source, split_of=layout.split, notes=[*source.notes, *layout.notes])
 
 
-def _folder_way(folders: Sequence[list[str]]) -> _Way:
+def _folder_source(folders: Sequence[list[str]]) -> _LabelSource:
     layout = find_layout(folders)
-    return _Way(_FOLDERS, layout.names, notes=layout.notes)
+    return _LabelSource(_FOLDERS, layout.names, notes=layout.notes)
 
 
-def _auto_way(listing: Listing, folders: Sequence[list[str]]) -> _Way:
+def _auto_source(listing: Listing, folders: Sequence[list[str]]) -> _LabelSource:
     n_unlabelled = listing.recordings["label"].null_count
     if not n_unlabelled and len(listing.recordings):
-        return _Way("columns", lambda file: "has no label")
+        return _LabelSource("columns", lambda file: "has no label")
     if "label" in listing.has_columns:
-        return _Way("columns", lambda file: "has no label in its row")
+        return _LabelSource("columns", lambda file: "has no label in its row")
     if n_unlabelled < len(listing.recordings):
         raise LabelError(
             "some SOURCEs have a column label and others have none; give --labels for the others "
             f"(folder, {', '.join(CORPORA)}, regex:… or a CSV)"
         )
-    if listing.label_questions:
+    if listing.label_candidates:
         raise LabelError(
-            f"{'; '.join(listing.label_questions)} may hold the labels: rename it to label, or give --labels with "
+            f"{'; '.join(listing.label_candidates)} may hold the labels: rename it to label, or give --labels with "
             f"another way (folder, {', '.join(CORPORA)}, regex:… or a CSV)"
         )
     for name in CORPORA:
         rule = corpus_rule(name)
         if _fits_most(rule, _unlabelled(listing), n_unlabelled):
-            return _Way(f"{name} names", rule)
+            return _LabelSource(f"{name} names", rule)
     if any("/" in file for file in _unlabelled(listing)):
-        return _folder_way(folders)
+        return _folder_source(folders)
     raise LabelError(f"no labels found among {pluralize(len(listing.recordings), 'recording')}. {_THREE_WAYS}")
 
 
@@ -299,7 +299,7 @@ def _fits_most(rule: NamingRule, files: Iterable[str], number: int) -> bool:
     return False
 
 
-def _regex_way(text: str) -> _Way:
+def _regex_source(text: str) -> _LabelSource:
     pattern = _pattern(text, "--labels", "label")
 
     def rule(file: str) -> tuple[str, str | None] | str:
@@ -313,7 +313,7 @@ def _regex_way(text: str) -> _Way:
         split = match["split"] if match else None
         return SPLIT_NAMES.get(split.casefold(), split) if split else None
 
-    return _Way("regex", rule, split_of if "split" in pattern.groupindex else None)
+    return _LabelSource("regex", rule, split_of if "split" in pattern.groupindex else None)
 
 
 def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
@@ -326,7 +326,7 @@ def _pattern(text: str, option: str, group: str) -> re.Pattern[str]:
     return pattern
 
 
-def _csv_way(path: Path) -> _Way:
+def _csv_source(path: Path) -> _LabelSource:
     table = read_csv(path, ("file", "label", "speaker"), ALIASES)
     if not {"file", "label"} <= table.columns:
         raise LabelError(f"{path}: needs the columns file and label; it has: {', '.join(table.header) or 'none'}")
@@ -334,7 +334,7 @@ def _csv_way(path: Path) -> _Way:
     for line, row in table.rows:
         _check_cells(path, line, row)
         file = printable(row["file"])
-        found = (composed(printable(row["label"])), composed(printable(row.get("speaker", ""))) or None)
+        found = (normalize_name(printable(row["label"])), normalize_name(printable(row.get("speaker", ""))) or None)
         if by_file.setdefault(file, found) != found:
             raise LabelError(
                 f"{path}: line {line} has another label or speaker of {file} than an earlier line; keep one"
@@ -345,12 +345,12 @@ def _csv_way(path: Path) -> _Way:
         return (label, speaker) if label else f"has no label in {path.name}"
 
     notes = [*table.alias_note("file"), *table.alias_note("label"), *table.unused_notes()]
-    return _Way(f"CSV {path.name}", rule, notes=notes)
+    return _LabelSource(f"CSV {path.name}", rule, notes=notes)
 
 
 def _check_cells(path: Path, line: int, row: Mapping[str, str]) -> None:
     """Raise a LabelError if a row has more cells than the header."""
-    if problem := row.get(SURPLUS):
+    if problem := row.get(EXTRA_CELLS):
         raise LabelError(f"{path}: line {line} {problem}")
 
 
@@ -366,13 +366,13 @@ def read_label_map(path: Path) -> dict[str, str]:
     label_map: dict[str, str] = {}
     for line, row in table.rows:
         _check_cells(path, line, row)
-        old, new = (composed(printable(row[name])) for name in ("from", "to"))
+        old, new = (normalize_name(printable(row[name])) for name in ("from", "to"))
         if not old or not new:
             raise LabelError(
                 f"{path}: line {line} maps '{old}' to '{new}'; give both names. Write {DROP} as 'to' to leave a label "
                 "out; labels without a line stay as they are"
             )
-        if new in READ_AS_MISSING:
+        if new in MISSING_VALUE_WORDS:
             raise LabelError(f"{path}: line {line} maps to '{new}', which pandas reads as missing; give another name")
         if old in label_map:
             raise LabelError(f"{path}: line {line} maps {old} a second time; keep one line for each label")

@@ -13,7 +13,7 @@ from unicodedata import normalize
 import numpy as np
 import pyarrow as pa
 
-from ser_batch.corpus.columns import ALIASES, SUFFIXES, SURPLUS, decoded, read_csv
+from ser_batch.corpus.columns import ALIASES, EXTRA_CELLS, SUFFIXES, decoded, read_csv
 from ser_batch.corpus.folders import SPLIT_NAMES
 from ser_batch.corpus.table import Listing, Part, Recording, Rejection, first_equal, make_table, recordings, text_keys
 from ser_batch.errors import SourceError, UsageError
@@ -40,7 +40,7 @@ def printable(name: str) -> str:
     return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
 
 
-def composed(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A label or speaker in normalised form: Unicode's composed form (NFC), without surrounding space."""
     return name.strip() if name.isascii() else normalize("NFC", name).strip()
 
@@ -70,7 +70,7 @@ def list_sources(sources: Sequence[str]) -> Listing:
         return list_source(sources[0])
     if sources.count("-") > 1:
         raise UsageError("SOURCE -: standard input can be read only once; give - once")
-    return _joined(sources, [_one_of_several(source) for source in sources])
+    return _joined(sources, [_list_or_reject(source) for source in sources])
 
 
 def _list_source(source: str, whole_keys: bool) -> Listing:
@@ -91,7 +91,7 @@ def _list_source(source: str, whole_keys: bool) -> Listing:
     return Listing(make_table([Recording(printable(str(path) if whole_keys else path.name), str(path))]))
 
 
-def _one_of_several(source: str) -> Listing:
+def _list_or_reject(source: str) -> Listing:
     try:
         return _list_source(source, whole_keys=True)
     except SourceError as error:
@@ -121,7 +121,7 @@ def _joined(sources: Sequence[str], listings: list[Listing]) -> Listing:
         frozenset.intersection(*(listing.has_columns for listing in listings)),
         [note for listing in listings for note in listing.notes],
         [note for listing in listings for note in listing.label_notes],
-        [question for listing in listings for question in listing.label_questions],
+        [question for listing in listings for question in listing.label_candidates],
         {name: base for listing in listings for name, base in listing.bases.items()},
     )
 
@@ -134,7 +134,7 @@ def _read(path: Path) -> bytes:
 
 
 def _list_directory(root: Path, whole_keys: bool) -> Listing:
-    walk = _Walk(root)
+    walk = _AudioWalk(root)
     prefix = os.path.join(root, "")
     before = prefix.removeprefix("./") if whole_keys else ""
     table = make_table(Recording(printable(before + relative), prefix + relative) for relative in walk)
@@ -145,7 +145,7 @@ def _list_directory(root: Path, whole_keys: bool) -> Listing:
     return Listing(table, sorted(rejections, key=lambda one: one.file), walk.other_files)
 
 
-class _Walk:
+class _AudioWalk:
     """Iterator over the audio files of a directory, as relative paths in the order of their text.
 
     Attributes:
@@ -233,7 +233,7 @@ def _list_csv(path: Path) -> Listing:
         has_columns=table.columns,
         notes=[*table.alias_note("file"), *table.unused_notes()],
         label_notes=table.alias_note("label"),
-        label_questions=[f"{path}: column '{name}'" for name in table.possible_labels()],
+        label_candidates=[f"{path}: column '{name}'" for name in table.possible_labels()],
     )
 
 
@@ -248,7 +248,7 @@ def _list_rows(rows: Iterable[tuple[int, dict[str, str]]], base: Path, name: str
                 rejection = Rejection(file.replace("\0", ""), "list", f"line {line} has no file name")
                 refused.append((line, rejection))
                 continue
-            if problem := row.get(SURPLUS):
+            if problem := row.get(EXTRA_CELLS):
                 refused.append((line, Rejection(file, "list", f"line {line} {problem}")))
                 continue
             try:
@@ -299,7 +299,7 @@ def _of_row(row: dict[str, str], base: Path) -> Recording:
     end_secs = parse_secs(row["end"]) if row.get("end") else None
     if end_secs is not None and end_secs <= start_secs:
         raise ValueError(f"end {row['end']} is not after start {row.get('start') or 0}")
-    known = (composed(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
+    known = (normalize_name(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
     label, speaker, split = (text or None for text in known)
     split = SPLIT_NAMES.get(split.casefold(), split) if split else None
     return Recording(

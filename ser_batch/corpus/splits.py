@@ -23,12 +23,12 @@ SplitRule = Literal["speakers", "random", "none"]
 # Penalty for a label that is missing in a split: a label with two speakers is placed in train and test.
 _WEIGHT = {SPLITS.index("train"): 4, SPLITS.index("test"): 2, SPLITS.index("validation"): 1}
 # To avoid missing labels, a split may grow to at most this multiple of its share.
-_MOST_OF_SHARE = 2.0
+_MAX_SHARE_FACTOR = 2.0
 _EMPTY_WEIGHT = 1 << 32  # penalty for an empty split: more than that of all labels
 # Upper limits of the number of orders in which groups are placed, and of placements over all orders.
-_MOST_ORDERS = 64
-_MOST_PLACED = 200_000
-_NAMED_LABELS = 10
+_MAX_ORDERS = 64
+_MAX_PLACEMENTS = 200_000
+_LISTED_LABELS = 10
 
 # Numbers of splits in `SPLITS`, int8 (n,); -1: none.
 Codes = NDArray[np.int8]
@@ -202,18 +202,18 @@ def _speaker_splits(groups: Sequence[_Group], plan: SplitPlan) -> dict[str, int]
     other orders are tried, and the best result is used.
     """
     first = _placed(groups, plan, 0)
-    if not first.would_lack:
+    if not first.is_compromise:
         return first.split_of
-    others = range(1, min(_MOST_ORDERS, _MOST_PLACED // len(groups)))
-    return min([first, *(_placed(groups, plan, number) for number in others)], key=_Placing.distance).split_of
+    others = range(1, min(_MAX_ORDERS, _MAX_PLACEMENTS // len(groups)))
+    return min([first, *(_placed(groups, plan, number) for number in others)], key=_Assignment.distance).split_of
 
 
-def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Placing":
+def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Assignment":
     """Place all groups, in the seed's order of this number.
 
     Groups much larger than the smallest split's target are placed first, so that they go to the largest split.
     """
-    placing = _Placing(groups, plan.fractions)
+    placing = _Assignment(groups, plan.fractions)
     largest_small = 2 * min((count for count in placing.owed() if count > 0), default=0)
     prefix = f"{number}\0" if number else ""
     free = [group for group in groups if group.split < 0]
@@ -223,13 +223,13 @@ def _placed(groups: Sequence[_Group], plan: SplitPlan, number: int) -> "_Placing
     return placing
 
 
-class _Placing:
+class _Assignment:
     """Greedy placement of groups into splits.
 
     Attributes:
         wanted, placed: target and current number of recordings of each label, for each of `SPLITS`.
         split_of: index of the split of each placed group.
-        would_lack: whether a group was placed away from its best split to avoid a missing label.
+        is_compromise: whether a group was placed away from its best split to avoid a missing label.
     """
 
     def __init__(self, groups: Sequence[_Group], fractions: Sequence[float]) -> None:
@@ -238,14 +238,14 @@ class _Placing:
         self.placed = [[0] * n_labels for _ in SPLITS]
         self._sizes = [0] * len(SPLITS)
         self.split_of: dict[str, int] = {}
-        self.would_lack = False
+        self.is_compromise = False
         for group in groups:
             for label, count in group.counts:
                 totals[label] += count
                 self._to_come[label] += 1
         self.wanted = [[share * total for total in totals] for share in fractions]
         self._used = [split for split in _WEIGHT if fractions[split] > 0]
-        self._most = [_MOST_OF_SHARE * share * sum(totals) for share in fractions]
+        self._most = [_MAX_SHARE_FACTOR * share * sum(totals) for share in fractions]
         self._groups_to_come = len(groups)
         for group in groups:
             if group.split >= 0:
@@ -270,7 +270,7 @@ class _Placing:
         needed = self._needed(group)
         changes = {split: self._change(group, split) for split in self._used}
         chosen = min(self._used, key=lambda split: (-needed[split], changes[split]))
-        self.would_lack |= changes[chosen] > min(changes.values())
+        self.is_compromise |= changes[chosen] > min(changes.values())
         self._put(group, chosen)
 
     def _needed(self, group: _Group) -> dict[int, int]:
@@ -383,7 +383,7 @@ def _label_warnings(labels: Mapping[str, set[str]], plan: SplitPlan) -> list[str
     for split in SPLITS:
         absent = sorted(known - labels.get(split, set()))
         if absent and (split in labels or split == "train"):
-            more = f" and {len(absent) - _NAMED_LABELS} more" if len(absent) > _NAMED_LABELS else ""
+            more = f" and {len(absent) - _LISTED_LABELS} more" if len(absent) > _LISTED_LABELS else ""
             advice = "" if split == "train" else " (use cross-validate, or other --fractions or --seed)"
-            lines.append(f"the {split} split has no recording of: {', '.join(absent[:_NAMED_LABELS])}{more}{advice}")
+            lines.append(f"the {split} split has no recording of: {', '.join(absent[:_LISTED_LABELS])}{more}{advice}")
     return lines

@@ -187,7 +187,7 @@ class Listing:
         has_columns: the known columns of a CSV.
         notes: warnings about a CSV's columns.
         label_notes: warnings about a CSV's label column, for commands that use labels.
-        label_questions: columns of a CSV that may hold the labels under another name.
+        label_candidates: columns of a CSV that may hold the labels under another name.
         bases: the folder that relative paths are resolved against, by the name of the CSV or list.
     """
 
@@ -197,10 +197,10 @@ class Listing:
     has_columns: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
     label_notes: list[str] = field(default_factory=list)
-    label_questions: list[str] = field(default_factory=list)
+    label_candidates: list[str] = field(default_factory=list)
     bases: dict[str, str] = field(default_factory=dict)
 
 
-def is_undecoded(printed: str) -> bool:
+def has_undecoded_bytes(printed: str) -> bool:
     """Whether a result of `printable` contains bytes that are not UTF-8."""
     return "\\x" in printed.replace("\\\\", "")

@@ -28,7 +28,7 @@ from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.networks.options import check_normalisation
-from ser_batch.records.folder import RecordFolder, open_records, refuse_repeated
+from ser_batch.records.folder import RecordFolder, check_no_repeats, open_records
 from ser_batch.records.reader import TrainValidation, row_selection
 from ser_batch.runtime.engine import Engine
 from ser_batch.runtime.resources import usable_memory
@@ -162,7 +162,7 @@ def cross_validate(
         "recipe": recipe.to_json(),
     }
     check_normalisation(recipe)
-    refuse_repeated(records)
+    check_no_repeats(records)
     tasks = _tasks(records, folder, recipe, options)
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:

@@ -13,7 +13,7 @@ from ser_batch.formatting import format_timestamp, pluralize
 from ser_batch.inference.examples import LabelledPrediction, predict_examples
 from ser_batch.inference.predictor import Predictor
 from ser_batch.models.bundles import Bundle
-from ser_batch.records.folder import RecordFolder, refuse_repeated
+from ser_batch.records.folder import RecordFolder, check_no_repeats
 from ser_batch.records.reader import split_selection
 from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
 from ser_batch.storage.writing import open_atomically, write_json, write_rows
@@ -57,7 +57,7 @@ def evaluate(
             f"{', '.join(bundle.labels)}"
         )
     selection = split_selection(records, split)
-    refuse_repeated(records, selection.shards)
+    check_no_repeats(records, selection.shards)
     identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished and all((folder / name).exists() for name in _FILES):

@@ -10,9 +10,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_LOWEST, _HIGHEST = 0.05, 20.0
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 # Lower bound: probabilities that a float32 softmax rounds to 0.
-_SMALLEST = float(np.finfo(np.float32).tiny)
+_MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
 def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
@@ -38,7 +38,7 @@ def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
         return -float(np.mean(_log_softmax(logs / math.exp(log_temperature))[rows, labels]))
 
     best = minimize_scalar(
-        loss, bounds=(math.log(_LOWEST), math.log(_HIGHEST)), method="bounded", options={"xatol": 1e-6}
+        loss, bounds=(math.log(_MIN_TEMPERATURE), math.log(_MAX_TEMPERATURE)), method="bounded", options={"xatol": 1e-6}
     )
     return math.exp(float(best.x))
 
@@ -60,7 +60,7 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> NDArray[n
 
 
 def _logarithms(probabilities: ArrayLike) -> NDArray[np.float64]:
-    logarithms: NDArray[np.float64] = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _SMALLEST))
+    logarithms: NDArray[np.float64] = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _MIN_PROBABILITY))
     return logarithms
 
 

@@ -28,10 +28,10 @@ from ser_batch.records.folder import (
     Provenance,
     RecordFolder,
     Shard,
+    find_repeats,
     open_records,
     recording_parts,
     records_fingerprint,
-    repeated_parts,
 )
 from ser_batch.records.manifest import (
     MANIFEST,
@@ -112,7 +112,7 @@ def build_records(
         for n_written in _write_shards(plan, folder, pending, engine):
             done += n_written
             on_progress(done, len(plan.recordings))
-        _refuse_repeats(plan, folder, engine)
+        _remove_repeats(plan, folder, engine)
         result = _finish(plan, folder)
         output.finish()
         return result
@@ -150,7 +150,7 @@ def _write_shards(
             yield len(task.recordings)
 
 
-def _refuse_repeats(plan: BuildPlan, folder: Path, engine: Engine) -> None:
+def _remove_repeats(plan: BuildPlan, folder: Path, engine: Engine) -> None:
     """Remove recordings that are the same part of a file as an earlier recording in SOURCE.
 
     This occurs if both request an end beyond the end of the file. The length of a file is known only after decoding,
@@ -158,7 +158,7 @@ def _refuse_repeats(plan: BuildPlan, folder: Path, engine: Engine) -> None:
     """
     if plan.recordings["end"].null_count == len(plan.recordings):
         return
-    repeats, firsts = repeated_parts(examples(open_part(folder, shard.name)) for shard in plan.shards)
+    repeats, firsts = find_repeats(examples(open_part(folder, shard.name)) for shard in plan.shards)
     if not len(repeats):
         return
     first_of = dict(zip(repeats.tolist(), firsts.tolist(), strict=True))
@@ -187,12 +187,12 @@ def _planned_files(plan: BuildPlan) -> Iterator[str]:
     yield from (rejection.file for rejection in plan.rejections)
 
 
-def _is_ours(name: str) -> bool:
+def _is_output(name: str) -> bool:
     known = {MANIFEST, PROVENANCE, DATASET_INFO, FEATURES_INFO, LABEL_NAMES, BUILDING, *EARLIER_TABLES}
     return name in known or (name.startswith(f"{DATASET}-") and ".tfrecord-" in name)
 
 
-_KIND = OutputKind("records", PROVENANCE, BUILDING, _is_ours, lambda folder: open_records(folder).provenance.plan)
+_KIND = OutputKind("records", PROVENANCE, BUILDING, _is_output, lambda folder: open_records(folder).provenance.plan)
 
 
 def _already_finished(plan: BuildPlan, folder: Path, engine: Engine) -> BuildResult:
@@ -208,7 +208,7 @@ def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
     """Differences between the plan and that of an earlier build."""
     changed = differences(old, plan.settings, ("front_end", "labels", "label_rule", "split", "shards"))
     if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
-        before, now = set(_files_before(folder)), set(_planned_files(plan))
+        before, now = set(_previous_files(folder)), set(_planned_files(plan))
         added, removed = len(now - before), len(before - now)
         if added or removed:
             changed.append(f"the files ({added} added, {removed} removed)")
@@ -217,7 +217,7 @@ def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
     return changed
 
 
-def _files_before(folder: Path) -> Iterator[str]:
+def _previous_files(folder: Path) -> Iterator[str]:
     """The files of an earlier build's plan."""
     if (folder / PROVENANCE).exists():
         records = open_records(folder)

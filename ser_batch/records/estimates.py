@@ -14,8 +14,8 @@ from ser_batch.errors import AudioError
 from ser_batch.records.plan import BuildPlan
 from ser_batch.runtime.engine import Engine
 
-_MEASURED = 32
-_BYTES_BESIDE_LOG_MEL = 200
+_SAMPLE_SIZE = 32
+_OVERHEAD_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Estimate:
 
 def estimate_build(plan: BuildPlan, engine: Engine) -> Estimate:
     """Compute the log-mels of a sample spread over the plan, and scale the result to all recordings."""
-    chosen = np.arange(0, len(plan.recordings), max(len(plan.recordings) // _MEASURED, 1))[:_MEASURED]
+    chosen = np.arange(0, len(plan.recordings), max(len(plan.recordings) // _SAMPLE_SIZE, 1))[:_SAMPLE_SIZE]
     sample = list(recordings(plan.recordings.take(chosen)))
     windows = size_bytes = unusable = 0
     secs = 0.0
@@ -57,7 +57,7 @@ def _measure(sample: Sequence[Recording], front_end: FrontEnd) -> tuple[int, int
         try:
             for window in LogMelWindows(recording, front_end):
                 windows += 1
-                size_bytes += window.log_mel.nbytes + _BYTES_BESIDE_LOG_MEL
+                size_bytes += window.log_mel.nbytes + _OVERHEAD_BYTES
         except AudioError:
             unusable += 1
         if number == 0:

@@ -206,7 +206,7 @@ def recording_parts(rows: pa.Table) -> pa.Table:
     return rows.group_by(["recording", "file"], use_threads=False).aggregate(times)
 
 
-def repeated_parts(rows: Iterable[pa.Table]) -> tuple[Rows, Rows]:
+def find_repeats(rows: Iterable[pa.Table]) -> tuple[Rows, Rows]:
     """Recordings that repeat an earlier recording: the same part of the same file.
 
     Args:
@@ -227,7 +227,7 @@ def repeated_parts(rows: Iterable[pa.Table]) -> tuple[Rows, Rows]:
     return recordings[order][repeats], recordings[order][first[repeats]]
 
 
-def refuse_repeated(records: RecordFolder, shards: Iterable[Shard] | None = None) -> None:
+def check_no_repeats(records: RecordFolder, shards: Iterable[Shard] | None = None) -> None:
     """Check that no part of a file is in a record folder twice.
 
     Args:
@@ -239,7 +239,7 @@ def refuse_repeated(records: RecordFolder, shards: Iterable[Shard] | None = None
     """
     columns = ("file", "start", "end", "recording")
     shards = records.shards() if shards is None else list(shards)
-    repeats, _ = repeated_parts(records.manifest(*columns, shards=shards))
+    repeats, _ = find_repeats(records.manifest(*columns, shards=shards))
     if not len(repeats):
         return
     for part in map(recording_parts, records.manifest(*columns, shards=shards)):

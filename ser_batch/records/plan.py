@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ser_batch.audio.frontends import FrontEnd
-from ser_batch.corpus.duplicates import SameAudio, duplicate_warnings
+from ser_batch.corpus.duplicates import Duplicates, duplicate_warnings
 from ser_batch.corpus.labels import Labelled
 from ser_batch.corpus.splits import SPLITS, SplitPlan, assign_splits, split_warnings, stable_keys
 from ser_batch.corpus.table import Recording, Rejection, Rows, recordings
@@ -114,7 +114,7 @@ class BuildPlan:
         return ShardTask(str(folder), shard.name, shard.split, self.front_end, self.labels, table, refused)
 
 
-def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None = None) -> BuildPlan:
+def plan_build(labelled: Labelled, options: BuildOptions, same: Duplicates | None = None) -> BuildPlan:
     """Plan a build: assign every recording to a shard.
 
     Args:
@@ -135,7 +135,7 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
     for split in SPLITS:
         of_split = np.flatnonzero(numbers == splits.index(split))
         of_split = of_split[np.argsort(keys[of_split], kind="stable")]
-        number = min(options.num_shards or _shards_for(len(of_split)), len(of_split))
+        number = min(options.num_shards or _count_shards(len(of_split)), len(of_split))
         for index in range(number):
             rows = of_split[index * len(of_split) // number : (index + 1) * len(of_split) // number]
             shards.append(PlannedShard(shard_name(split, index, number), split, rows))
@@ -149,7 +149,7 @@ def plan_build(labelled: Labelled, options: BuildOptions, same: SameAudio | None
     return BuildPlan(options.front_end, labels, table, labelled.rejections, shards, settings, warnings)
 
 
-def _shards_for(n_recordings: int) -> int:
+def _count_shards(n_recordings: int) -> int:
     per_shard = min(max(n_recordings // _WANTED_SHARDS, _MIN_PER_SHARD), _MAX_PER_SHARD)
     return -(-n_recordings // per_shard)
 

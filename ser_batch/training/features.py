@@ -48,7 +48,7 @@ class FeatureSet:
         records: a finished record folder.
         selection: the examples to use.
         recipe: normalisation and augmentation.
-        training_side: for validation examples, the training examples, which set the scale; None: these are the
+        train_set: for validation examples, the training examples, which set the scale; None: these are the
             training examples.
 
     Attributes:
@@ -60,22 +60,22 @@ class FeatureSet:
     scale: Scale | None
 
     def __init__(
-        self, records: RecordFolder, selection: Selection, recipe: Recipe, training_side: FeatureSet | None = None
+        self, records: RecordFolder, selection: Selection, recipe: Recipe, train_set: FeatureSet | None = None
     ) -> None:
         self.records, self._selection, self._recipe = records, selection, recipe
         self._by_speaker = recipe.normalise == "speaker"
         self._kept: list[tuple[Float32s, NDArray[np.int64]]] = []
         self.n_examples = selection.n_examples
-        if training_side is None:
+        if train_set is None:
             extractor = build_extractor(records.front_end, recipe)
             self._extract = traced(extractor) if extractor else None
             augmentation, self._mix = augment(recipe.augmentation, records.front_end), mixup(recipe.augmentation)
         else:
-            self._extract, augmentation, self._mix = training_side._extract, None, None
-        copies = recipe.copies if training_side is None else 1
+            self._extract, augmentation, self._mix = train_set._extract, None, None
+        copies = recipe.copies if train_set is None else 1
         preparation = Preparation(augmentation, self._extract, copies, in_order=self._by_speaker)
         self._data = TrainingData(records, selection, preparation)
-        self.scale = self._measured_scale() if training_side is None else training_side.scale
+        self.scale = self._measured_scale() if train_set is None else train_set.scale
 
     def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
         """The augmented batches of the given epochs; see `TrainingData.epochs`."""

@@ -24,10 +24,10 @@ _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 _Columns = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
-_SHARDS_AT_ONCE = 16
-_SHUFFLED_BYTES = 512 << 20
-_SHUFFLED_FEATURES = 100_000
-_EXTRACTED_AT_ONCE = 32
+_PARALLEL_SHARDS = 16
+_SHUFFLE_BUFFER_BYTES = 512 << 20
+_SHUFFLE_BUFFER_ROWS = 100_000
+_EXTRACTION_BATCH_SIZE = 32
 _PADDING = (np.int64(0), PADDING_DB, 0.0)  # of an element (index, log-mel, one-hot label)
 
 
@@ -101,7 +101,7 @@ class TrainingData:
         self._n_labels = len(records.labels)
         self._n_examples = selection.n_examples
         self._preparation = preparation
-        serialized = _serialized(records, selection, 1 if preparation.in_order else _SHARDS_AT_ONCE).enumerate()
+        serialized = _serialized(records, selection, 1 if preparation.in_order else _PARALLEL_SHARDS).enumerate()
         self.fits = selection.size_bytes <= usable_memory() // 4
         self._serialized = serialized.cache() if self.fits else serialized
 
@@ -125,7 +125,7 @@ class TrainingData:
             epoch = shuffled(order, copy)
             if options.scales is None:
                 return epoch
-            scales = _called(options.scales, number, numbers[0])
+            scales = _call_in_graph(options.scales, number, numbers[0])
             return tf.data.Dataset.zip(epoch, tf.data.Dataset.from_tensors(scales).repeat())
 
         @without_autograph
@@ -156,7 +156,7 @@ class TrainingData:
             copies: augmentation seeds of the copies that are used.
         """
         if self._preparation.extract is None:
-            buffer = max(_SHUFFLED_BYTES // (4 * self._shape[0] * self._longest), 1)
+            buffer = max(_SHUFFLE_BUFFER_BYTES // (4 * self._shape[0] * self._longest), 1)
 
             def augmented(order: tf.Tensor, _: tf.Tensor) -> tf.data.Dataset:
                 examples = self._augmented(self._shuffle(self._serialized, buffer, seed, order), order)
@@ -170,7 +170,7 @@ class TrainingData:
 
             def extracted(order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
                 examples = self._extracted(tf.gather(of_copies, copy)).unbatch()
-                return self._shuffle(examples, _SHUFFLED_FEATURES, seed, order).batch(size)
+                return self._shuffle(examples, _SHUFFLE_BUFFER_ROWS, seed, order).batch(size)
 
             return extracted, lambda batch: batch
         # All copies are in memory: a batch is a selection of rows.
@@ -178,7 +178,7 @@ class TrainingData:
 
         def rows(order: tf.Tensor, copy: tf.Tensor) -> tf.data.Dataset:
             of_copy = tf.data.Dataset.range(copy * self._n_examples, (copy + 1) * self._n_examples)
-            return self._shuffle(of_copy, _SHUFFLED_FEATURES, seed, order).batch(size)
+            return self._shuffle(of_copy, _SHUFFLE_BUFFER_ROWS, seed, order).batch(size)
 
         return rows, lambda rows: tuple(tf.gather(column, rows) for column in columns)
 
@@ -214,7 +214,7 @@ class TrainingData:
         """Batches ``(indices, extracted, one-hot labels)`` of one augmented copy of the examples."""
         extract = self._preparation.extract
         assert extract is not None
-        batches = self._augmented(self._serialized, order).padded_batch(_EXTRACTED_AT_ONCE, padding_values=_PADDING)
+        batches = self._augmented(self._serialized, order).padded_batch(_EXTRACTION_BATCH_SIZE, padding_values=_PADDING)
         extracted = without_autograph(lambda index, log_mels, labels: (index, extract(log_mels), labels))
         return batches.map(extracted, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -224,7 +224,7 @@ def n_batches(n_examples: int, batch_size: int) -> int:
     return -(-n_examples // batch_size)
 
 
-def _called(function: Callable[[int], Float32s], number: tf.Tensor, example: int) -> tf.Tensor:
+def _call_in_graph(function: Callable[[int], Float32s], number: tf.Tensor, example: int) -> tf.Tensor:
     """The function's result for a number, as a tensor with the shape of its result for ``example``."""
     result = tf.numpy_function(lambda one: function(int(one)), [number], tf.float32)
     return tf.ensure_shape(result, function(example).shape)
@@ -249,13 +249,13 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
 
     parsed = _serialized(records, selection, shards_at_once=1).map(to_pair, num_parallel_calls=tf.data.AUTOTUNE)
     batches = parsed.padded_batch(batch_size, padding_values=(PADDING_DB, np.int64(0)))
-    with damage_named(records):
+    with damage_as_records_error(records):
         for log_mels, labels in batches.prefetch(tf.data.AUTOTUNE):
             yield Batch(log_mels.numpy(), labels.numpy())
 
 
 @contextmanager
-def damage_named(records: RecordFolder) -> Iterator[None]:
+def damage_as_records_error(records: RecordFolder) -> Iterator[None]:
     """Replace TensorFlow's errors for a damaged shard by a one-line `RecordsError`.
 
     Raises:

@@ -84,15 +84,15 @@ def train(
         if output.is_finished:
             return TrainingResult(_checked_bundle(folder), True, recipe.epochs)
         with deterministic(seed):
-            train_side = FeatureSet(records, sides.train, recipe)
-            validation = FeatureSet(records, sides.validation, recipe, train_side) if sides.validation else None
+            train_set = FeatureSet(records, sides.train, recipe)
+            validation = FeatureSet(records, sides.validation, recipe, train_set) if sides.validation else None
             with computing_in(precision):
-                network = build_learner(records.front_end, len(records.labels), recipe, train_side.scale)
-            trainer = Trainer(network, recipe, train_side, validation, folder, seed)
+                network = build_learner(records.front_end, len(records.labels), recipe, train_set.scale)
+            trainer = Trainer(network, recipe, train_set, validation, folder, seed)
             notes = (*trainer.resume(), *_notes(records, recipe, sides))
             continued_from = len(trainer.history)
             trainer.fit(on_epoch)
-            bundle = package(trainer, recipe, train_side, validation, identity)
+            bundle = package(trainer, recipe, train_set, validation, identity)
         output.finish()
         return TrainingResult(bundle, False, continued_from, notes)
 
@@ -126,8 +126,8 @@ def _checked_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def _is_ours(name: str) -> bool:
+def _is_output(name: str) -> bool:
     return name in BUNDLE_FILES | {HISTORY, LOGS}
 
 
-_KIND = OutputKind("a model bundle", DESCRIPTION, CHECKPOINTS, _is_ours, lambda folder: open_bundle(folder).training)
+_KIND = OutputKind("a model bundle", DESCRIPTION, CHECKPOINTS, _is_output, lambda folder: open_bundle(folder).training)

@@ -22,7 +22,7 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.errors import RecordsError
 from ser_batch.storage.writing import open_atomically, write_rows
 from ser_batch.training.features import FeatureSet
-from ser_batch.training.input_pipeline import damage_named, n_batches
+from ser_batch.training.input_pipeline import damage_as_records_error, n_batches
 from ser_batch.training.optimisation import MovingAverage, make_optimizer
 from ser_batch.training.recipes import OptimisationOptions
 
@@ -141,7 +141,7 @@ class Trainer:
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)]
         if self._average:
             callbacks.append(self._average.callback())
-        with damage_named(self._train.records), closing(_Logs(self.folder / LOGS)) as logs:
+        with damage_as_records_error(self._train.records), closing(_Logs(self.folder / LOGS)) as logs:
             measure = self._validator()
             self._network.fit(
                 self._train.training_epochs(self._seed, range(n_done + 1, n_epochs + 1)),

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from ser_batch.cli.app import main
-from ser_batch.corpus.duplicates import SameAudio, duplicate_warnings, find_duplicates
+from ser_batch.corpus.duplicates import Duplicates, duplicate_warnings, find_duplicates
 from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan, assign_splits
@@ -83,7 +83,7 @@ def test_copies_with_another_label_are_said(emodb_sample: Path) -> None:
     labelled = label_recordings(list_source(str(emodb_sample))).recordings
     duplicate_of = np.arange(len(labelled))
     duplicate_of[1] = 0
-    (_, line) = duplicate_warnings(labelled, SameAudio(np.arange(len(labelled)), duplicate_of))
+    (_, line) = duplicate_warnings(labelled, Duplicates(np.arange(len(labelled)), duplicate_of))
     assert line == ("copies with a different label: 1 (03a01Wa.wav: anger, 03a01Fa.wav: happiness)")
 
 

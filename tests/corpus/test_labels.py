@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from ser_batch.corpus.labels import DROP, READ_AS_MISSING, label_recordings, name_speakers, read_label_map
+from ser_batch.corpus.labels import DROP, MISSING_VALUE_WORDS, label_recordings, name_speakers, read_label_map
 from ser_batch.corpus.naming_schemes import CORPORA, corpus_rule
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import Listing, Recording, Rejection, make_table, recordings
@@ -537,7 +537,7 @@ class TestLabelsThatPandasReadsAsMissing:
     def test_the_words_are_those_of_pandas(self):
         from pandas._libs.parsers import STR_NA_VALUES
 
-        assert STR_NA_VALUES - {""} == READ_AS_MISSING
+        assert STR_NA_VALUES - {""} == MISSING_VALUE_WORDS
 
     @pytest.mark.parametrize("word", ["NA", "nan", "None", "null"])
     def test_are_refused_and_can_be_mapped(self, word):

@@ -413,7 +413,7 @@ def test_parts_that_begin_together_are_each_predicted(
 def test_a_recording_that_is_in_the_records_twice_is_refused_before_any_training(
     trainings: Trainings, tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ser_batch.records.build._refuse_repeats", lambda *_: None)  # as folders were built before
+    monkeypatch.setattr("ser_batch.records.build._remove_repeats", lambda *_: None)  # as folders were built before
     rows = [
         f"{path},{path.name[5]},{path.name[:2]},0,{end}" for path in sorted(emodb_sample.iterdir()) for end in (60, "")
     ]

@@ -149,7 +149,7 @@ def test_a_score_over_fewer_labels_than_the_model_has_is_marked(tmp_path: Path, 
 def test_a_recording_that_is_in_the_records_twice_is_refused(
     tmp_path: Path, emodb_sample: Path, capfd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ser_batch.records.build._refuse_repeats", lambda *_: None)  # as folders were built before
+    monkeypatch.setattr("ser_batch.records.build._remove_repeats", lambda *_: None)  # as folders were built before
     rows = [f"{emodb_sample / '03a01Wa.wav'},anger,{end}" for end in (60, "")]
     (tmp_path / "list.csv").write_text("\n".join(["file,label,end", *rows, f"{emodb_sample / '12a02Ac.wav'},fear,"]))
     records = build(tmp_path / "list.csv", tmp_path / "records")

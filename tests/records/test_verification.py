@@ -82,7 +82,7 @@ def rows_of(folder: Path, shard: str = SHARD) -> list[Row]:
 def test_a_recording_that_is_in_a_folder_twice_is_named(
     tmp_path: Path, emodb_sample: Path, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ser_batch.records.build._refuse_repeats", lambda *_: None)  # as folders were built before
+    monkeypatch.setattr("ser_batch.records.build._remove_repeats", lambda *_: None)  # as folders were built before
     rows = [f"{emodb_sample / path.name},{path.name[5]},0,{end}" for path in emodb_sample.iterdir() for end in (60, 1)]
     whole = emodb_sample / "16b03Ta.wav"
     (tmp_path / "parts.csv").write_text("\n".join(["file,label,start,end", *rows, f"{whole},T,0,"]))

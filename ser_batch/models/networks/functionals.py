@@ -44,7 +44,7 @@ _N_SHAPES = 13
 _N_CORRELATED = 16
 
 # Standardised functionals are clipped to this range, to limit the effect of outliers.
-_FARTHEST = 5.0
+_MAX_DEVIATIONS = 5.0
 
 
 def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _classified(
         speaker = Input((2, sum(sizes)), name="speaker_scale")
         inputs.append(speaker)
         features = features * speaker[:, 0] + speaker[:, 1]
-    x = ops.clip((features - scale.mean) / np.sqrt(scale.variance + _SMALL), -_FARTHEST, _FARTHEST)
+    x = ops.clip((features - scale.mean) / np.sqrt(scale.variance + _SMALL), -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
     # Every group gets the same total variance, independent of its size.
     shares = np.concatenate([np.full(size, size**-0.5) for size in sizes])
     x = x * _constant(shares / np.sqrt(np.square(shares).mean()))

@@ -18,9 +18,9 @@ from ser_batch.records.folder import (
     PROVENANCE,
     RecordFolder,
     Shard,
+    find_repeats,
     recording_parts,
     records_fingerprint,
-    repeated_parts,
 )
 from ser_batch.records.manifest import MANIFEST, REJECTED, examples, part_path, read_part
 from ser_batch.records.tfds import DATASET, DATASET_INFO, LABEL_NAMES, shard_name, tfds_files
@@ -50,13 +50,13 @@ class Problem:
 
 
 # The longest list of problems that a task returns, in characters.
-_LISTED_CHARACTERS = 10_000
+_MAX_CHARACTERS = 10_000
 
 
-def listed(problems: Sequence[Problem]) -> list[Problem]:
+def limit_problems(problems: Sequence[Problem]) -> list[Problem]:
     """The problems of one task; a long list is cut, and its last entry has the number of the others."""
     ends = list(accumulate(len(str(problem)) + 50 for problem in problems))
-    n_listed = bisect(ends, _LISTED_CHARACTERS)
+    n_listed = bisect(ends, _MAX_CHARACTERS)
     if n_listed == len(problems):
         return [*problems]
     last = problems[n_listed]
@@ -69,7 +69,7 @@ def part_name(shard: str) -> str:
     return str(part_path(Path(), shard))
 
 
-def unreadable(error: Exception) -> str:
+def read_failure(error: Exception) -> str:
     """The reason that a file cannot be checked."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
@@ -89,7 +89,7 @@ def metadata_problems(records: RecordFolder) -> Iterator[Problem]:
         try:
             found = json.loads((records.path / name).read_bytes())
         except (OSError, ValueError) as error:
-            yield Problem(name, None, "", unreadable(error))
+            yield Problem(name, None, "", read_failure(error))
             continue
         if found != expected:
             yield Problem(name, None, "", _tfds_difference(name, found, shards))
@@ -97,7 +97,7 @@ def metadata_problems(records: RecordFolder) -> Iterator[Problem]:
         if (records.path / LABEL_NAMES).read_bytes() != "".join(f"{label}\n" for label in labels).encode():
             yield Problem(LABEL_NAMES, None, "", f"does not hold the labels of {PROVENANCE}: {', '.join(labels)}")
     except OSError as error:
-        yield Problem(LABEL_NAMES, None, "", unreadable(error))
+        yield Problem(LABEL_NAMES, None, "", read_failure(error))
 
 
 def _tfds_difference(name: str, found: Any, shards: Sequence[Shard]) -> str:
@@ -204,7 +204,7 @@ def _unchanged_part(records: RecordFolder, name: str, sha256: str) -> pa.Table |
             return f"is not the file whose sha256 {PROVENANCE} holds"
         return read_part(path)
     except OSError as error:
-        return unreadable(error)
+        return read_failure(error)
     except RecordsError as error:
         return str(error)
 
@@ -239,7 +239,7 @@ def _note_files(rows: pa.Table, files: dict[str, AudioFile]) -> Iterator[Problem
 def repeat_problems(records: RecordFolder) -> Iterator[Problem]:
     """Check that no part of a file is more than one recording: their predictions could not be distinguished."""
     columns = ("file", "start", "end", "recording")
-    repeats, _ = repeated_parts(records.manifest(*columns))
+    repeats, _ = find_repeats(records.manifest(*columns))
     for shard in records.shards() if len(repeats) else ():
         for part in map(recording_parts, records.manifest(*columns, shards=[shard])):
             for row in part.filter(pa.array(np.isin(part["recording"].to_numpy(), repeats))).to_pylist():

@@ -18,7 +18,7 @@ from ser_batch.records.examples import Example, Shape, parse
 from ser_batch.records.folder import PROVENANCE, Shard
 from ser_batch.records.manifest import part_path, read_part
 from ser_batch.records.tfrecords import read_records
-from ser_batch.records.verification.metadata import Problem, listed, part_name, unreadable
+from ser_batch.records.verification.metadata import Problem, limit_problems, part_name, read_failure
 
 _BLOCK_BYTES = 1 << 20
 # A record's length and its CRC: if they are damaged, the next record cannot be located.
@@ -122,15 +122,15 @@ def check_shard(task: ShardCheck) -> ShardReport:
             file.read_rest()
             sha256, size = file.sha256.hexdigest(), file.n_read
     except OSError as error:
-        what = f"{unreadable(error)}, with its {pluralize(task.shard.examples, 'example')}"
-        return ShardReport("", listed([*of_part, Problem(name, None, "", what)]))
+        what = f"{read_failure(error)}, with its {pluralize(task.shard.examples, 'example')}"
+        return ShardReport("", limit_problems([*of_part, Problem(name, None, "", what)]))
     if (sha256, size) != (task.shard.sha256, task.shard.bytes):
         stated = f"{task.shard.bytes} bytes with the sha256 {task.shard.sha256[:12]}…"
         what = f"is {size} bytes with the sha256 {sha256[:12]}…; {PROVENANCE} has {stated}"
         problems.append(Problem(name, None, "", what))
     if not task.is_part_unchanged and not of_part and not problems:
         of_part.append(Problem(task.part, None, "", f"is not the file whose sha256 {PROVENANCE} holds"))
-    return ShardReport(sha256, listed(of_part + problems))
+    return ShardReport(sha256, limit_problems(of_part + problems))
 
 
 def _read_rows(task: ShardCheck, problems: list[Problem]) -> list[Row] | None:

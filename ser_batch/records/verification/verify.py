@@ -13,12 +13,12 @@ from ser_batch.records.folder import RecordFolder
 from ser_batch.records.verification.metadata import (
     AudioFile,
     Problem,
-    listed,
+    limit_problems,
     listed_file_problems,
     metadata_problems,
+    read_failure,
     repeat_problems,
     survey_manifest,
-    unreadable,
 )
 from ser_batch.records.verification.shards import ShardCheck, ShardReport, check_shard
 from ser_batch.runtime.engine import Engine, Outcome
@@ -101,9 +101,9 @@ def _check_audio(sources: Sequence[tuple[AudioFile, str]]) -> list[Problem]:
             else:
                 what = "its audio has changed since the folder was built"
         except OSError as error:
-            what = f"its audio {unreadable(error)}"
+            what = f"its audio {read_failure(error)}"
         problems.append(Problem(audio.shard, audio.index, audio.file, what))
-    return listed(problems)
+    return limit_problems(problems)
 
 
 def _audio_problems(outcome: Outcome[Sequence[tuple[AudioFile, str]], list[Problem]]) -> list[Problem]:
