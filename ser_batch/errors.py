@@ -42,6 +42,10 @@ class OutputError(SerBatchError):
     """An output cannot be written: it is in use, not writable, or has other inputs or settings."""
 
 
+class WorkerError(SerBatchError):
+    """Worker processes cannot be started."""
+
+
 class RecordsError(SerBatchError):
     """A record folder is missing, unfinished or damaged."""
 

@@ -63,3 +63,14 @@ def test_from_audio_to_predictions(emodb_sample: Path, tmp_path: Path, capfd: py
 def test_errors_are_those_of_the_command(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file or directory"):
         ser_batch.infer(tmp_path / "none", tmp_path / "preds.csv")
+
+
+def test_a_script_without_a_guard_is_an_error_and_not_a_table_of_errors(emodb_sample: Path, tmp_path: Path) -> None:
+    """Workers import the script, and cannot start while it starts workers."""
+    script = tmp_path / "script.py"
+    script.write_text(f"import ser_batch\nser_batch.infer({str(emodb_sample)!r}, 'preds.csv', workers=2)\n")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert ended.returncode == 1
+    assert "WorkerError: worker processes cannot be started: the worker ended (exit code 1)" in ended.stderr
+    assert 'if __name__ == "__main__":' in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "preds.csv").exists()

@@ -17,6 +17,7 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnContext
 from typing import Any
 
+from ser_batch.errors import WorkerError
 from ser_batch.runtime.engine import RESULT_BYTES, STALL_SECS, Outcome, Result, Task, watch_this_process
 from ser_batch.runtime.process import keep_freed_memory, native_code_silenced, silence_native_code
 from ser_batch.runtime.signals import cleanup_on_signal, signals_deferred
@@ -82,6 +83,7 @@ class LocalEngine:
                     try:
                         outcome = Outcome(task, future.result())
                     except BrokenProcessPool:
+                        worker.check_started()
                         pool.remove(worker)
                         again.extend(task for task, _ in worker.tasks)
                         outcome = Outcome(task, None, worker.end())
@@ -131,7 +133,7 @@ class _Worker:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             with signals_deferred():  # an interrupted start would print a traceback
-                self._pool.submit(importlib.import_module, imports)
+                self._started = self._pool.submit(_import, imports)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         (self._process,) = set(multiprocessing.active_children()) - before
@@ -143,6 +145,14 @@ class _Worker:
             BrokenProcessPool: it is dead.
         """
         self.tasks.append((task, self._pool.submit(_run, function, task)))
+
+    def check_started(self) -> None:
+        """Raise a WorkerError if a dead worker ended before its first task: no task caused that."""
+        if self._started.exception() is not None:
+            raise WorkerError(
+                f"worker processes cannot be started: {self.end()}; a Python script must call ser_batch under "
+                'if __name__ == "__main__":'
+            )
 
     def end(self) -> str:
         """End it, if it is not dead yet; the reason why it ended."""
@@ -182,6 +192,10 @@ def _set_up(worker_bytes: int | None) -> None:
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _import(module: str) -> None:
+    importlib.import_module(module)  # nothing is returned: a module cannot be pickled
 
 
 def _end_with_parent() -> None:
