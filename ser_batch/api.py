@@ -225,6 +225,7 @@ def evaluate(
     out: str | os.PathLike[str],
     *,
     split: str = "test",
+    adapt: str = "none",
     restart: bool = False,
 ) -> tuple[Scores, bool]:
     """Score a model on a split of a record folder; return the scores and whether ``out`` was already complete.
@@ -233,10 +234,12 @@ def evaluate(
         SerBatchError: model and records do not fit, or ``out`` cannot be written.
     """
     from ser_batch.evaluation.evaluate import evaluate as run
+    from ser_batch.inference.adaptation import check_adaptation
     from ser_batch.models.bundles import open_bundle
     from ser_batch.records.folder import open_records
 
-    return run(open_bundle(Path(bundle)), open_records(Path(records)), split, Path(out), restart)
+    model = open_bundle(Path(bundle))
+    return run(model, open_records(Path(records)), split, Path(out), restart, check_adaptation(adapt, model))
 
 
 def cross_validate(
@@ -250,6 +253,7 @@ def cross_validate(
     epochs: int | None = None,
     normalise: str | None = None,
     class_weight: str | None = None,
+    adapt: str = "none",
     seed: int = 0,
     workers: int | None = None,
     restart: bool = False,
@@ -271,9 +275,11 @@ def cross_validate(
     folder = open_records(Path(records))
     from ser_batch.evaluation.cross_validate import CrossValidationOptions, parallel_folds
     from ser_batch.evaluation.cross_validate import cross_validate as run
+    from ser_batch.inference.adaptation import parse_adaptation
 
+    options = CrossValidationOptions(rule, folds, seeds, seed, parse_adaptation(adapt))
     with LocalEngine(parallel_folds(folder, workers or usable_cpus()), worker_bytes=None) as engine:
-        return run(folder, Path(out), chosen, CrossValidationOptions(rule, folds, seeds, seed), engine, restart, report)
+        return run(folder, Path(out), chosen, options, engine, restart, report)
 
 
 def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:
@@ -296,6 +302,7 @@ def infer(
     table_format: str | None = None,
     speaker_from: str | None = None,
     channel: str | None = None,
+    adapt: str | None = None,
     workers: int | None = None,
     update: bool = False,
     restart: bool = False,
@@ -307,20 +314,24 @@ def infer(
         SerBatchError: ``source`` cannot be listed, the model is damaged, or ``out`` cannot be written.
     """
     with LocalEngine(workers or usable_cpus()) as engine:
-        engine.start(1, "ser_batch.inference.predictions")  # first: its imports are as slow as those here
+        engine.start(1, "ser_batch.inference.embeddings")  # first: its imports are as slow as those here
         from ser_batch.audio.channels import parse_channels
 
         channels = parse_channels(channel) if channel is not None else None
         bundle = load_bundle(model)
         _refuse_own_table(source, os.fspath(out))
-        listing = _with_speakers(_list(source, report), bundle, speaker_from, report)
-        engine.start(len(listing.recordings), "ser_batch.inference.predictions")
+        listing = _with_speakers(_list(source, report), speaker_from, report)
+        engine.start(len(listing.recordings), "ser_batch.inference.embeddings")
+        from ser_batch.inference.adaptation import choose_adaptation
         from ser_batch.inference.infer import InferOptions
         from ser_batch.inference.infer import infer as run
 
-        options = InferOptions(windows, table_format, restart, update, channels)
+        adaptation, notes = choose_adaptation(adapt, bundle, listing.recordings["speaker"], os.fspath(out) == "-")
+        for note in notes:
+            report(Note(note))
+        options = InferOptions(windows, table_format, restart, update, channels, adaptation)
         result = run(listing, bundle, os.fspath(out), engine, options, _progress(report))
-    return dataclasses.replace(result, model=bundle.short_fingerprint, bases=listing.bases)
+    return dataclasses.replace(result, model=bundle.short_fingerprint, adapt=adaptation, bases=listing.bases)
 
 
 def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
@@ -354,20 +365,13 @@ def _sources(source: Source) -> list[str]:
     return [os.fspath(one) for one in source]
 
 
-def _with_speakers(listing: Listing, bundle: Bundle, speaker_from: str | None, report: Report) -> Listing:
+def _with_speakers(listing: Listing, speaker_from: str | None, report: Report) -> Listing:
     from ser_batch.corpus.labels import name_speakers, speaker_notes
 
     if speaker_from is not None:
         listing = name_speakers(listing, speaker_from)
-    if bundle.content.speaker_reference is None:
-        if speaker_from is not None:
-            report(Note("this model does not normalise by speaker; --speaker-from has no effect"))
-    elif listing.recordings["speaker"].null_count == len(listing.recordings):
-        advice = "give --speaker-from or a column speaker" if speaker_from is None else f"{speaker_from} gives none"
-        report(Note(f"this model normalises by speaker, but no recording has a speaker: {advice}"))
-    else:
-        for note in speaker_notes(listing.recordings):
-            report(Note(note))
+    for note in speaker_notes(listing.recordings):
+        report(Note(note))
     return listing
 
 

@@ -8,7 +8,18 @@ import typer
 
 from ser_batch import api
 from ser_batch.cli.console import _print, _say, reporting
-from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose, Workers
+from ser_batch.cli.options import (
+    ClassWeight,
+    Epochs,
+    Normalise,
+    Quiet,
+    RecipeName,
+    Restart,
+    ScoredAdapt,
+    Seed,
+    Verbose,
+    Workers,
+)
 from ser_batch.runtime.process import prepare_tensorflow
 from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
@@ -19,6 +30,7 @@ def evaluate(
     records: Annotated[Path, typer.Argument(metavar="RECORDS", help="Record folder with the same front end.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Evaluation folder to write.")],
     split: Annotated[str, typer.Option(metavar="SPLIT", help="train, validation or test.")] = "test",
+    adapt: ScoredAdapt = "none",
     restart: Restart = False,
     quiet: Quiet = False,
 ) -> None:
@@ -31,7 +43,7 @@ def evaluate(
     from ser_batch.reports.text import report_text
 
     with resumable():
-        scores, was_finished = api.evaluate(bundle, records, out, split=split, restart=restart)
+        scores, was_finished = api.evaluate(bundle, records, out, split=split, adapt=adapt, restart=restart)
     if not quiet:
         _print([report_text(scores)])
     _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
@@ -49,6 +61,7 @@ def cross_validate(
     epochs: Epochs = None,
     normalise: Normalise = None,
     class_weight: ClassWeight = None,
+    adapt: ScoredAdapt = "none",
     seed: Seed = 0,
     workers: Workers = usable_cpus(),
     restart: Restart = False,
@@ -74,6 +87,7 @@ def cross_validate(
             epochs=epochs,
             normalise=normalise,
             class_weight=class_weight,
+            adapt=adapt,
             seed=seed,
             workers=workers,
             restart=restart,

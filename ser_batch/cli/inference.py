@@ -9,13 +9,21 @@ import typer
 
 from ser_batch import __version__, api
 from ser_batch.cli.console import SOME_FAILED, _list_errors, _say, reporting
-from ser_batch.cli.options import Quiet, Restart, Sources, Workers
+from ser_batch.cli.options import Adapt, Quiet, Restart, Sources, Workers
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
 
 if TYPE_CHECKING:
     from ser_batch.inference.infer import InferResult
+
+
+_ADAPTED = {
+    "none": "for each recording alone (--adapt none)",
+    "batch": "adapted to the batch (--adapt batch)",
+    "speakers": "adapted to each given speaker (--adapt speakers)",
+    "voices": "adapted to the voices found (--adapt voices)",
+}
 
 
 def infer(
@@ -33,7 +41,7 @@ def infer(
         str | None,
         typer.Option(
             metavar="HOW",
-            help="Speakers, for models normalised by speaker: folder, or regex:PATTERN with (?P<speaker>…).",
+            help="Speakers: folder, or regex:PATTERN with (?P<speaker>…).",
             show_default="a CSV's column speaker",
         ),
     ] = None,
@@ -45,6 +53,7 @@ def infer(
             show_default="as in training",
         ),
     ] = None,
+    adapt: Adapt = None,
     workers: Workers = usable_cpus(),
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
@@ -66,13 +75,14 @@ def infer(
             table_format=table_format,
             speaker_from=speaker_from,
             channel=channel,
+            adapt=adapt,
             workers=workers,
             update=update,
             restart=restart,
             report=report,
         )
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
-    _say(f"model: {which} ({result.model})", quiet)
+    _say(f"model: {which} ({result.model}), predictions {_ADAPTED[result.adapt]}", quiet)
     _report_table(result, out, time.perf_counter() - began, quiet)
 
 

@@ -29,6 +29,17 @@ Normalise = Annotated[
 ClassWeight = Annotated[
     str | None, typer.Option("--class-weight", metavar="HOW", help="balanced or none.", show_default=_RECIPES)
 ]
+Adapt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Normalise by voices (found), speakers (given) or batch; none: each recording alone.",
+        show_default="speakers if given, else voices",
+    ),
+]
+ScoredAdapt = Annotated[
+    str, typer.Option("--adapt", metavar="HOW", help="As in infer: none, batch, speakers (of the records) or voices.")
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Discard earlier results in --out.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show messages of TensorFlow.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]

@@ -19,14 +19,15 @@ import numpy as np
 import tensorflow as tf
 
 from ser_batch.corpus.folds import Fold, FoldRule, make_folds
-from ser_batch.errors import OutputError, TrainingError
+from ser_batch.errors import OutputError, TrainingError, UsageError
 from ser_batch.evaluation.figures import plot_confusion
 from ser_batch.evaluation.fold_predictions import FoldPrediction
 from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
 from ser_batch.evaluation.folders import FOLDS, SCORES
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.inference.examples import predict_examples
-from ser_batch.inference.predictor import Predictor
+from ser_batch.inference.predictions import Classifier
+from ser_batch.models.bundles import Adaptation
 from ser_batch.models.networks.options import check_normalisation
 from ser_batch.records.folder import RecordFolder, check_no_repeats, open_records
 from ser_batch.records.reader import TrainValidation, row_selection
@@ -51,16 +52,24 @@ class CrossValidationOptions:
         n_folds: number of folds; None: one for each speaker (leave one speaker out), or ten random folds.
         n_seeds: number of repetitions, with the seeds ``seed``, ``seed + 1``, ….
         seed: the first seed.
+        adapt: what the predictions are adapted to; the batch is the held-out side of a fold.
     """
 
     by: FoldRule
     n_folds: int | None
     n_seeds: int
     seed: int
+    adapt: Adaptation = "none"
 
     def to_json(self) -> dict[str, Any]:
         """All values as a JSON object."""
-        return {"by": self.by, "folds": self.n_folds, "seeds": self.n_seeds, "first_seed": self.seed}
+        return {
+            "by": self.by,
+            "folds": self.n_folds,
+            "seeds": self.n_seeds,
+            "first_seed": self.seed,
+            "adapt": self.adapt,
+        }
 
     def title(self, recipe: Recipe) -> str:
         """Short description of recipe and folds, for tables and plots."""
@@ -69,8 +78,15 @@ class CrossValidationOptions:
             how = "leave one speaker out"
         else:
             how = f"{self.n_folds or 10} {how}"
-        used = ", statistics of each speaker's held-out, unlabelled audio used" if recipe.normalise == "speaker" else ""
-        return f"recipe {recipe_title(recipe.to_json())}, {how}{used}"
+        return f"recipe {recipe_title(recipe.to_json())}, {how}{_ADAPTED[self.adapt]}"
+
+
+_ADAPTED: dict[Adaptation, str] = {
+    "none": "",
+    "batch": ", adapted to the held-out, unlabelled recordings as one batch",
+    "speakers": ", adapted to each speaker's held-out, unlabelled recordings",
+    "voices": ", adapted to voices found in the held-out, unlabelled recordings",
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,7 @@ class _FoldTask:
     n_folds: int | None
     seed: int
     number: int
+    adapt: Adaptation
 
     @property
     def path(self) -> Path:
@@ -162,6 +179,7 @@ def cross_validate(
         "recipe": recipe.to_json(),
     }
     check_normalisation(recipe)
+    _check_adaptation(options, recipe)
     check_no_repeats(records)
     tasks = _tasks(records, folder, recipe, options)
     with open_output(folder, _KIND, identity, restart) as output:
@@ -175,6 +193,13 @@ def cross_validate(
         write_folds(folder, predictions, records.labels, options.title(recipe), identity)
         output.finish()
         return False
+
+
+def _check_adaptation(options: CrossValidationOptions, recipe: Recipe) -> None:
+    if options.adapt != "none" and recipe.normalise != "speaker":
+        raise UsageError(f"--adapt {options.adapt}: the recipe needs normalise = speaker; it has {recipe.normalise}")
+    if options.adapt in ("batch", "voices") and options.by == "speaker" and options.n_folds is None:
+        raise UsageError(f"--adapt {options.adapt}: each fold holds out one speaker only; give --folds N")
 
 
 def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
@@ -206,6 +231,7 @@ def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossVa
             options.n_folds,
             seed,
             number,
+            options.adapt,
         )
         for seed in range(options.seed, options.seed + options.n_seeds)
         for number in range(len(make_folds(rows, options.by, options.n_folds, seed)))
@@ -255,8 +281,9 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
     everyone = TrainValidation(select(f"fold {fold.name}", fold.rest), None, sides)
     bundle = train(records, folder / "final", task.recipe, task.seed, sides=everyone).bundle
     held_out = select(f"the held-out examples of fold {fold.name}", fold.test)
-    predictor = Predictor(bundle)
-    raw, calibrated = (list(predict_examples(bundle, predictor.at(at), records, held_out)) for at in (1.0, temperature))
+    classifier = Classifier.of(bundle)
+    both = [classifier.at(1.0), classifier.at(temperature)]
+    raw, calibrated = predict_examples(bundle, both, records, held_out, task.adapt)
     return [
         FoldPrediction(
             after.prediction.file,

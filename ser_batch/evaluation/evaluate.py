@@ -11,8 +11,8 @@ from ser_batch.evaluation.figures import plot_confusion
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.formatting import format_timestamp, pluralize
 from ser_batch.inference.examples import LabelledPrediction, predict_examples
-from ser_batch.inference.predictor import Predictor
-from ser_batch.models.bundles import Bundle
+from ser_batch.inference.predictions import Classifier
+from ser_batch.models.bundles import Adaptation, Bundle
 from ser_batch.records.folder import RecordFolder, check_no_repeats
 from ser_batch.records.reader import split_selection
 from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
@@ -27,7 +27,12 @@ _KIND = OutputKind(
 
 
 def evaluate(
-    bundle: Bundle, records: RecordFolder, split: str, folder: Path, restart: bool = False
+    bundle: Bundle,
+    records: RecordFolder,
+    split: str,
+    folder: Path,
+    restart: bool = False,
+    adapt: Adaptation = "none",
 ) -> tuple[Scores, bool]:
     """Score a bundle and write the evaluation folder.
 
@@ -37,6 +42,7 @@ def evaluate(
         split: train, validation or test.
         folder: output folder; created if absent.
         restart: discard an earlier evaluation in the folder.
+        adapt: what the predictions are adapted to; the batch is the split.
 
     Returns:
         The scores, and whether the folder was already complete before this run.
@@ -58,17 +64,19 @@ def evaluate(
         )
     selection = split_selection(records, split)
     check_no_repeats(records, selection.shards)
-    identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split}
+    identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split, "adapt": adapt}
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished and all((folder / name).exists() for name in _FILES):
             return _read_scores(folder, bundle.labels), True
-        evaluated = list(predict_examples(bundle, Predictor(bundle), records, selection))
+        (evaluated,) = predict_examples(bundle, [Classifier.of(bundle)], records, selection, adapt)
         scores = score(
             [one.label for one in evaluated],
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
             bundle.labels,
         )
-        title = f"{split}: {scores.uar_text}, WA {scores.wa:.3f}, {pluralize(len(evaluated), 'recording')}"
+        title = (
+            f"{split}, --adapt {adapt}: {scores.uar_text}, WA {scores.wa:.3f}, {pluralize(len(evaluated), 'recording')}"
+        )
         plot_confusion(scores.confusion, bundle.labels, title, folder / "confusion_matrix.png")
         _write_tables(folder, evaluated, scores, bundle.labels)
         write_json(folder / SCORES, identity | scores.to_json())

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ser_batch.audio.decoders import Float32s
 from ser_batch.errors import RecordsError
-from ser_batch.inference.predictions import Prediction
-from ser_batch.inference.predictor import Predictor
-from ser_batch.models.bundles import Bundle
-from ser_batch.models.normalisation import scales_of_speakers
+from ser_batch.inference.adaptation import find_groups
+from ser_batch.inference.embeddings import Embedded, Float64s
+from ser_batch.inference.predictions import Classifier, Prediction, classify
+from ser_batch.models.bundles import Adaptation, Bundle
 from ser_batch.records.examples import Example
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_rows, read_examples
@@ -36,22 +35,51 @@ class LabelledPrediction:
 
 
 def predict_examples(
-    bundle: Bundle, predictor: Predictor, records: RecordFolder, selection: Selection
-) -> Iterator[LabelledPrediction]:
-    """Predict the recordings of a selection, in shard order; windows of one recording are averaged.
+    bundle: Bundle,
+    classifiers: Sequence[Classifier],
+    records: RecordFolder,
+    selection: Selection,
+    adapt: Adaptation = "none",
+) -> list[list[LabelledPrediction]]:
+    """Predict the recordings of a selection with each of several classifiers, in shard order.
 
-    For a bundle that normalises by speaker, the statistics use all examples of the speaker in the selection.
+    Args:
+        bundle: the model; its encoder is used.
+        classifiers: of the bundle, with different calibrations.
+        records: with the front end and labels of the bundle.
+        selection: of the examples; windows of one recording are averaged.
+        adapt: what the predictions are adapted to; the batch is the selection.
     """
-    scales = _speaker_scales(predictor, bundle, records, selection)
+    encoder = bundle.load_encoder()
     to_model = [bundle.labels.index(label) for label in records.labels]
+    found, embedded, labels = [], [], []
     pairs = _rows_and_examples(records, selection)
     for _, windows in itertools.groupby(pairs, key=lambda pair: pair[0]["recording"]):
-        group = [(row, example, predictor(example.log_mel, scales.get(row["speaker"]))) for row, example in windows]
-        (first, example, _), (last, *_) = group[0], group[-1]
-        *probabilities, novelty = np.mean([figures for *_, figures in group], axis=0).tolist()
-        figures = (tuple(probabilities), first["duration"], novelty)
-        prediction = Prediction(first["file"], first["start"], last["end"], *figures)
-        yield LabelledPrediction(first["speaker"], to_model[example.label], prediction)
+        group = [(row, to_model[example.label], encoder(example.log_mel)) for row, example in windows]
+        rows = [row for row, *_ in group]
+        found.append(rows[0] | {"end": rows[-1]["end"]})
+        labels.append(group[0][1])
+        times = np.array([[row["start"], row["end"]] for row in rows])
+        embedded.append(Embedded(times, np.stack([one for *_, one in group]), rows[0]["duration"]))
+    names = [f"{row['file']}\0{row['start']}\0{row['end']}" for row in found]
+    means = [one.mean for one in embedded]
+    groups = find_groups(adapt, lambda: means, [row["speaker"] for row in found], names, classifiers[0].arrays)
+    scales = [groups.scale(row) for row in range(len(found))]
+    return [
+        [
+            _labelled(row, label, one, figures)
+            for row, label, one, figures in zip(
+                found, labels, embedded, classify(embedded, scales, classifier), strict=True
+            )
+        ]
+        for classifier in classifiers
+    ]
+
+
+def _labelled(row: dict[str, Any], label: int, embedded: Embedded, figures: Float64s) -> LabelledPrediction:
+    *probabilities, novelty = figures.mean(axis=0).tolist()
+    shown = (tuple(probabilities), embedded.duration_secs, novelty)
+    return LabelledPrediction(row["speaker"], label, Prediction(row["file"], row["start"], row["end"], *shown))
 
 
 def _rows_and_examples(records: RecordFolder, selection: Selection) -> Iterator[tuple[dict[str, Any], Example]]:
@@ -64,15 +92,3 @@ def _rows_and_examples(records: RecordFolder, selection: Selection) -> Iterator[
         if row is None:
             raise RecordsError(f"{records.path}: the manifest has fewer rows than the shards have examples; run verify")
         yield row, example
-
-
-def _speaker_scales(
-    predictor: Predictor, bundle: Bundle, records: RecordFolder, selection: Selection
-) -> dict[str, Float32s]:
-    reference = bundle.content.speaker_reference
-    if reference is None:
-        return {}
-    pairs = _rows_and_examples(records, selection)
-    return scales_of_speakers(
-        ((row["speaker"], predictor.functionals(example.log_mel)) for row, example in pairs), reference
-    )

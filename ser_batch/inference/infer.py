@@ -4,10 +4,9 @@ import dataclasses
 import glob
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -18,19 +17,20 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.corpus.table import Listing, Recording, recordings
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.formatting import pluralize
-from ser_batch.inference.predictions import Prediction, PredictionOptions, Result, read_part
+from ser_batch.inference.adaptation import Groups, find_groups
+from ser_batch.inference.embeddings import Embedded, EmbeddingOptions, in_blocks, read_part
+from ser_batch.inference.predictions import Classifier, Prediction, classify, predictions_of
 from ser_batch.inference.results import (
     ListingChanges,
     TableParts,
     complete_results,
+    embed_blocks,
     keys_of,
     open_table_parts,
-    predict_blocks,
 )
-from ser_batch.inference.speakers import collect_speaker_scales
 from ser_batch.inference.summaries import TableSummary
 from ser_batch.inference.table import FORMATS, Append, TableForm, read_kind, table_format
-from ser_batch.models.bundles import Bundle
+from ser_batch.models.bundles import Adaptation, Bundle
 from ser_batch.runtime.engine import Engine
 from ser_batch.runtime.process import temporary_files_removed
 from ser_batch.storage.fingerprints import file_sha256
@@ -48,6 +48,7 @@ class InferOptions:
         restart: discard an existing table and its results.
         update: keep the results of unchanged files, predict new and changed ones.
         channel: the mean of all channels, one channel, or ``each`` (rows for every channel); None: as in training.
+        adapt: what the predictions are adapted to; see `ser_batch.inference.adaptation.find_groups`.
     """
 
     windows: bool = False
@@ -55,6 +56,7 @@ class InferOptions:
     restart: bool = False
     update: bool = False
     channel: Channels | None = None
+    adapt: Adaptation = "none"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class InferResult:
         n_known, n_new: number of recordings predicted by earlier runs, and by this run.
         audio_secs: duration of the recordings predicted by this run.
         model: the short fingerprint of the bundle.
+        adapt: what the predictions are adapted to.
         bases: for each CSV or list, the folder to which its paths are relative.
     """
 
@@ -76,6 +79,7 @@ class InferResult:
     n_new: int = 0
     audio_secs: float = 0.0
     model: str = ""
+    adapt: Adaptation = "none"
     bases: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,7 +97,7 @@ def infer(
         listing: from `ser_batch.corpus.sources.list_source`; its rejected inputs get rows at the end of the table.
         bundle: the model.
         out: path of the table; ``-``: standard output, in SOURCE order, each row as soon as it is complete.
-        engine: runs the tasks: decoding, log-mels, prediction.
+        engine: runs the tasks: decoding, log-mels, embedding.
         options: see `InferOptions`.
         on_progress: called with (recordings done, recordings in all).
 
@@ -105,11 +109,8 @@ def infer(
     kind = table_format(out, options.format)
     if options.update and (options.restart or out == "-"):
         raise UsageError(f"--update cannot be combined with {'--restart' if options.restart else '--out -'}")
-    if options.update and bundle.content.speaker_reference is not None:
-        raise UsageError(
-            "--update: this model normalises by speaker, so a new file changes all predictions of its "
-            "speaker; give --restart"
-        )
+    if out == "-" and options.adapt != "none":
+        raise UsageError(f"--adapt {options.adapt}: --out - writes each row at once; give --adapt none, or a file")
     # A reason may contain the path of a list, which may not be valid UTF-8.
     rejections = [
         dataclasses.replace(one, reason=one.reason.encode("utf-8", "backslashreplace").decode())
@@ -136,18 +137,21 @@ class _InferenceRun:
         """Write rows to standard output in SOURCE order, each as soon as it is complete."""
         summary = TableSummary()
         table = self.listing.recordings
+        classifier = Classifier.of(self.bundle)
         with temporary_files_removed(), standard_output() as file, self._rows_to(file) as append:
             folder = Path(tempfile.mkdtemp())
             keys = keys_of(self.listing)
-            scales = self._speaker_scales(keys, folder / "functionals")
             expected, in_order = 0, recordings(table)
-            ready: dict[bytes, Result] = {}
+            ready: dict[bytes, Embedded] = {}
             numbered = ((key.as_py(), one) for key, one in zip(keys, recordings(table), strict=False))
-            for block, _ in predict_blocks(numbered, len(table), self._options(), self.engine, folder, scales):
+            for block, _ in embed_blocks(numbered, len(table), self._embedding, self.engine, folder):
                 ready.update(zip(block.keys, read_part(Path(block.path)), strict=True))
                 Path(block.path).unlink()
                 while expected < len(table) and (result := ready.pop(keys[expected].as_py(), None)):
-                    append(summary.add(self._rows(next(in_order), result), self.bundle.labels))
+                    one = next(in_order)
+                    (figures,) = classify([result], [None], classifier)
+                    rows = predictions_of(result, one, figures, self.options.windows, *self._who(one, one.speaker))
+                    append(summary.add(rows, self.bundle.labels))
                     expected += 1
                 file.flush()
                 self.on_progress(summary.files, len(table))
@@ -172,27 +176,22 @@ class _InferenceRun:
             complete = complete_results(
                 self.listing,
                 keys,
-                self._options(),
+                self._embedding,
                 self.engine,
                 parts.results,
-                partial(self._speaker_scales, keys, parts.folder / "functionals"),
                 self.on_progress,
             )
             summary = self._write(parts, complete.results, out)
             n_known = len(self.listing.recordings) - complete.n_new
             return InferResult(summary, False, n_known, complete.n_new, complete.audio_secs)
 
-    def _options(self) -> PredictionOptions:
-        return PredictionOptions.predictions(self.bundle, self.options.windows)
-
-    def _speaker_scales(self, keys: pa.Array, folder: Path) -> Mapping[str, Float32s]:
-        if self.bundle.content.speaker_reference is None:
-            return {}
-        return collect_speaker_scales(self.listing, keys, self.bundle, self.engine, folder, self.on_progress)
+    @property
+    def _embedding(self) -> EmbeddingOptions:
+        return EmbeddingOptions.of(self.bundle)
 
     def _speakers(self) -> str | None:
-        """Fingerprint of the speakers of all recordings; None if predictions do not depend on speakers."""
-        if self.bundle.content.speaker_reference is None:
+        """Fingerprint of the speakers of all recordings; None: there are none."""
+        if self.listing.recordings["speaker"].null_count == len(self.listing.recordings):
             return None
         digest = hashlib.sha256()
         for recording in recordings(self.listing.recordings):
@@ -205,6 +204,7 @@ class _InferenceRun:
             "model": self.bundle.short_fingerprint,
             "windows": self.options.windows,
             "format": self.format,
+            "adapt": self.options.adapt,
             "speakers": self._speakers(),
             "channel": self.options.channel,
         }
@@ -224,12 +224,6 @@ class _InferenceRun:
                 "another --out"
             )
         changes = parts.changes(self.listing, keys)
-        if self.bundle.content.speaker_reference is not None and changes.changed:
-            raise OutputError(
-                f"{out}: {pluralize(changes.changed, 'file')} changed since the last run, and the model "
-                "normalises by speaker: all of a speaker's predictions would change; "
-                "give --restart to predict all recordings again"
-            )
         differing = differences(before, identity, identity)
         if before.get("channel") != identity["channel"]:  # then all keys differ from those of the plan
             changes = ListingChanges(changed=changes.changed)
@@ -239,15 +233,15 @@ class _InferenceRun:
             parts.note(noted["tables"], None)
             parts.write_plan(self.listing, keys)
 
-    def _write(self, parts: TableParts, results: Iterator[Result], out: Path) -> TableSummary:
-        """Write the table from the results."""
+    def _write(self, parts: TableParts, results: Callable[[], Iterator[Embedded]], out: Path) -> TableSummary:
+        """Write the table from the embeddings of all recordings."""
         for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
             left.unlink()
         summary = TableSummary()
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
-                for one, result in zip(recordings(self.listing.recordings), results, strict=True):
-                    append(summary.add(self._rows(one, result), self.bundle.labels))
+                for rows in self._predictions(results):
+                    append(summary.add(rows, self.bundle.labels))
                 self._append_rejections(append, summary)
             file.flush()
             sha256 = file_sha256(file.name)
@@ -255,9 +249,33 @@ class _InferenceRun:
         parts.note([sha256], summary.to_json())
         return summary
 
-    def _rows(self, one: Recording, result: Result) -> Iterator[Prediction]:
+    def _predictions(self, results: Callable[[], Iterator[Embedded]]) -> Iterator[Iterator[Prediction]]:
+        """The rows of each recording, in SOURCE order."""
+        classifier = Classifier.of(self.bundle)
+        groups = self._groups(results, classifier)
+        numbered = enumerate(zip(recordings(self.listing.recordings), results(), strict=True))
+        for block in in_blocks(numbered):
+            found = [result for _, (_, result) in block]
+            figures = classify(found, [groups.scale(row) for row, _ in block], classifier)
+            for (row, (one, result)), of_windows in zip(block, figures, strict=True):
+                who = self._who(one, groups.speakers[row])
+                yield predictions_of(result, one, of_windows, self.options.windows, *who)
+
+    def _groups(self, results: Callable[[], Iterator[Embedded]], classifier: Classifier) -> Groups:
+        """The groups in which the recordings are normalised."""
+        table = self.listing.recordings
+        given = table["speaker"].fill_null("").to_pylist()
+        names = [f"{one.file}\0{one.start_secs}\0{one.end_secs}\0{one.channel}" for one in recordings(table)]
+
+        def embeddings() -> Iterator[Float32s | None]:
+            return (None if one.error else one.mean for one in results())
+
+        return find_groups(self.options.adapt, embeddings, given, names, classifier.arrays)
+
+    def _who(self, one: Recording, speaker: str | None) -> tuple[int | None, str]:
+        """The channel number and the speaker that the rows of a recording show."""
         channel = one.channel if self._form.by_channel and isinstance(one.channel, int) else None
-        return result.predictions(one.file, (one.start_secs, one.end_secs), channel)
+        return channel, speaker or ""
 
     def _append_rejections(self, append: Append, summary: TableSummary) -> None:
         for refused in self.listing.rejections:

@@ -24,14 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ser_batch.audio.decoders import Float32s
 from ser_batch.corpus.table import Listing, Recording, paths, recordings
 from ser_batch.errors import OutputError
-from ser_batch.inference.predictions import (
+from ser_batch.inference.embeddings import (
     Block,
     BlockSummary,
-    PredictionOptions,
-    Result,
+    Embedded,
+    EmbeddingOptions,
     read_columns,
     read_part,
     stamp_of,
@@ -44,7 +43,7 @@ from ser_batch.storage.outputs import IDENTITY, LOCK, Identity, drop_partials, r
 from ser_batch.storage.writing import open_atomically, os_errors_named, write_json
 
 # Increased with every change of the format of these files.
-_VERSION = 5
+_VERSION = 6
 
 _PLAN = "plan.parquet"
 _TABLE = "table.json"
@@ -136,7 +135,7 @@ class StoredResults:
         found: NDArray[np.bool_] = (places >= 0) & (stamps != self._stamps[places]).any(axis=1)
         return found
 
-    def at(self, places: Iterable[int]) -> Iterator[Result]:
+    def at(self, places: Iterable[int]) -> Iterator[Embedded]:
         """The results at the indices from `places`; faster where results of one part are adjacent."""
         part = lru_cache(maxsize=4)(read_part)
         for place in places:
@@ -163,15 +162,14 @@ class _Blocks:
         self._size = max(1, min(_MOST_PER_BLOCK, 2 * self._size, round(_BLOCK_SECS * n_recordings / max(secs, 1e-6))))
 
 
-def predict_blocks(
+def embed_blocks(
     recordings: Iterable[tuple[bytes, Recording]],
     n_recordings: int,
-    options: PredictionOptions,
+    options: EmbeddingOptions,
     engine: Engine,
     folder: Path,
-    speaker_scales: Mapping[str, Float32s] = {},
 ) -> Iterator[tuple[Block, BlockSummary]]:
-    """Predict recordings into new parts of a folder, and yield each block when it is finished.
+    """Embed recordings into new parts of a folder, and yield each block when it is finished.
 
     The parts are numbered in the order of the recordings. If a block crashes its worker, its recordings are repeated at
     the end as blocks of one recording. A recording that crashes its worker again gets the crash as its error.
@@ -179,17 +177,15 @@ def predict_blocks(
     Args:
         recordings: with their keys; consumed lazily.
         n_recordings: their number.
-        options: network and front end.
-        engine: runs the tasks: decoding, log-mels, prediction.
+        options: encoder and front end.
+        engine: runs the tasks: decoding, log-mels, embedding.
         folder: of the parts.
-        speaker_scales: scale of each speaker, for bundles that normalise by speaker.
     """
     paths = (str(folder / f"{number:08d}.parquet") for number in count(_first_free(folder)))
 
     def block(some: Sequence[tuple[bytes, Recording]]) -> Block:
-        names = {recording.speaker or "" for _, recording in some} & speaker_scales.keys()
         keys, taken = zip(*some, strict=True)
-        return Block(taken, keys, next(paths), {name: speaker_scales[name] for name in names})
+        return Block(taken, keys, next(paths))
 
     compute = partial(write_block, options=options)
     sized = _Blocks(recordings, n_recordings, engine.workers)
@@ -203,9 +199,7 @@ def predict_blocks(
     alone = (block([one]) for whole in failed for one in zip(whole.keys, whole.recordings, strict=True))
     for outcome in engine.map(compute, alone):
         if outcome.result is None:
-            error = Result(
-                np.empty((0, 0)), error=outcome.failure or "", stamp=stamp_of(outcome.task.recordings[0].path)
-            )
+            error = Embedded(error=outcome.failure or "", stamp=stamp_of(outcome.task.recordings[0].path))
             write_part(Path(outcome.task.path), outcome.task.keys, [error])
         yield outcome.task, outcome.result or BlockSummary(0.0, 0.0)
 
@@ -219,12 +213,12 @@ class CompleteResults:
     """The results of all recordings of a listing.
 
     Attributes:
-        results: in the listing's order.
-        n_new: number of recordings predicted by this run.
+        results: in the listing's order; each call reads them again from the parts.
+        n_new: number of recordings embedded by this run.
         audio_secs: their duration.
     """
 
-    results: Iterator[Result]
+    results: Callable[[], Iterator[Embedded]]
     n_new: int
     audio_secs: float
 
@@ -232,21 +226,19 @@ class CompleteResults:
 def complete_results(
     listing: Listing,
     keys: pa.Array,
-    options: PredictionOptions,
+    options: EmbeddingOptions,
     engine: Engine,
     folder: Path,
-    speaker_scales: Callable[[], Mapping[str, Float32s]] = dict,
     on_progress: OnProgress = lambda done, total: None,
 ) -> CompleteResults:
-    """Predict the recordings that have no result yet or whose file changed.
+    """Embed the recordings that have no result yet or whose file changed.
 
     Args:
         listing: its recordings.
         keys: from `keys_of`.
-        options: network and front end.
+        options: encoder and front end.
         engine: runs the tasks.
         folder: of the parts.
-        speaker_scales: gives those of `predict_blocks`; called only if there is something to predict.
         on_progress: called with (recordings done, recordings in all).
     """
     table, keys = listing.recordings, keys[: len(listing.recordings)]
@@ -255,16 +247,15 @@ def complete_results(
     pending = np.flatnonzero((places < 0) | stored.is_changed(places, table))
     done, audio_secs = len(table) - len(pending), 0.0
     if len(pending):
-        scales = speaker_scales()
         on_progress(done, len(table))
         left = zip(keys.take(pending).to_pylist(), recordings(table.take(pending)), strict=True)
-        for block, summary in predict_blocks(left, len(pending), options, engine, folder, scales):
+        for block, summary in embed_blocks(left, len(pending), options, engine, folder):
             done += len(block.keys)
             audio_secs += summary.audio_secs
             on_progress(done, len(table))
         stored = StoredResults(folder)
         places = stored.places(keys)
-    return CompleteResults(stored.at(places.tolist()), len(pending), audio_secs)
+    return CompleteResults(partial(stored.at, places.tolist()), len(pending), audio_secs)
 
 
 class TableParts:

@@ -20,11 +20,11 @@ from ser_batch.formatting import format_timestamp
 from ser_batch.inference.predictions import Prediction
 from ser_batch.storage.writing import write_rows
 
-_PART = ("file", "start", "end")
+_PART = ("file", "start", "end", "speaker")
 _BEST = ("emotion", "confidence")
 _AFTER = ("duration", "novelty", "model", "warnings", "error")
 _TIMES = {"start", "end"}
-_TEXTS = {"file", "emotion", "model", "warnings", "error"}
+_TEXTS = {"file", "speaker", "emotion", "model", "warnings", "error"}
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -64,13 +64,14 @@ def table_values(prediction: Prediction, form: TableForm, model: str) -> list[An
     channel = [prediction.channel] if form.by_channel else []
     if prediction.error:
         part = [None if secs is None else round(secs, 6) for secs in prediction.part]
-        return [prediction.file, *part, *channel, *[None] * (2 + len(labels) + 2), model, None, prediction.error]
+        who = [prediction.speaker or None, *channel]
+        return [prediction.file, *part, *who, *[None] * (2 + len(labels) + 2), model, None, prediction.error]
     best = prediction.best
     shares = [round(probability, 6) for probability in prediction.probabilities]
     times = (round(prediction.start_secs, 6), round(prediction.end_secs, 6))
     figures = (round(prediction.duration_secs, 6), round(prediction.novelty, 6))
     warnings = " ".join(prediction.warnings) or None
-    known = [prediction.file, *times, *channel, labels[best], shares[best]]
+    known = [prediction.file, *times, prediction.speaker or None, *channel, labels[best], shares[best]]
     return [*known, *shares, *figures, model, warnings, None]
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.errors import BundleError
 from ser_batch.formatting import pluralize
-from ser_batch.models.litert import RuntimeNetwork
-from ser_batch.models.normalisation import Scale, identity_scale
+from ser_batch.models.heads import Head
+from ser_batch.models.litert import RuntimeEncoder
 from ser_batch.models.novelty import Novelty
+from ser_batch.models.voices import VoiceSpace
 from ser_batch.storage.fingerprints import file_sha256, json_fingerprint
 from ser_batch.storage.settings import Settings
 from ser_batch.storage.writing import open_atomically, sync_folder, write_json
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 MODEL = "model.keras"
 RUNTIME = "model.tflite"
+HEAD = "head.npz"
 NOVELTY = "novelty.npz"
+VOICES = "voices.npz"
 DESCRIPTION = "bundle.json"
-BUNDLE_FILES = {MODEL, RUNTIME, NOVELTY, DESCRIPTION}
+# What predictions are adapted to: see `ser_batch.inference.adaptation`.
+Adaptation = Literal["none", "batch", "speakers", "voices"]
+BUNDLE_FILES = {MODEL, RUNTIME, HEAD, NOVELTY, VOICES, DESCRIPTION}
 
 
 class Calibration(Settings):
@@ -51,19 +55,21 @@ class BundleContent(Settings):
         labels: label names in the order of the network's outputs.
         front_end: of the network's input.
         calibration: of the network's probabilities.
-        speaker_reference: mean and variance that every speaker's functionals are transformed to; None: they are not
-            normalised by speaker.
+        speaker_normalised: whether embeddings are normalised by speaker or by batch.
         training: provenance as JSON: records, recipe, seed, versions, last epoch.
-        novelty: fingerprint of the `Novelty`; set by `save_bundle`.
-        runtime: SHA-256 of the LiteRT network; set by `save_bundle`.
+        head, novelty: fingerprints of the bundle's arrays; set by `save_bundle`.
+        voices: the same, of the voice space; None: the training examples have no speakers.
+        runtime: SHA-256 of the LiteRT encoder; set by `save_bundle`.
     """
 
     labels: tuple[str, ...]
     front_end: FrontEnd
     calibration: Calibration
-    speaker_reference: Scale | None
+    speaker_normalised: bool
     training: dict[str, Any]
+    head: str = ""
     novelty: str = ""
+    voices: str | None = None
     runtime: str = ""
 
     @property
@@ -86,9 +92,17 @@ class _BundleFile(BundleContent):
     fingerprint: str
 
 
+class BundleArrays(NamedTuple):
+    """The files of a bundle that turn embeddings into predictions; ``voices``: None if not available."""
+
+    head: Head
+    novelty: Novelty
+    voices: VoiceSpace | None
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's description. `load_runtime` loads the network for prediction, `load_network` for Keras.
+    """A bundle's description. `load_encoder` and `load_arrays` are for prediction, `load_network` is for Keras.
 
     Attributes:
         path: its folder.
@@ -144,14 +158,21 @@ class Bundle:
             f"last epoch: {last}"
         )
 
+    @property
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        """What predictions can be adapted to; see `ser_batch.inference.adaptation`."""
+        if not self.content.speaker_normalised:
+            return ("none",)
+        return ("none", "batch", "speakers") if self.content.voices is None else get_args(Adaptation)
+
     def check(self) -> None:
         """Check that all files exist, and that those for prediction match the description.
 
         Raises:
             BundleError: a file is missing, or does not match.
         """
-        self.load_runtime()
-        self.load_novelty()
+        self.load_encoder()
+        self.load_arrays()
         if not (self.path / MODEL).exists():
             raise BundleError(f"{self.path / MODEL}: is missing; copy the bundle again")
 
@@ -170,8 +191,8 @@ class Bundle:
             )
         return network
 
-    def load_runtime(self) -> RuntimeNetwork:
-        """Load the network for prediction, without TensorFlow.
+    def load_encoder(self) -> RuntimeEncoder:
+        """Load the encoder for prediction, without TensorFlow.
 
         Raises:
             BundleError: the file is missing, or does not match the description.
@@ -183,23 +204,20 @@ class Bundle:
             raise BundleError(f"{path}: cannot be read ({error.strerror}); copy the bundle again") from error
         if hashlib.sha256(content).hexdigest() != self.content.runtime:
             raise BundleError(f"{path}: is not the network that {DESCRIPTION} names; copy the bundle again")
-        reference = self.content.speaker_reference
-        return RuntimeNetwork(content, None if reference is None else identity_scale(reference))
+        return RuntimeEncoder(content)
 
-    def load_novelty(self) -> Novelty:
-        """Load the model of the training data that measures novelty.
+    def load_arrays(self) -> BundleArrays:
+        """Load what turns embeddings into predictions.
 
         Raises:
-            BundleError: the file is damaged, or does not match the description.
+            BundleError: a file is damaged, or does not match the description.
         """
-        try:
-            novelty = Novelty.load(self.path / NOVELTY)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            detail = " ".join(str(error).split())[:200]
-            raise BundleError(f"{self.path / NOVELTY}: cannot be loaded ({detail}); copy the bundle again") from error
-        if novelty.fingerprint != self.content.novelty:
-            raise BundleError(f"{self.path}: {NOVELTY} is not what {DESCRIPTION} names; copy the bundle again")
-        return novelty
+        content = self.content
+        return BundleArrays(
+            Head.load(self.path / HEAD, content.head),
+            Novelty.load(self.path / NOVELTY, content.novelty),
+            None if content.voices is None else VoiceSpace.load(self.path / VOICES, content.voices),
+        )
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -229,22 +247,33 @@ def shipped_bundle() -> Bundle:
     return open_bundle(Path(str(resources.files("ser_batch"))) / "shipped")
 
 
-def save_bundle(path: Path, network: keras.Model, novelty: Novelty, content: BundleContent) -> Bundle:
+def save_bundle(
+    path: Path, network: keras.Model, encoder: keras.Model, arrays: BundleArrays, content: BundleContent
+) -> Bundle:
     """Write a bundle. The description is written last: a bundle with a description is complete.
 
     Args:
         path: an existing folder.
         network: not compiled, so that no optimizer is saved.
-        novelty: fitted on the network's features.
-        content: everything except the network; ``novelty`` and ``runtime`` are set here.
+        encoder: its part from log-mels to embeddings.
+        arrays: head, novelty and voice space.
+        content: everything else; the fingerprints of the files are set here.
     """
     from ser_batch.models.exports import convert  # it imports TensorFlow
 
     save_keras(network, path / MODEL)
-    _write_atomically(path / RUNTIME, partial(convert, network))
-    with open_atomically(path / NOVELTY, "wb") as file:
-        novelty.save(file)
-    content = content.replace(novelty=novelty.fingerprint, runtime=file_sha256(path / RUNTIME))
+    _write_atomically(path / RUNTIME, partial(convert, encoder))
+    for name, array_file in ((HEAD, arrays.head), (NOVELTY, arrays.novelty), (VOICES, arrays.voices)):
+        (path / name).unlink(missing_ok=True)
+        if array_file is not None:
+            with open_atomically(path / name, "wb") as file:
+                array_file.save(file)
+    content = content.replace(
+        head=arrays.head.fingerprint,
+        novelty=arrays.novelty.fingerprint,
+        voices=arrays.voices and arrays.voices.fingerprint,
+        runtime=file_sha256(path / RUNTIME),
+    )
     fingerprint = network_fingerprint(network, content)
     write_json(path / DESCRIPTION, content.to_json() | {"kind": "bundle", "fingerprint": fingerprint})
     return open_bundle(path)

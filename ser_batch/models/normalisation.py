@@ -4,72 +4,50 @@ Speaker normalisation transforms each speaker's features to the mean and varianc
 removes differences of voices and microphones. It uses no labels. NumPy only, as infer workers import this module.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PlainSerializer, PlainValidator
 
 from ser_batch.audio.decoders import Float32s
 
-# Shrinkage: number of pseudo-recordings with the training statistics that are added to every speaker's statistics.
+# In training: number of pseudo-recordings with the training statistics that are added to every speaker's.
 _PRIOR_RECORDINGS = 10.0
-
-
-def _vector(values: Any) -> Float32s:
-    try:
-        return np.array(values, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise ValueError("should be a list of numbers") from None
-
-
-# Float32 ``(features,)``; in JSON a list of numbers.
-Vector = Annotated[Float32s, PlainValidator(_vector), PlainSerializer(np.ndarray.tolist)]
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
     """Mean and variance of features over the training examples, float32 ``(features,)`` each."""
 
-    mean: Vector
-    variance: Vector
+    mean: Float32s
+    variance: Float32s
+
+
+@dataclass
+class GroupStatistics:
+    """Sums and sums of squares over a group of recordings, float64 ``(features,)`` each."""
+
+    n_recordings: int = 0
+    total: NDArray[np.float64] | float = 0.0
+    squares: NDArray[np.float64] | float = 0.0
+
+    def add(self, features: NDArray[np.floating[Any]]) -> "GroupStatistics":
+        """Add the features ``(recordings, features)`` of recordings of the group."""
+        exact = features.astype(np.float64)
+        self.n_recordings += len(exact)
+        self.total = self.total + exact.sum(axis=0)
+        self.squares = self.squares + np.square(exact).sum(axis=0)
+        return self
 
 
 def measure_scale(batches: Iterable[NDArray[np.floating[Any]]]) -> Scale:
     """Mean and variance over all batches ``(batch, features)``."""
-    n_examples = 0
-    total = squares = np.zeros(1)
+    statistics = GroupStatistics()
     for batch in batches:
-        exact = batch.astype(np.float64)
-        n_examples += len(exact)
-        total = total + exact.sum(axis=0)
-        squares = squares + np.square(exact).sum(axis=0)
-    mean = total / n_examples
-    variance = np.maximum(squares / n_examples - np.square(mean), 0.0)
-    return Scale(mean.astype(np.float32), variance.astype(np.float32))
-
-
-@dataclass
-class SpeakerStatistics:
-    """Sums and sums of squares over a speaker's recordings, float64 ``(features,)`` each."""
-
-    n_recordings: int
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, features: NDArray[np.floating[Any]]) -> "SpeakerStatistics":
-        """Statistics of features ``(recordings, features)``."""
-        exact = features.astype(np.float64)
-        return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
-
-    def add(self, other: "SpeakerStatistics") -> None:
-        """Merge statistics of the same speaker."""
-        self.n_recordings += other.n_recordings
-        self.total = self.total + other.total
-        self.squares = self.squares + other.squares
+        statistics.add(batch)
+    return shrunk(statistics, Scale(np.zeros(1, np.float32), np.zeros(1, np.float32)), 0.0)
 
 
 def within_speakers(features: NDArray[np.floating[Any]], speakers: Sequence[str]) -> Scale:
@@ -85,38 +63,26 @@ def within_speakers(features: NDArray[np.floating[Any]], speakers: Sequence[str]
     return Scale(features.mean(axis=0, dtype=np.float64).astype(np.float32), variance.astype(np.float32))
 
 
-def speaker_scale(statistics: SpeakerStatistics, reference: Scale) -> Float32s:
-    """Factor and offset of a speaker's features, float32 ``(2, features)``.
+def shrunk(statistics: GroupStatistics, towards: Scale, prior: float) -> Scale:
+    """Mean and variance of a group of recordings, shrunk towards other statistics.
 
     Args:
-        statistics: of the speaker.
-        reference: mean and variance that the speaker's are transformed to.
+        statistics: of the group: a speaker, a voice or a batch.
+        towards: statistics of what the group is part of: the batch, or the training examples.
+        prior: number of pseudo-recordings with these statistics that are added to the group.
     """
-    n, prior = statistics.n_recordings, _PRIOR_RECORDINGS
+    n = statistics.n_recordings
     own_variance = np.maximum(statistics.squares / n - np.square(statistics.total / n), 0.0)
-    mean = (statistics.total + prior * reference.mean) / (n + prior)
-    variance = (n * own_variance + prior * reference.variance) / (n + prior)
-    factor = np.sqrt(reference.variance / np.maximum(variance, 1e-12))
-    scale: Float32s = np.stack([factor, reference.mean - factor * mean]).astype(np.float32)
+    mean = (statistics.total + prior * towards.mean) / (n + prior)
+    variance = (n * own_variance + prior * towards.variance) / (n + prior)
+    return Scale(mean.astype(np.float32), variance.astype(np.float32))
+
+
+def scale_to(own: Scale, reference: Scale) -> Float32s:
+    """Factor and offset that transform one mean and variance to another, float32 ``(2, features)``."""
+    factor = np.sqrt(reference.variance / np.maximum(own.variance, 1e-12))
+    scale: Float32s = np.stack([factor, reference.mean - factor * own.mean]).astype(np.float32)
     return scale
-
-
-def scales_of_speakers(
-    recordings: Iterable[tuple[str, NDArray[np.floating[Any]]]], reference: Scale
-) -> dict[str, Float32s]:
-    """Every speaker's scale ``(2, features)``, from all of their recordings.
-
-    Args:
-        recordings: speaker and features ``(features,)`` of each; recordings with an empty name are not used.
-        reference: mean and variance that every speaker's are transformed to.
-    """
-    by_speaker: dict[str, SpeakerStatistics] = {}
-    for speaker, features in recordings:
-        if speaker in by_speaker:
-            by_speaker[speaker].add(SpeakerStatistics.of(features[None]))
-        elif speaker:
-            by_speaker[speaker] = SpeakerStatistics.of(features[None])
-    return {speaker: speaker_scale(statistics, reference) for speaker, statistics in by_speaker.items()}
 
 
 def identity_scale(reference: Scale) -> Float32s:
@@ -135,17 +101,10 @@ def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str],
     Returns:
         float32 ``(examples, 2, features)``.
     """
-    of_speaker = {
-        name: speaker_scale(SpeakerStatistics.of(features[rows]), reference)
-        for name, rows in _members(speakers).items()
-    }
-    return scales_of(speakers, of_speaker, reference)
-
-
-def scales_of(speakers: Sequence[str], of_speaker: Mapping[str, Float32s], reference: Scale) -> Float32s:
-    """Each speaker's scale, float32 ``(speakers, 2, features)``; `identity_scale` for unknown names."""
-    identity = identity_scale(reference)
-    return np.stack([of_speaker.get(name, identity) for name in speakers])
+    scales = np.repeat(identity_scale(reference)[None], len(speakers), axis=0)
+    for rows in _members(speakers).values():
+        scales[rows] = _speaker_scale(features[rows], reference)
+    return scales
 
 
 def random_speaker_scales(
@@ -165,8 +124,12 @@ def random_speaker_scales(
         rows = members[name]
         n_used = min(int(np.exp(random.uniform(0.0, np.log(len(rows) + 1)))), len(rows))
         others = random.choice(rows, size=n_used - 1, replace=False)
-        scales.append(speaker_scale(SpeakerStatistics.of(features[np.union1d(others, [index])]), reference))
+        scales.append(_speaker_scale(features[np.union1d(others, [index])], reference))
     return np.stack(scales)
+
+
+def _speaker_scale(features: NDArray[np.floating[Any]], reference: Scale) -> Float32s:
+    return scale_to(shrunk(GroupStatistics().add(features), reference, _PRIOR_RECORDINGS), reference)
 
 
 def _members(speakers: Sequence[str]) -> dict[str, NDArray[np.intp]]:

@@ -9,22 +9,20 @@ more features than examples the rest cannot be estimated.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.audio.decoders import Float32s
+from ser_batch.models.arrays import ArrayFile
 
 _MEDIAN, _TAIL = 0.5, 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class Novelty:
+class Novelty(ArrayFile):
     """Centres and deviations of the training data, and the mapping of distances to novelty from 0 to 1.
 
     Attributes:
@@ -49,26 +47,6 @@ class Novelty:
         offsets = (features[:, None].astype(np.float64) - self.centres) / self.deviations
         distances: NDArray[np.float64] = np.sqrt(np.square(offsets).mean(axis=2)).min(axis=1)
         return distances
-
-    def save(self, file: IO[bytes]) -> None:
-        """Write all values as a NumPy archive."""
-        np.savez(file, **dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> Novelty:
-        """Read an archive of `save`.
-
-        Raises:
-            OSError, KeyError, ValueError, BadZipFile: the file is missing or damaged.
-        """
-        with np.load(path) as stored:
-            return cls(stored["centres"], stored["deviations"], float(stored["scale"]), float(stored["shape"]))
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over all values."""
-        values = dataclasses.asdict(self).values()
-        return hashlib.sha256(b"".join(np.asarray(value).tobytes() for value in values)).hexdigest()
 
 
 Batches = Callable[[], Iterable[tuple[Float32s, NDArray[np.int64]]]]

@@ -11,14 +11,19 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
 from ser_batch.audio.decoders import Float32s
+from ser_batch.models.heads import Head
 from ser_batch.models.networks.families import build_extractor
 from ser_batch.models.normalisation import (
+    GroupStatistics,
     Scale,
     measure_scale,
     random_speaker_scales,
+    scale_to,
+    shrunk,
     speaker_scales,
     within_speakers,
 )
+from ser_batch.models.voices import VoiceSpace, fit_voice_space
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_column
 from ser_batch.training.augmentation import augment, mixup
@@ -99,6 +104,15 @@ class FeatureSet:
             extra = () if scales is None else (scales[first:last],)
             yield graph(examples, *extra).numpy(), labels
             first = last
+
+    def voice_space(self, head: Head) -> VoiceSpace | None:
+        """The voice space of the examples as stored; None without speakers, or if not normalised by speaker."""
+        if not self._by_speaker:
+            return None
+        features = self._features()
+        batch = shrunk(GroupStatistics().add(features), head.reference, 0.0)
+        scale = scale_to(batch, head.reference)
+        return fit_voice_space(head.features(features, scale[None]), self._speakers())
 
     def _batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
         """The examples as stored, or their features, with their labels."""

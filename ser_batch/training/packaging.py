@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from ser_batch import __version__
-from ser_batch.models.bundles import Bundle, BundleContent, Calibration, save_bundle
+from ser_batch.models.bundles import Bundle, BundleArrays, BundleContent, Calibration, save_bundle
 from ser_batch.models.calibration import fit_temperature
-from ser_batch.models.networks.families import build_learner, build_network, features_of
+from ser_batch.models.networks.families import build_learner, build_network, encoder_of, features_of, head_of
 from ser_batch.models.novelty import fit_novelty
 from ser_batch.training.features import FeatureSet
 from ser_batch.training.recipes import Recipe
@@ -45,15 +45,17 @@ def package(
         "parameters": network.count_params(),
         "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
+    head = head_of(network, records.front_end, recipe, train.scale)
     novelty = fit_novelty(lambda: train.outputs(features_of(learner)))
+    arrays = BundleArrays(head, novelty, train.voice_space(head))
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
         calibration=_calibration(learner, validation),
-        speaker_reference=train.scale if recipe.normalise == "speaker" else None,
+        speaker_normalised=recipe.normalise == "speaker",
         training=provenance,
     )
-    bundle = save_bundle(folder, network, novelty, content)
+    bundle = save_bundle(folder, network, encoder_of(network, recipe), arrays, content)
     shutil.rmtree(folder / CHECKPOINTS)
     return bundle
 

@@ -16,10 +16,12 @@ import keras
 import numpy as np
 from keras import Input, Model, layers, ops
 
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.errors import TrainingError
-from ser_batch.models.networks.descriptors import _N_COARSE, _SMALL, _constant, _cosines, _pitch, _saliences, _Spectrum
+from ser_batch.models.heads import standardise
+from ser_batch.models.networks.descriptors import _N_COARSE, _constant, _cosines, _pitch, _saliences, _Spectrum
 from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.networks.statistics import (
     _change,
@@ -42,9 +44,6 @@ _LOUD_DB = 30.0
 _N_CEPSTRA = 24
 _N_SHAPES = 13
 _N_CORRELATED = 16
-
-# Standardised functionals are clipped to this range, to limit the effect of outliers.
-_MAX_DEVIATIONS = 5.0
 
 
 def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
@@ -166,10 +165,7 @@ def _classified(
         speaker = Input((2, sum(sizes)), name="speaker_scale")
         inputs.append(speaker)
         features = features * speaker[:, 0] + speaker[:, 1]
-    x = ops.clip((features - scale.mean) / np.sqrt(scale.variance + _SMALL), -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
-    # Every group gets the same total variance, independent of its size.
-    shares = np.concatenate([np.full(size, size**-0.5) for size in sizes])
-    x = x * _constant(shares / np.sqrt(np.square(shares).mean()))
+    x = standardise(features, scale, _group_weights(sizes), ops)
     x = layers.Dropout(options.dropout, name="drop")(x)
     emotion = layers.Dense(
         n_labels,
@@ -180,6 +176,17 @@ def _classified(
         name="emotion",
     )
     return inputs, emotion(x)
+
+
+def feature_weights(front_end: FrontEnd) -> Float32s:
+    """The weight of each functional before the softmax layer, float32 ``(features,)``."""
+    return _group_weights(_features(Input(front_end.shape), front_end, False)[1])
+
+
+def _group_weights(sizes: Sequence[int]) -> Float32s:
+    """Weights that give every group the same total variance, independent of its size."""
+    shares = np.concatenate([np.full(size, size**-0.5) for size in sizes])
+    return _constant(shares / np.sqrt(np.square(shares).mean()))
 
 
 def _centred(log_mel: Any) -> Any:

@@ -1,0 +1,105 @@
+"""Voices: groups of recordings with similar speakers and microphones, found without labels.
+
+Embeddings are projected to a space in which the training speakers differ and the recordings of one speaker do not:
+linear discriminant analysis of the speakers on principal components (as for i-vectors: Dehak, Kenny, Dehak, Dumouchel
+and Ouellet, "Front-End Factor Analysis for Speaker Verification", 2011). In this space the variance within a training
+speaker is 1 along every axis, so one threshold of the distance between groups serves all batches: no number of
+speakers has to be given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.audio.decoders import Float32s
+from ser_batch.models.arrays import ArrayFile
+
+_MOST_COMPONENTS = 60
+# Added to the variance within speakers, as a share of its mean.
+_REGULARISATION = 0.1
+# Groups are joined up to this mean distance of their recordings, in units of that of two recordings of one speaker.
+_THRESHOLD = 1.3
+# Recordings that are clustered; more are assigned to the nearest group, so that memory is bounded.
+_MOST_CLUSTERED = 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class VoiceSpace(ArrayFile):
+    """The projection to the voice space.
+
+    Attributes:
+        mean: of the features of the training examples, float32 ``(features,)``.
+        axes: float32 ``(features, dimensions)``; there are fewer dimensions than training speakers.
+    """
+
+    mean: Float32s
+    axes: Float32s
+
+    def project(self, features: Float32s) -> Float32s:
+        """Voice vectors, float32 ``(n, dimensions)``.
+
+        Args:
+            features: standardised features of recordings normalised by batch, float32 ``(n, features)``.
+        """
+        projected: Float32s = (features - self.mean) @ self.axes
+        return projected
+
+    def find(self, vectors: Float32s, names: Sequence[str]) -> NDArray[np.int64]:
+        """The voice of each recording, int64 ``(n,)``: from 0, in order of decreasing number of recordings.
+
+        Agglomerative clustering with average linkage. It does not depend on the order of the recordings.
+
+        Args:
+            vectors: of `project`, float32 ``(n, dimensions)``.
+            names: a unique name of each recording, which chooses those that are clustered.
+        """
+        from sklearn.cluster import AgglomerativeClustering  # here, as infer without voices does not need it
+
+        if len(vectors) < 2:
+            return np.zeros(len(vectors), np.int64)
+        digests = [hashlib.blake2b(name.encode("utf-8", "surrogatepass")).digest() for name in names]
+        order = sorted(range(len(names)), key=digests.__getitem__)
+        chosen = np.array(order[:_MOST_CLUSTERED])
+        threshold = _THRESHOLD * np.sqrt(2.0 * vectors.shape[1])
+        clustering = AgglomerativeClustering(n_clusters=None, distance_threshold=threshold, linkage="average")
+        found = clustering.fit_predict(vectors[chosen])
+        centres = np.stack([vectors[chosen[found == group]].mean(axis=0) for group in range(found.max() + 1)])
+        nearest = np.empty(len(vectors), np.int64)
+        nearest[chosen] = found
+        for row in order[_MOST_CLUSTERED:]:
+            nearest[row] = np.square(vectors[row] - centres).sum(axis=1).argmin()
+        counts, first = np.bincount(nearest, minlength=len(centres)), np.argsort(order)
+        rank = sorted(range(len(centres)), key=lambda group: (-counts[group], first[nearest == group].min(initial=0)))
+        numbers = np.empty(len(centres), np.int64)
+        numbers[rank] = np.arange(len(centres))
+        return numbers[nearest]
+
+
+def fit_voice_space(features: Float32s, speakers: Sequence[str]) -> VoiceSpace | None:
+    """Fit the voice space; None if the examples name fewer than three speakers.
+
+    Args:
+        features: standardised features of the training examples, not normalised by speaker, float32 ``(n, features)``.
+        speakers: of the examples; those with an empty name are not used.
+    """
+    names = np.array(speakers, dtype=object)
+    known = [name for name in sorted(set(speakers) - {""}) if (names == name).sum() > 1]
+    if len(known) < 3:
+        return None
+    used = features[np.isin(names, known)].astype(np.float64)
+    numbers = np.searchsorted(known, [name for name in speakers if name in set(known)])
+    mean = used.mean(axis=0)
+    components = np.linalg.svd(used - mean, full_matrices=False)[2][:_MOST_COMPONENTS].T
+    projected = (used - mean) @ components
+    centres = np.stack([projected[numbers == number].mean(axis=0) for number in range(len(known))])
+    within = np.cov((projected - centres[numbers]).T, bias=True) * len(used) / max(len(used) - len(known), 1)
+    within += _REGULARISATION * np.trace(within) / len(within) * np.eye(len(within))
+    whitening = np.linalg.inv(np.linalg.cholesky(within)).T
+    axes = np.linalg.svd((centres - centres.mean(axis=0)) @ whitening, full_matrices=False)[2]
+    axes = axes[: min(len(known) - 1, len(within))].T
+    return VoiceSpace(mean.astype(np.float32), (components @ whitening @ axes).astype(np.float32))
