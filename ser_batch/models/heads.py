@@ -24,19 +24,17 @@ SMALLEST_VARIANCE = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Head(ArrayFile):
-    """The arrays of a head; see `standardise` for the first three.
+    """The arrays of a head.
 
     Attributes:
         mean, variance: of the embeddings of the training examples, float32 ``(features,)`` each. With normalisation by
             speaker, they are also what every speaker's statistics are transformed to.
-        weights: of the features, float32 ``(features,)``.
         kernel: of the softmax layer, float32 ``(features, labels)``.
         bias: of the softmax layer, float32 ``(labels,)``.
     """
 
     mean: Float32s
     variance: Float32s
-    weights: Float32s
     kernel: Float32s
     bias: Float32s
 
@@ -54,7 +52,7 @@ class Head(ArrayFile):
         """
         if scales is not None:
             embeddings = embeddings * scales[:, 0] + scales[:, 1]
-        features: Float32s = standardise(embeddings, self.reference, self.weights, np)
+        features: Float32s = standardise(embeddings, self.reference, np)
         return features
 
     def probabilities(self, features: Float32s) -> NDArray[np.float64]:
@@ -65,14 +63,13 @@ class Head(ArrayFile):
         return shares
 
 
-def standardise(values: Any, scale: Scale, weights: Float32s, library: Any) -> Any:
-    """Features with mean 0 and deviation 1, clipped to `MAX_DEVIATIONS` deviations, and weighted.
+def standardise(values: Any, scale: Scale, library: Any) -> Any:
+    """Features with mean 0 and deviation 1, clipped to `MAX_DEVIATIONS` deviations.
 
     Args:
         values: an array or tensor ``(n, features)``.
         scale: of the training examples.
-        weights: float32 ``(features,)``.
         library: ``numpy``, or ``keras.ops``.
     """
     deviation = np.sqrt(scale.variance + SMALLEST_VARIANCE)
-    return library.clip((values - scale.mean) / deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS) * weights
+    return library.clip((values - scale.mean) / deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)

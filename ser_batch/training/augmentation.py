@@ -1,4 +1,4 @@
-"""Spectrogram augmentation as TensorFlow operations: vocal tract length, tempo, masking, gain and mixup.
+"""Spectrogram augmentation as TensorFlow operations: vocal tract length, tempo, channels, masking, gain and mixup.
 
 Every random choice is a function of a seed argument, so a resumed training repeats the same augmentation.
 """
@@ -19,6 +19,10 @@ from ser_batch.training.recipes import Augmentation
 # (Jaitly & Hinton, "Vocal Tract Length Perturbation improves speech recognition", 2013).
 _WARPED_TO_HZ = 4800.0
 
+# Frequencies at which a random equaliser has random gains, and their standard deviation.
+_EQUALISER_HZ = (50.0, 150.0, 400.0, 1000.0, 2500.0, 5000.0, 8000.0)
+_EQUALISER_DB = 3.0
+
 
 def augment(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
     """Augmentation of single examples: ``(n_mels, n_frames)`` and a seed to the same number of mels; None if off.
@@ -33,6 +37,9 @@ def augment(options: Augmentation, front_end: FrontEnd) -> Callable[[tf.Tensor, 
         steps.append(lambda log_mel, draws: at_tempo(log_mel, tf.exp(draws.uniform(-options.tempo, options.tempo))))
     if options.crop_max_frames and front_end.shorter == "keep":
         steps.append(lambda log_mel, draws: _cropped(log_mel, options, draws))
+    if options.channel_share:
+        channel = _Channel(front_end)
+        steps.append(lambda log_mel, draws: channel.applied(log_mel, options.channel_share, draws))
     if options.time_mask:
         steps.append(lambda log_mel, draws: _masked(log_mel, 1, options.time_mask, draws))
     if options.mel_mask_bands:
@@ -62,9 +69,58 @@ class _Draws:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
         """One float32 from ``low`` to ``high``."""
+        return tf.random.stateless_uniform((), self._stream(), low, high)
+
+    def normal(self, shape: tf.Tensor | tuple[int, ...]) -> tf.Tensor:
+        """Standard normal numbers, float32."""
+        return tf.random.stateless_normal(shape, self._stream())
+
+    def _stream(self) -> tf.Tensor:
         self._n_drawn += 1
-        stream = tf.random.experimental.stateless_fold_in(self._seed, self._n_drawn)
-        return tf.random.stateless_uniform((), stream, low, high)
+        return tf.random.experimental.stateless_fold_in(self._seed, self._n_drawn)
+
+
+class _Channel:
+    """Random recording channels, applied to log-mels: microphones, rooms, telephones and codecs."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        edges_hz = librosa.mel_frequencies(front_end.n_mels + 2, fmin=front_end.fmin_hz, fmax=front_end.fmax_hz)
+        octaves = np.log2(np.maximum(edges_hz[1:-1], 50.0) / 1000.0)
+        knots = np.log2(np.array(_EQUALISER_HZ) / 1000.0)
+        # Linear interpolation between the knots, as a matrix ``(n_mels, knots)``.
+        self._equaliser = np.stack([np.interp(octaves, knots, row) for row in np.eye(len(knots))], 1).astype(np.float32)
+        self._octaves = octaves.astype(np.float32)
+        self._floor = front_end.db_floor
+        self._frames_per_sec = front_end.rate_hz / front_end.hop_length
+
+    def applied(self, log_mel: tf.Tensor, share: float, draws: _Draws) -> tf.Tensor:
+        """The log-mel ``(n_mels, n_frames)``, with probability ``share`` as recorded through a random channel."""
+        gains = tf.linalg.matvec(self._equaliser, _EQUALISER_DB * draws.normal((len(_EQUALISER_HZ),)))
+        power = tf.pow(10.0, (log_mel + gains[:, tf.newaxis]) / 10.0)
+        power = tf.where(draws.uniform() < 0.3, self._reverberated(power, draws), power)
+        cut = tf.experimental.numpy.log2(draws.uniform(3.0, 8.0))
+        loss_db = tf.where(self._octaves > cut, 60.0 * (self._octaves - cut) + 3.0, 0.0)
+        passed = power * tf.pow(10.0, -loss_db / 10.0)[:, tf.newaxis]
+        power = tf.where(draws.uniform() < 0.4, passed, power)
+        power = tf.where(draws.uniform() < 0.7, power + self._noise(power, draws), power)
+        varied = 10.0 * tf.experimental.numpy.log10(power + self._floor)
+        return tf.where(draws.uniform() < share, varied, log_mel)
+
+    def _reverberated(self, power: tf.Tensor, draws: _Draws) -> tf.Tensor:
+        """Power with an exponential decay of .1 to .4 s for 60 dB."""
+        n_decay = int(0.4 * self._frames_per_sec)
+        decay = tf.pow(10.0, -6.0 * tf.range(1.0, n_decay + 1.0) / (draws.uniform(0.1, 0.4) * self._frames_per_sec))
+        kernel = tf.concat([0.05 * decay[::-1], [1.0]], 0)  # a convolution in TensorFlow is a correlation
+        padded = tf.pad(power, [(0, 0), (n_decay, 0)])[..., tf.newaxis]
+        return tf.nn.conv1d(padded, kernel[:, tf.newaxis, tf.newaxis], 1, "VALID")[..., 0]
+
+    def _noise(self, power: tf.Tensor, draws: _Draws) -> tf.Tensor:
+        """Noise between white and pink, 8 to 45 dB below the recording's mean power."""
+        shape = tf.pow(10.0, draws.uniform(-0.6, 0.0) * self._octaves)
+        mean = tf.reduce_sum(tf.reduce_mean(power, 1)) * tf.pow(10.0, -draws.uniform(8.0, 45.0) / 10.0)
+        # The power of a band of noise varies over time as a chi-squared variate, here of four degrees of freedom.
+        fluctuation = sum(tf.square(draws.normal(tf.shape(power))) for _ in range(4)) / 4.0
+        return mean * (shape / tf.reduce_sum(shape))[:, tf.newaxis] * fluctuation
 
 
 class _WarpSources:

@@ -45,7 +45,7 @@ def package(
         "parameters": network.count_params(),
         "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
-    head = head_of(network, records.front_end, recipe, train.scale)
+    head = head_of(network, recipe, train.scale)
     novelty = fit_novelty(lambda: train.outputs(features_of(learner)))
     arrays = BundleArrays(head, novelty, train.voice_space(head))
     content = BundleContent(

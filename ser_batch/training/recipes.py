@@ -26,6 +26,8 @@ class Augmentation(Settings):
         tempo: speed is scaled by ``exp`` of a number from ``-tempo`` to ``tempo``.
         time_mask: largest masked time range, as a share of the frames.
         mel_mask_bands: largest number of adjacent mel bands that are masked.
+        channel_share: share of examples that get a random channel: an equaliser, and at random a low-pass filter,
+            noise and reverberation.
         gain_db: largest change of level, up or down, in dB.
         mixup: both parameters of the beta distribution of the mixing weight (Zhang et al., "mixup: Beyond Empirical
             Risk Minimization", 2018).
@@ -38,6 +40,7 @@ class Augmentation(Settings):
     tempo: NonNegativeFloat = 0.0
     time_mask: BelowOne = 0.0
     mel_mask_bands: NonNegativeInt = 0
+    channel_share: NonNegativeFloat = 0.0
     gain_db: NonNegativeFloat = 0.0
     mixup: NonNegativeFloat = 0.0
 

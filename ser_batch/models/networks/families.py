@@ -8,12 +8,7 @@ import numpy as np
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.models.heads import SMALLEST_VARIANCE, Head
 from ser_batch.models.networks.crnn import seed_crnn
-from ser_batch.models.networks.functionals import (
-    feature_weights,
-    functional_extractor,
-    functional_head,
-    functional_network,
-)
+from ser_batch.models.networks.functionals import functional_extractor, functional_head, functional_network
 from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.normalisation import Scale
 
@@ -58,14 +53,14 @@ def encoder_of(network: keras.Model, options: NetworkOptions) -> keras.Model:
     return keras.Model(network.inputs[0], network.get_layer("functionals").output)
 
 
-def head_of(network: keras.Model, front_end: FrontEnd, options: NetworkOptions, scale: Scale | None) -> Head:
+def head_of(network: keras.Model, options: NetworkOptions, scale: Scale | None) -> Head:
     """The part of a network from embeddings to probabilities, as arrays; for the arguments see `build_network`."""
     kernel, bias = network.get_layer("emotion").get_weights()
     if options.network == "seed_crnn":  # the output of its LSTM is not standardised
         ones = np.ones(len(kernel), np.float32)
-        return Head(0.0 * ones, ones - SMALLEST_VARIANCE, ones, kernel, bias)
+        return Head(0.0 * ones, ones - SMALLEST_VARIANCE, kernel, bias)
     assert scale is not None
-    return Head(scale.mean, scale.variance, feature_weights(front_end), kernel, bias)
+    return Head(scale.mean, scale.variance, kernel, bias)
 
 
 def features_of(network: keras.Model) -> keras.Model:

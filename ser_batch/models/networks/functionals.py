@@ -13,15 +13,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import Input, Model, layers, ops
 
-from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.errors import TrainingError
 from ser_batch.models.heads import standardise
-from ser_batch.models.networks.descriptors import _N_COARSE, _constant, _cosines, _pitch, _saliences, _Spectrum
+from ser_batch.models.networks.descriptors import (
+    _N_COARSE,
+    _NEPERS_PER_DB,
+    _cosines,
+    _pitch,
+    _saliences,
+    _Spectrum,
+)
 from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.networks.statistics import (
     _change,
@@ -32,17 +37,18 @@ from ser_batch.models.networks.statistics import (
     _mean,
     _modulations,
     _moments,
-    _quantiles,
     _rates,
     _steps,
 )
 from ser_batch.models.normalisation import Scale
 
-# Frames within this of the loud ones (the 95th percentile of level) count as speech.
-_LOUD_DB = 30.0
+# Frames within this of the power-weighted mean level count as speech.
+_LOUD_DB = 25.0
+
+# Lower limit of the level of a band, relative to the recording's own level.
+_FLOOR_DB = -65.0
 
 _N_CEPSTRA = 24
-_N_SHAPES = 13
 _N_CORRELATED = 16
 
 
@@ -64,13 +70,11 @@ def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
             f"functionals need a multiple of {_N_COARSE} mel bands, and this front end has {front_end.n_mels}; "
             "build the records with --front-end speech"
         )
-    real = ops.cast(ops.greater(log_mel[:, 0], PADDING_DB / 2), "float32")  # (batch, frames)
-    fine = ops.transpose(log_mel, (0, 2, 1))
-    fine = ops.where(ops.expand_dims(real, -1) > 0, fine, float(10.0 * np.log10(front_end.db_floor)))
+    fine = _at_reference_level(log_mel)
     spectrum = _Spectrum(fine, front_end)
     level = spectrum.level
-    (loudest,) = _quantiles(_column(level), real, (0.95,))
-    loud = real * ops.cast(ops.greater(level, loudest - _LOUD_DB), "float32")
+    loud = ops.cast(ops.greater(level, _power_weighted_mean(level) - _LOUD_DB), "float32")
+    real = _span(loud)
     saliences = _saliences(fine, front_end)
     salience = ops.max(saliences, -1)
     mean, deviation = _moments(_column(salience), loud)
@@ -95,13 +99,37 @@ def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
             ],
             -1,
         ),
-        "voiced cepstra": _curve_statistics(cepstra[..., :_N_SHAPES], voiced),
         "correlations": _correlations(correlated, loud),
         "voiced correlations": _correlations(correlated, voiced),
         "change correlations": _correlations(*_steps(correlated, real, 4)),
         "modulations": _modulations(spectrum.coarse, real, frames_per_sec),
         "saliences": _mean(saliences, voiced),
     }
+
+
+def _at_reference_level(log_mel: Any) -> Any:
+    """The levels of all bands relative to the recording's own, ``(batch, frames, n_mels)``, at least `_FLOOR_DB`.
+
+    The reference is the mean level of all cells, weighted by power: silence around the speech does not change it.
+    """
+    levels = ops.transpose(log_mel, (0, 2, 1))
+    loudest = ops.max(levels, axis=(1, 2), keepdims=True)
+    power = ops.exp((levels - loudest) * _NEPERS_PER_DB)
+    reference = ops.sum(power * levels, axis=(1, 2), keepdims=True) / ops.sum(power, axis=(1, 2), keepdims=True)
+    return ops.maximum(levels - reference, _FLOOR_DB)
+
+
+def _power_weighted_mean(level: Any) -> Any:
+    """The mean level of the frames, weighted by power, ``(batch, 1)``."""
+    power = ops.exp((level - ops.max(level, axis=1, keepdims=True)) * _NEPERS_PER_DB)
+    return ops.sum(power * level, axis=1, keepdims=True) / ops.sum(power, axis=1, keepdims=True)
+
+
+def _span(loud: Any) -> Any:
+    """1 from the first to the last loud frame, 0 before and after, ``(batch, frames)``."""
+    until = ops.cumsum(loud, axis=1)
+    since = ops.sum(loud, axis=1, keepdims=True) - until + loud
+    return ops.cast(ops.minimum(until, since) > 0.5, "float32")
 
 
 def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> keras.Model:
@@ -165,7 +193,7 @@ def _classified(
         speaker = Input((2, sum(sizes)), name="speaker_scale")
         inputs.append(speaker)
         features = features * speaker[:, 0] + speaker[:, 1]
-    x = standardise(features, scale, _group_weights(sizes), ops)
+    x = standardise(features, scale, ops)
     x = layers.Dropout(options.dropout, name="drop")(x)
     emotion = layers.Dense(
         n_labels,
@@ -176,17 +204,6 @@ def _classified(
         name="emotion",
     )
     return inputs, emotion(x)
-
-
-def feature_weights(front_end: FrontEnd) -> Float32s:
-    """The weight of each functional before the softmax layer, float32 ``(features,)``."""
-    return _group_weights(_features(Input(front_end.shape), front_end, False)[1])
-
-
-def _group_weights(sizes: Sequence[int]) -> Float32s:
-    """Weights that give every group the same total variance, independent of its size."""
-    shares = np.concatenate([np.full(size, size**-0.5) for size in sizes])
-    return _constant(shares / np.sqrt(np.square(shares).mean()))
 
 
 def _centred(log_mel: Any) -> Any:
