@@ -16,6 +16,7 @@ from ser_batch.models.networks.families import build_extractor
 from ser_batch.models.normalisation import (
     GroupStatistics,
     Scale,
+    identity_scale,
     measure_scale,
     random_speaker_scales,
     scale_to,
@@ -94,10 +95,17 @@ class FeatureSet:
         of_epoch = None if scales is None else lambda _: scales
         return self._data.epochs(EpochOptions(self._recipe.batch_size, seed, scales=of_epoch), [0])
 
-    def outputs(self, learner: keras.Model) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """A network's outputs for the examples as stored, with their labels, in batches."""
+    def outputs(self, learner: keras.Model, alone: bool = False) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
+        """A network's outputs for the examples as stored, with their labels, in batches.
+
+        Args:
+            learner: the trainable part of the network, or a part of it.
+            alone: examples are not normalised by speaker.
+        """
         graph = traced(learner)
         scales = self._speaker_scales()
+        if alone and scales is not None and self.scale is not None:
+            scales = np.repeat(identity_scale(self.scale)[None], len(scales), axis=0)
         first = 0
         for examples, labels in self._batches():
             last = first + len(labels)

@@ -62,7 +62,9 @@ def package(
 
 def _calibration(learner: keras.Model, validation: FeatureSet | None) -> Calibration:
     if validation is not None:
-        probabilities, truth = (np.concatenate(column) for column in zip(*validation.outputs(learner), strict=True))
+        # Recordings are predicted in both ways: normalised by their speaker, and alone.
+        outputs = [*validation.outputs(learner), *validation.outputs(learner, alone=True)]
+        probabilities, truth = (np.concatenate(column) for column in zip(*outputs, strict=True))
         temperature = fit_temperature(probabilities, truth)
         if temperature is not None:
             return Calibration(temperature=temperature, fitted_on=validation.n_examples)
