@@ -303,6 +303,7 @@ def infer(
     speaker_from: str | None = None,
     channel: str | None = None,
     adapt: str | None = None,
+    labels: str | None = None,
     workers: int | None = None,
     update: bool = False,
     restart: bool = False,
@@ -325,12 +326,14 @@ def infer(
         from ser_batch.inference.adaptation import choose_adaptation
         from ser_batch.inference.infer import InferOptions
         from ser_batch.inference.infer import infer as run
+        from ser_batch.inference.predictions import choose_labels
 
         adaptation, notes = choose_adaptation(adapt, bundle, listing.recordings["speaker"], os.fspath(out) == "-")
-        for note in notes:
-            report(Note(note))
-        options = InferOptions(windows, table_format, restart, update, channels, adaptation)
+        chosen = None if labels is None else choose_labels(labels, bundle)
+        options = InferOptions(windows, table_format, restart, update, channels, adaptation, chosen)
         result = run(listing, bundle, os.fspath(out), engine, options, _progress(report))
+    for note in notes:
+        report(Note(note))
     return dataclasses.replace(result, model=bundle.short_fingerprint, adapt=adaptation, bases=listing.bases)
 
 

@@ -1,4 +1,4 @@
-"""A network that costs nothing, and counts in a file what it is given, whichever process gives it."""
+"""An encoder that costs nothing, and counts in a file what it is given, whichever process gives it."""
 
 import os
 from dataclasses import dataclass
@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.inference.predictions import PredictionOptions
-from ser_batch.inference.predictor import Float64s
+from ser_batch.inference.embeddings import EmbeddingOptions
 from ser_batch.models.bundles import Bundle, shipped_bundle
 
-N_LABELS = len(shipped_bundle().labels)
+HEAD = shipped_bundle().load_arrays().head
 
 
 @dataclass(frozen=True)
 class CountingNetwork:
-    """Stands in for a bundle's network.
+    """Stands in for a bundle's encoder: an embedding for the shipped head, with a pattern of its log-mel's levels.
 
     Attributes:
         log: grows by a byte with every window.
@@ -26,16 +25,16 @@ class CountingNetwork:
 
     log: Path
 
-    def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None = None) -> Float64s:
+    def __call__(self, log_mel: Float32s) -> Float32s:
         with open(self.log, "ab") as file:
             file.write(b".")
-        levels = np.array([band.mean() for band in np.array_split(log_mel, N_LABELS)]) / 10
-        shares = np.exp(levels - levels.max())
-        return np.append(shares / shares.sum(), 0.5)
+        levels = np.array([band.mean() for band in np.array_split(log_mel, 31)])
+        pattern = np.resize(np.tanh((levels - levels.mean()) / 10), len(HEAD.mean))
+        return (HEAD.mean + np.sqrt(HEAD.variance) * pattern).astype(np.float32)
 
-    def options(self, bundle: Bundle, windows: bool = False) -> PredictionOptions:
-        """What it takes the place of: `PredictionOptions.predictions`."""
-        return PredictionOptions(partial(CountingNetwork, self.log), bundle.front_end, windows)
+    def options(self, bundle: Bundle) -> EmbeddingOptions:
+        """What it takes the place of: `EmbeddingOptions.of`."""
+        return EmbeddingOptions(partial(CountingNetwork, self.log), bundle.front_end)
 
     def counted(self) -> int:
         """The number of windows since the last call."""
@@ -49,5 +48,5 @@ def network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     """Stands in for every bundle's network."""
     counting = CountingNetwork(tmp_path_factory.mktemp("network") / "log")
     counting.log.touch()
-    monkeypatch.setattr("ser_batch.inference.predictions.PredictionOptions.predictions", counting.options)
+    monkeypatch.setattr("ser_batch.inference.embeddings.EmbeddingOptions.of", counting.options)
     return counting

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ser_batch.corpus.table import Recording
-from ser_batch.inference.predictions import Block
+from ser_batch.inference.embeddings import Block
 from ser_batch.records.plan import ShardTask
 from ser_batch.runtime.engine import Outcome
 from ser_batch.runtime.local import LocalEngine

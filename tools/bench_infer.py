@@ -27,10 +27,17 @@ from ser_batch.audio.frontends import SEED
 from ser_batch.audio.windows import LogMelWindows
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import recordings
-from ser_batch.inference.predictions import PredictionOptions
-from ser_batch.inference.predictor import Float64s
+from ser_batch.inference.embeddings import EmbeddingOptions
 from ser_batch.inference.results import complete_results, keys_of
-from ser_batch.models.bundles import Bundle, BundleContent, Calibration, open_bundle, save_bundle, shipped_bundle
+from ser_batch.models.bundles import (
+    Bundle,
+    BundleArrays,
+    BundleContent,
+    Calibration,
+    open_bundle,
+    save_bundle,
+    shipped_bundle,
+)
 from ser_batch.models.novelty import Novelty
 from ser_batch.runtime.local import LocalEngine
 from tools.measuring import (
@@ -74,11 +81,12 @@ def make_seed_bundle(folder: str) -> None:
     import keras
 
     from ser_batch.models.networks.crnn import seed_crnn
-    from ser_batch.models.networks.families import features_of
+    from ser_batch.models.networks.families import encoder_of, features_of, head_of
     from ser_batch.models.networks.options import NetworkOptions
 
     keras.utils.set_random_seed(0)
-    network = seed_crnn(SEED.shape, 7, NetworkOptions(network="seed_crnn", dropout=0.3, norm_momentum=0.99))
+    options = NetworkOptions(network="seed_crnn", dropout=0.3, norm_momentum=0.99)
+    network = seed_crnn(SEED.shape, 7, options)
     n_features = features_of(network).output_shape[-1]
     novelty = Novelty(np.zeros((7, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     labels = shipped_bundle().labels
@@ -87,15 +95,16 @@ def make_seed_bundle(folder: str) -> None:
         labels=labels,
         front_end=SEED,
         calibration=Calibration(temperature=1.0, fitted_on=None),
-        speaker_reference=None,
+        speaker_normalised=False,
         training={},
     )
-    save_bundle(Path(folder), network, novelty, content)
+    arrays = BundleArrays(head_of(network, options, None), novelty, None)
+    save_bundle(Path(folder), network, encoder_of(network, options), arrays, content)
 
 
 def front_end_alone(source: str, bundle: str, workers: int) -> None:
     """Decode and transform, with a network that costs nothing; prints seconds."""
-    options = PredictionOptions(partial(_SilentNetwork), open_bundle(Path(bundle)).front_end)
+    options = EmbeddingOptions(partial(_SilentNetwork), open_bundle(Path(bundle)).front_end)
     with LocalEngine(workers) as engine, tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         listing = list_source(source)
@@ -104,8 +113,8 @@ def front_end_alone(source: str, bundle: str, workers: int) -> None:
 
 
 class _SilentNetwork:
-    def __call__(self, log_mel: Float32s, speaker_scale: Float32s | None) -> Float64s:
-        return np.zeros(8)
+    def __call__(self, log_mel: Float32s) -> Float32s:
+        return np.zeros(8, np.float32)
 
 
 def network_alone(source: str, bundle: str, workers: int) -> None:
@@ -129,7 +138,7 @@ def _run_network(n_log_mels: int, source: str, bundle: str) -> None:
 def _loaded(source: str, bundle: str) -> Callable[[], object]:
     """Calls the network on one after another of some log-mels."""
     opened = open_bundle(Path(bundle))
-    network = opened.load_runtime()
+    network = opened.load_encoder()
     table = list_source(source).recordings
     chosen = recordings(table.take(list(range(0, min(len(table), 535), 17))))
     some = [next(iter(LogMelWindows(recording, opened.front_end))).log_mel for recording in chosen]

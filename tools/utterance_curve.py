@@ -21,8 +21,8 @@ os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 from ser_batch.corpus.folds import make_folds
 from ser_batch.evaluation.cross_validate import fold_rows, parallel_folds
 from ser_batch.evaluation.metrics import score
-from ser_batch.inference.predictor import Predictor
-from ser_batch.models.normalisation import SpeakerStatistics, speaker_scale
+from ser_batch.inference.predictions import Classifier
+from ser_batch.models.normalisation import GroupStatistics, scale_to, shrunk
 from ser_batch.records.folder import open_records
 from ser_batch.records.reader import TrainValidation, read_examples, row_selection
 from ser_batch.runtime.local import LocalEngine
@@ -43,6 +43,8 @@ class Held:
     seed: int
 
 
+_PRIOR_RECORDINGS = 10.0
+
 # For each count: the true and the predicted labels.
 Outcomes = dict[int | None, list[tuple[int, int]]]
 
@@ -56,11 +58,10 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
     folder = work / f"{fold.name}-{held.seed}"
     sides = TrainValidation(row_selection(records, "all others", fold.rest), None, fold.name)
     bundle = train(records, folder, recipe, held.seed, restart=True, sides=sides).bundle
-    reference = bundle.content.speaker_reference
-    assert reference is not None
-    predictor = Predictor(bundle)
+    encoder, classifier = bundle.load_encoder(), Classifier.of(bundle)
+    reference = classifier.arrays.head.reference
     examples = list(read_examples(records, row_selection(records, "held out", fold.test)))
-    features = np.stack([predictor.functionals(example.log_mel) for example in examples])
+    features = np.stack([encoder(example.log_mel) for example in examples])
     outcomes: Outcomes = {}
     random = np.random.default_rng([held.seed, held.number])
     for count in COUNTS:
@@ -68,8 +69,9 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
             for place, example in enumerate(examples):
                 others = np.delete(np.arange(len(examples)), place)
                 drawn = others if count is None else random.choice(others, count - 1, replace=False)
-                scale = speaker_scale(SpeakerStatistics.of(features[np.append(drawn, place)]), reference)
-                best = int(np.argmax(predictor(example.log_mel, scale)[:-1]))
+                statistics = GroupStatistics().add(features[np.append(drawn, place)])
+                scale = scale_to(shrunk(statistics, reference, _PRIOR_RECORDINGS), reference)
+                best = int(np.argmax(classifier(features[place : place + 1], scale[None])[0, :-1]))
                 outcomes.setdefault(count, []).append((example.label, best))
     shutil.rmtree(folder)
     return outcomes

@@ -54,6 +54,10 @@ def infer(
         ),
     ] = None,
     adapt: Adapt = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="Choose among these labels only.", show_default="all of the model"),
+    ] = None,
     workers: Workers = usable_cpus(),
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
@@ -76,6 +80,7 @@ def infer(
             speaker_from=speaker_from,
             channel=channel,
             adapt=adapt,
+            labels=labels,
             workers=workers,
             update=update,
             restart=restart,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,8 @@ _ROWS_AT_ONCE = 256
 
 Float64s = NDArray[np.float64]
 
-# One row per recording: size and mtime_ns are null if there is no file; the last two are flattened.
+# One row per recording: size and mtime_ns are null if there is no file; the last two are the bytes of the arrays, as
+# lists of numbers take several times the memory while they are written and read.
 _PART = pa.schema(
     {
         "key": pa.binary(16),
@@ -43,8 +44,8 @@ _PART = pa.schema(
         "duration": pa.float64(),
         "warnings": pa.string(),
         "error": pa.string(),
-        "times": pa.list_(pa.float64()),
-        "embeddings": pa.list_(pa.float32()),
+        "times": pa.binary(),
+        "embeddings": pa.binary(),
     }
 )
 
@@ -180,8 +181,8 @@ def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Embedded]) -
         [result.duration_secs for result in results],
         [" ".join(result.warnings) for result in results],
         [result.error for result in results],
-        [result.times.ravel() for result in results],
-        [result.embeddings.ravel() for result in results],
+        [result.times.astype(np.float64).tobytes() for result in results],
+        [result.embeddings.astype(np.float32).tobytes() for result in results],
     ]
     table = pa.table([pa.array(*pair) for pair in zip(columns, _PART.types, strict=True)], _PART)
     with open_atomically(path, "wb") as file:
@@ -194,21 +195,13 @@ def read_part(path: Path) -> list[Embedded]:
     Raises:
         OutputError: the file is damaged.
     """
-    table = read_columns(path)
-    times, embeddings = (_arrays(table[name]) for name in ("times", "embeddings"))
     found = []
-    for row, of_times, of_embeddings in zip(table.select(_PART.names[1:6]).to_pylist(), times, embeddings, strict=True):
+    for row in read_columns(path).to_pylist():
         stamp = None if row["size"] is None else Stamp(row["size"], row["mtime_ns"])
-        windows = of_times.reshape(-1, 2)
-        arrays = (windows, of_embeddings.reshape(len(windows), -1 if len(windows) else 0))
-        found.append(Embedded(*arrays, row["duration"], tuple(row["warnings"].split()), row["error"], stamp))
+        times = np.frombuffer(row["times"], np.float64).reshape(-1, 2)
+        embeddings = np.frombuffer(row["embeddings"], np.float32).reshape(len(times), -1 if len(times) else 0)
+        found.append(Embedded(times, embeddings, row["duration"], tuple(row["warnings"].split()), row["error"], stamp))
     return found
-
-
-def _arrays(column: pa.ChunkedArray) -> list[NDArray[Any]]:
-    """The lists of a column as arrays that share its memory."""
-    lists = column.combine_chunks()
-    return np.split(lists.flatten().to_numpy(), lists.offsets.to_numpy()[1:-1]) if len(lists) else []
 
 
 def read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:

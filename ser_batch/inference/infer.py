@@ -49,6 +49,7 @@ class InferOptions:
         update: keep the results of unchanged files, predict new and changed ones.
         channel: the mean of all channels, one channel, or ``each`` (rows for every channel); None: as in training.
         adapt: what the predictions are adapted to; see `ser_batch.inference.adaptation.find_groups`.
+        labels: the labels to choose among; None: all of the model.
     """
 
     windows: bool = False
@@ -57,6 +58,7 @@ class InferOptions:
     update: bool = False
     channel: Channels | None = None
     adapt: Adaptation = "none"
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def infer(
     ]
     if options.channel is not None:
         listing = dataclasses.replace(listing, recordings=with_channels(listing.recordings, options.channel, engine))
-    run = _InferenceRun(dataclasses.replace(listing, rejections=rejections), bundle, kind, engine, options, on_progress)
+    classifier = Classifier.of(bundle, options.labels)  # first: a damaged bundle is an error before any work
+    listing = dataclasses.replace(listing, rejections=rejections)
+    run = _InferenceRun(listing, bundle, classifier, kind, engine, options, on_progress)
     return run.stream() if out == "-" else run.table(Path(out))
 
 
@@ -128,6 +132,7 @@ class _InferenceRun:
 
     listing: Listing
     bundle: Bundle
+    classifier: Classifier
     format: str
     engine: Engine
     options: InferOptions
@@ -137,7 +142,6 @@ class _InferenceRun:
         """Write rows to standard output in SOURCE order, each as soon as it is complete."""
         summary = TableSummary()
         table = self.listing.recordings
-        classifier = Classifier.of(self.bundle)
         with temporary_files_removed(), standard_output() as file, self._rows_to(file) as append:
             folder = Path(tempfile.mkdtemp())
             keys = keys_of(self.listing)
@@ -149,9 +153,9 @@ class _InferenceRun:
                 Path(block.path).unlink()
                 while expected < len(table) and (result := ready.pop(keys[expected].as_py(), None)):
                     one = next(in_order)
-                    (figures,) = classify([result], [None], classifier)
+                    (figures,) = classify([result], [None], self.classifier)
                     rows = predictions_of(result, one, figures, self.options.windows, *self._who(one, one.speaker))
-                    append(summary.add(rows, self.bundle.labels))
+                    append(summary.add(rows, self._labels))
                     expected += 1
                 file.flush()
                 self.on_progress(summary.files, len(table))
@@ -205,6 +209,7 @@ class _InferenceRun:
             "windows": self.options.windows,
             "format": self.format,
             "adapt": self.options.adapt,
+            "labels": self.options.labels,
             "speakers": self._speakers(),
             "channel": self.options.channel,
         }
@@ -241,7 +246,7 @@ class _InferenceRun:
         with open_atomically(out, "wb") as file:
             with self._rows_to(file) as append:
                 for rows in self._predictions(results):
-                    append(summary.add(rows, self.bundle.labels))
+                    append(summary.add(rows, self._labels))
                 self._append_rejections(append, summary)
             file.flush()
             sha256 = file_sha256(file.name)
@@ -251,17 +256,16 @@ class _InferenceRun:
 
     def _predictions(self, results: Callable[[], Iterator[Embedded]]) -> Iterator[Iterator[Prediction]]:
         """The rows of each recording, in SOURCE order."""
-        classifier = Classifier.of(self.bundle)
-        groups = self._groups(results, classifier)
+        groups = self._groups(results)
         numbered = enumerate(zip(recordings(self.listing.recordings), results(), strict=True))
         for block in in_blocks(numbered):
             found = [result for _, (_, result) in block]
-            figures = classify(found, [groups.scale(row) for row, _ in block], classifier)
+            figures = classify(found, [groups.scale(row) for row, _ in block], self.classifier)
             for (row, (one, result)), of_windows in zip(block, figures, strict=True):
                 who = self._who(one, groups.speakers[row])
                 yield predictions_of(result, one, of_windows, self.options.windows, *who)
 
-    def _groups(self, results: Callable[[], Iterator[Embedded]], classifier: Classifier) -> Groups:
+    def _groups(self, results: Callable[[], Iterator[Embedded]]) -> Groups:
         """The groups in which the recordings are normalised."""
         table = self.listing.recordings
         given = table["speaker"].fill_null("").to_pylist()
@@ -270,7 +274,7 @@ class _InferenceRun:
         def embeddings() -> Iterator[Float32s | None]:
             return (None if one.error else one.mean for one in results())
 
-        return find_groups(self.options.adapt, embeddings, given, names, classifier.arrays)
+        return find_groups(self.options.adapt, embeddings, given, names, self.classifier.arrays)
 
     def _who(self, one: Recording, speaker: str | None) -> tuple[int | None, str]:
         """The channel number and the speaker that the rows of a recording show."""
@@ -280,14 +284,18 @@ class _InferenceRun:
     def _append_rejections(self, append: Append, summary: TableSummary) -> None:
         for refused in self.listing.rejections:
             row = Prediction(refused.file, error=refused.reason, part=refused.part)
-            append(summary.add([row], self.bundle.labels))
+            append(summary.add([row], self._labels))
 
     def _rows_to(self, file: IO[bytes]) -> AbstractContextManager[Append]:
         return FORMATS[self.format](file, self._form, self.bundle.short_fingerprint)
 
     @property
+    def _labels(self) -> tuple[str, ...]:
+        return self.options.labels or self.bundle.labels
+
+    @property
     def _form(self) -> TableForm:
-        return TableForm(self.bundle.labels, self.options.channel == "each")
+        return TableForm(self._labels, self.options.channel == "each")
 
 
 def _check_is_table(out: Path) -> None:

@@ -9,9 +9,16 @@ import numpy as np
 
 from ser_batch.audio.decoders import Float32s
 from ser_batch.corpus.table import Part, Recording
+from ser_batch.errors import UsageError
 from ser_batch.inference.embeddings import Embedded, Float64s
 from ser_batch.models.bundles import Bundle, BundleArrays, Calibration
 from ser_batch.models.calibration import apply_temperature
+
+# Recordings with a higher novelty are farther from the training data than 95 % of the training recordings.
+UNFAMILIAR = 0.95
+
+# Bounds the memory of intermediate results.
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +64,57 @@ class Classifier:
     Attributes:
         arrays: head, novelty and voice space of a bundle.
         calibration: of its probabilities.
+        labels: the labels to choose among, as indices of the bundle's labels; their probabilities sum to 1.
     """
 
     arrays: BundleArrays
     calibration: Calibration
+    labels: tuple[int, ...]
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Classifier:
-        """The classifier of a bundle.
+    def of(cls, bundle: Bundle, labels: Sequence[str] | None = None) -> Classifier:
+        """The classifier of a bundle, for some of its labels; None: for all.
 
         Raises:
             BundleError: the bundle is damaged.
         """
-        return cls(bundle.load_arrays(), bundle.content.calibration)
+        chosen = tuple(bundle.labels.index(label) for label in labels or bundle.labels)
+        return cls(bundle.load_arrays(), bundle.content.calibration, chosen)
 
     def at(self, temperature: float) -> Classifier:
         """The same classifier with another temperature; 1: uncalibrated probabilities."""
         return replace(self, calibration=Calibration(temperature=temperature))
 
     def __call__(self, embeddings: Float32s, scales: Float32s | None = None) -> Float64s:
-        """Probabilities of the labels, then the novelty: float64 ``(n, labels + 1)``.
+        """Probabilities of the chosen labels, then the novelty: float64 ``(n, labels + 1)``.
 
         Args:
             embeddings: float32 ``(n, features)``.
             scales: factor and offset of each, float32 ``(n, 2, features)``; None: not normalised.
         """
-        features = self.arrays.head.features(embeddings, scales)
-        calibrated = apply_temperature(self.arrays.head.probabilities(features), self.calibration.temperature)
-        return np.column_stack([calibrated, self.arrays.novelty.of(features)])
+        found = []
+        for first in range(0, len(embeddings), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            features = self.arrays.head.features(embeddings[rows], None if scales is None else scales[rows])
+            calibrated = apply_temperature(self.arrays.head.probabilities(features), self.calibration.temperature)
+            chosen = calibrated[:, self.labels]
+            chosen /= np.maximum(chosen.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+            found.append(np.column_stack([chosen, self.arrays.novelty.of(features)]))
+        return np.concatenate(found)
+
+
+def choose_labels(text: str, bundle: Bundle) -> tuple[str, ...]:
+    """Some labels of a bundle, in its order, from their names with commas between.
+
+    Raises:
+        UsageError: a name is not a label of the bundle, or there are fewer than two.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in bundle.labels]:
+        raise UsageError(f"--labels {text}: the model has no label '{unknown[0]}'; it has {', '.join(bundle.labels)}")
+    if len(set(names)) < 2:
+        raise UsageError(f"--labels {text}: give two labels or more, with commas between")
+    return tuple(label for label in bundle.labels if label in names)
 
 
 def predictions_of(
@@ -108,7 +138,8 @@ def predictions_of(
     if not windows:
         times, figures = np.array([[times[0, 0], times[-1, 1]]]), figures.mean(axis=0, keepdims=True)
     for (start_secs, end_secs), (*probabilities, novelty) in zip(times.tolist(), figures.tolist(), strict=True):
-        shown = (tuple(probabilities), embedded.duration_secs, novelty, embedded.warnings)
+        warnings = embedded.warnings + (("unfamiliar",) if novelty > UNFAMILIAR else ())
+        shown = (tuple(probabilities), embedded.duration_secs, novelty, warnings)
         yield Prediction(recording.file, start_secs, end_secs, *shown, channel=channel, speaker=speaker)
 
 

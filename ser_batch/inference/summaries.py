@@ -60,7 +60,7 @@ class TableSummary:
                 self.first_errors.append((part_named(first.file, start, end) + channel, first.error))
             return rows
         self.audio_secs += first.duration_secs
-        self.warnings.update(first.warnings)
+        self.warnings.update({code for row in rows for code in row.warnings})
         for row in rows:
             self.emotions[labels[row.best]] += 1
         return rows

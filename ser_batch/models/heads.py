@@ -57,7 +57,8 @@ class Head(ArrayFile):
 
     def probabilities(self, features: Float32s) -> NDArray[np.float64]:
         """Probabilities before calibration, float64 ``(n, labels)``, of `features`."""
-        logits = (features @ self.kernel + self.bias).astype(np.float64)
+        # In double precision, so that a row does not depend on the number of rows, even by rounding.
+        logits = features.astype(np.float64) @ self.kernel.astype(np.float64) + self.bias
         shares: NDArray[np.float64] = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         return shares

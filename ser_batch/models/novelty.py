@@ -44,8 +44,9 @@ class Novelty(ArrayFile):
 
     def distances(self, features: Float32s) -> NDArray[np.float64]:
         """The root mean square offset, in deviations, of each row of ``(n, features)`` from the nearest centre."""
-        offsets = (features[:, None].astype(np.float64) - self.centres) / self.deviations
-        distances: NDArray[np.float64] = np.sqrt(np.square(offsets).mean(axis=2)).min(axis=1)
+        exact = features.astype(np.float64)
+        squares = [np.square((exact - centre) / self.deviations).mean(axis=1) for centre in self.centres]
+        distances: NDArray[np.float64] = np.sqrt(np.min(squares, axis=0))
         return distances
 
 

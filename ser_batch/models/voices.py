@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from ser_batch.audio.decoders import Float32s
 from ser_batch.models.arrays import ArrayFile
 
+Float64s = NDArray[np.float64]
+
 _MOST_COMPONENTS = 60
 # Added to the variance within speakers, as a share of its mean.
 _REGULARISATION = 0.1
@@ -40,22 +42,22 @@ class VoiceSpace(ArrayFile):
     mean: Float32s
     axes: Float32s
 
-    def project(self, features: Float32s) -> Float32s:
-        """Voice vectors, float32 ``(n, dimensions)``.
+    def project(self, features: Float32s) -> Float64s:
+        """Voice vectors, float64 ``(n, dimensions)``; a row does not depend on the other rows.
 
         Args:
             features: standardised features of recordings normalised by batch, float32 ``(n, features)``.
         """
-        projected: Float32s = (features - self.mean) @ self.axes
+        projected: Float64s = (features - self.mean).astype(np.float64) @ self.axes.astype(np.float64)
         return projected
 
-    def find(self, vectors: Float32s, names: Sequence[str]) -> NDArray[np.int64]:
+    def find(self, vectors: Float64s, names: Sequence[str]) -> NDArray[np.int64]:
         """The voice of each recording, int64 ``(n,)``: from 0, in order of decreasing number of recordings.
 
         Agglomerative clustering with average linkage. It does not depend on the order of the recordings.
 
         Args:
-            vectors: of `project`, float32 ``(n, dimensions)``.
+            vectors: of `project`, float64 ``(n, dimensions)``.
             names: a unique name of each recording, which chooses those that are clustered.
         """
         from sklearn.cluster import AgglomerativeClustering  # here, as infer without voices does not need it

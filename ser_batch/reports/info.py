@@ -152,6 +152,7 @@ def _describe_bundle(path: Path) -> list[str]:
         f"front end: {_shown(bundle.front_end)}",
         f"normalised by {training['recipe']['normalise']}, temperature {bundle.temperature:.3f}, "
         + (bundle.uncalibrated or f"fitted on {pluralize(bundle.content.fitted_on or 0, 'example')}"),
+        f"predictions can adapt to: {', '.join(bundle.adaptations)}",
         f"trained on {training['records_path']} ({training['records'][:12]}), "
         f"{pluralize(training['n_examples']['train'], 'example')}, seed {training['seed']}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(training["versions"].items())),

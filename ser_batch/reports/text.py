@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # scikit-learn and pandas would slow down the start of infer
     from ser_batch.evaluation.metrics import Scores
 
 _SHOWN_SPEAKERS = 24
+# Share of unfamiliar recordings from which a table gets a warning.
+_MANY_UNFAMILIAR = 0.25
 
 
 def comparison_lines(comparison: ModelComparison, name_a: str, name_b: str) -> list[str]:
@@ -138,6 +140,12 @@ def table_lines(summary: TableSummary, out: str, audio_secs: float, secs: float)
         secs: duration of this run.
     """
     lines = []
+    unfamiliar, predicted = summary.warnings["unfamiliar"], summary.files - summary.errors
+    if unfamiliar > _MANY_UNFAMILIAR * predicted:
+        lines.append(
+            f"warning: {unfamiliar:,} of {pluralize(predicted, 'recording')} are unlike the training data: do not "
+            "trust these predictions"
+        )
     if summary.formulas and out.endswith(".csv"):
         names = pluralize(summary.formulas, "name")
         lines.append(f"warning: {names} with =, +, - or @ at the start; import into a spreadsheet as text")

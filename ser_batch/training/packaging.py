@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import chain
 from typing import Any
 
 import keras
@@ -46,7 +47,9 @@ def package(
         "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
     head = head_of(network, recipe, train.scale)
-    novelty = fit_novelty(lambda: train.outputs(features_of(learner)))
+    # Of recordings that are normalised by their speaker, and of the same recordings alone.
+    features = features_of(learner)
+    novelty = fit_novelty(lambda: chain(train.outputs(features), train.outputs(features, alone=True)))
     arrays = BundleArrays(head, novelty, train.voice_space(head))
     content = BundleContent(
         labels=records.labels,

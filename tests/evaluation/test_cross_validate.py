@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,9 @@ from ser_batch.evaluation.cross_validate import CrossValidationOptions, cross_va
 from ser_batch.evaluation.fold_predictions import read_predictions
 from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
+from ser_batch.models.bundles import Adaptation
 from ser_batch.models.calibration import apply_temperature
+from ser_batch.models.networks.options import Normalisation
 from ser_batch.records.folder import RecordFolder, open_records
 from ser_batch.records.reader import Selection, TrainValidation
 from ser_batch.training.recipes import Recipe
@@ -184,14 +186,18 @@ TEMPERATURES = {"calibration": 0.5, "final": 3.0}
 
 
 @dataclass(frozen=True)
-class SpiedPredictor:
+class SpiedClassifier:
     """Always predicts the first label; the lower the temperature, the higher its probability."""
 
     bundle: Any
     temperature: float = 1.0
 
-    def at(self, temperature: float) -> "SpiedPredictor":
-        return SpiedPredictor(self.bundle, temperature)
+    @classmethod
+    def of(cls, bundle: Any) -> "SpiedClassifier":
+        return cls(bundle)
+
+    def at(self, temperature: float) -> "SpiedClassifier":
+        return SpiedClassifier(self.bundle, temperature)
 
 
 @dataclass
@@ -208,16 +214,26 @@ class Trainings:
         return SimpleNamespace(bundle=SimpleNamespace(temperature=TEMPERATURES[folder.name], name=folder.name))
 
     def predict(
-        self, bundle: Any, predictor: SpiedPredictor, records: RecordFolder, selection: Selection
-    ) -> Iterator[LabelledPrediction]:
-        assert bundle is predictor.bundle
+        self,
+        bundle: Any,
+        classifiers: Sequence[SpiedClassifier],
+        records: RecordFolder,
+        selection: Selection,
+        adapt: str,
+    ) -> list[list[LabelledPrediction]]:
         assert bundle.name == "final"
-        if predictor.temperature != 1.0:
-            self.held_out.append(selection)
+        assert adapt in ("none", "speakers")
+        assert all(one.bundle is bundle for one in classifiers)
+        self.held_out.append(selection)
+        return [self.predicted(one.temperature, records, selection) for one in classifiers]
+
+    def predicted(self, temperature: float, records: RecordFolder, selection: Selection) -> list[LabelledPrediction]:
+        found = []
         for row in example_rows(records, selection):
-            probabilities = apply_temperature([[0.4, *(0.1,) * 6]], predictor.temperature)[0]
+            probabilities = apply_temperature([[0.4, *(0.1,) * 6]], temperature)[0]
             prediction = Prediction(row["file"], row["start"], row["end"], tuple(probabilities))
-            yield LabelledPrediction(row["speaker"], records.labels.index(row["label"]), prediction)
+            found.append(LabelledPrediction(row["speaker"], records.labels.index(row["label"]), prediction))
+        return found
 
     def rows(self, selection: Selection | None) -> Rows:
         return example_rows(self.records, selection) if selection else []
@@ -238,7 +254,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch, kept_records: RecordFolder) -> Tr
     trainings = Trainings(kept_records, [], [])
     monkeypatch.setattr(validation, "train", trainings.train)
     monkeypatch.setattr(validation, "predict_examples", trainings.predict)
-    monkeypatch.setattr(validation, "Predictor", SpiedPredictor)
+    monkeypatch.setattr(validation, "Classifier", SpiedClassifier)
     monkeypatch.setattr(validation, "one_thread", lambda *_: None)
     return trainings
 
@@ -309,12 +325,30 @@ def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_pa
 
 def test_normalising_by_speaker_is_named_beside_every_score(trainings: Trainings, tmp_path: Path) -> None:
     recipe = QUICK.replace(normalise="speaker")
-    cross_validate(trainings.records, tmp_path / "cv", recipe, CrossValidationOptions("speaker", 3, 1, 0), Inline())
+    options = CrossValidationOptions("speaker", 3, 1, 0, "speakers")
+    cross_validate(trainings.records, tmp_path / "cv", recipe, options, Inline())
     scores = json.loads((tmp_path / "cv" / "scores.json").read_text())
     assert scores["title"].endswith(
-        "3 speaker-grouped folds, statistics of each speaker's held-out, unlabelled audio used"
+        "3 speaker-grouped folds, adapted to each speaker's held-out, unlabelled recordings"
     )
     assert scores["protocol"]["normalise"] == "speaker"
+
+
+@pytest.mark.parametrize(
+    ("adapt", "normalise", "problem"),
+    [
+        ("voices", "speaker", "--adapt voices: each fold holds out one speaker only; give --folds N"),
+        ("batch", "speaker", "--adapt batch: each fold holds out one speaker only; give --folds N"),
+        ("speakers", "train", "--adapt speakers: the recipe needs normalise = speaker; it has train"),
+    ],
+)
+def test_adaptations_that_cannot_be_scored(
+    trainings: Trainings, tmp_path: Path, adapt: Adaptation, normalise: Normalisation, problem: str
+) -> None:
+    options = CrossValidationOptions("speaker", None, 1, 0, adapt)
+    with pytest.raises(UsageError, match=problem):
+        cross_validate(trainings.records, tmp_path / "cv", QUICK.replace(normalise=normalise), options, Inline())
+    assert not (tmp_path / "cv").exists()
 
 
 def test_finished_folds_are_not_trained_again(trainings: Trainings, tmp_path: Path) -> None:

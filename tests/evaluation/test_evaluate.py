@@ -14,23 +14,31 @@ from ser_batch.corpus.labels import label_recordings
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.splits import SplitPlan
 from ser_batch.corpus.table import recordings as recordings_of
-from ser_batch.inference.examples import predict_examples
-from ser_batch.inference.predictions import PredictionOptions
-from ser_batch.inference.predictor import Predictor
-from ser_batch.models.bundles import Bundle, BundleContent, Calibration, save_bundle, shipped_bundle
+from ser_batch.inference.embeddings import EmbeddingOptions
+from ser_batch.inference.examples import LabelledPrediction, predict_examples
+from ser_batch.inference.predictions import Classifier
+from ser_batch.models.bundles import (
+    Adaptation,
+    Bundle,
+    BundleArrays,
+    BundleContent,
+    Calibration,
+    save_bundle,
+    shipped_bundle,
+)
 from ser_batch.models.calibration import apply_temperature
-from ser_batch.models.networks.families import build_network
+from ser_batch.models.networks.families import build_network, encoder_of, head_of
 from ser_batch.models.networks.functionals import functional_extractor
 from ser_batch.models.normalisation import Scale
 from ser_batch.models.novelty import Novelty
 from ser_batch.records.build import build_records
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.plan import BuildOptions, plan_build
-from ser_batch.records.reader import split_selection
+from ser_batch.records.reader import Selection, split_selection
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.training.recipes import Recipe
 from tests.frontends import KEPT, WINDOWED
-from tests.predicting import results_of
+from tests.predicting import classified, results_of
 from tests.recipes import PLAIN
 
 
@@ -99,10 +107,10 @@ def test_evaluate_and_infer_agree(records: RecordFolder, tmp_path: Path, emodb_s
     bundle = shipped_bundle()
     recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
     with LocalEngine(2) as engine:
-        results = results_of(recordings, engine, PredictionOptions.predictions(bundle))
-    for recording, result in zip(recordings, results, strict=True):
-        probabilities = [float(evaluated[recording.file][f"p_{label}"]) for label in bundle.labels]
-        assert probabilities == pytest.approx(result.rows[0, 2:-1], abs=1e-6)
+        results = results_of(recordings, engine, EmbeddingOptions.of(bundle))
+    for one in classified(recordings, results):
+        probabilities = [float(evaluated[one.file][f"p_{label}"]) for label in bundle.labels]
+        assert probabilities == pytest.approx(one.probabilities, abs=1e-6)
 
 
 def test_another_front_end_is_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
@@ -165,36 +173,43 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
     network = build_network(records.front_end, len(records.labels), recipe, scale)
     chance = np.random.default_rng(0)
     for weight in network.weights:
-        weight.assign(chance.normal(0, 0.3, weight.shape))
+        weight.assign(chance.normal(0, 0.01, weight.shape))
     novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
-    reference = scale if recipe.normalise == "speaker" else None
+    arrays = BundleArrays(head_of(network, recipe, scale), novelty, None)
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
         calibration=Calibration(temperature=temperature),
-        speaker_reference=reference,
+        speaker_normalised=recipe.normalise == "speaker",
         training=training,
     )
-    return save_bundle(folder, network, novelty, content)
+    return save_bundle(folder, network, encoder_of(network, recipe), arrays, content)
+
+
+def predicted(
+    bundle: Bundle, records: RecordFolder, split: Selection, adapt: Adaptation = "none"
+) -> list[LabelledPrediction]:
+    (found,) = predict_examples(bundle, [Classifier.of(bundle)], records, split, adapt)
+    return found
 
 
 @pytest.mark.parametrize("normalise", ["speaker", "file"])
 def test_both_normalise_alike(tmp_path: Path, emodb_sample: Path, normalise: str, capfd) -> None:
-    """By speaker: `infer` makes a first pass, as `evaluate` does; without names, no speaker is normalised."""
+    """By speaker, or each recording alone; only a model that normalises by speaker differs between the two."""
     records = build(emodb_sample, tmp_path / "records", KEPT)
     bundle = untrained_bundle(tmp_path / "bundle", records, recipe=PLAIN.replace(normalise=normalise))
     split = split_selection(records, "train")
     evaluated = {
         one.prediction.file: one.prediction.probabilities
-        for one in predict_examples(bundle, Predictor(bundle), records, split)
+        for one in predicted(bundle, records, split, "speakers" if normalise == "speaker" else "none")
     }
     inferred = {}
     for named in (True, False):
         out = tmp_path / f"{named}.csv"
-        options = ["--speaker-from", "regex:(?P<speaker>[0-9]{2})"] if named else []
+        options = ["--speaker-from", "regex:(?P<speaker>[0-9]{2})"] if named else ["--adapt", "none"]
         assert main(["infer", str(emodb_sample), "-o", str(out), "--model", str(bundle.path), "-j", "2", *options]) == 0
-        assert ("--speaker-from has no effect" in capfd.readouterr().err) == (named and normalise != "speaker")
+        assert ("the speakers have no effect" in capfd.readouterr().err) == (named and normalise != "speaker")
         inferred[named] = {row["file"]: [float(row[f"p_{label}"]) for label in bundle.labels] for row in read(out)}
     assert inferred[True].keys() == evaluated.keys()
     for file, probabilities in evaluated.items():
@@ -214,13 +229,12 @@ def test_windows_of_a_recording_are_one_prediction_in_both(
     bundle = untrained_bundle(tmp_path / "bundle", records)
     assert records.n_examples() > 14
     split = split_selection(records, "train")
-    found = predict_examples(bundle, Predictor(bundle), records, split)
+    found = predicted(bundle, records, split)
     evaluated = {one.prediction.file: one.prediction for one in found}
     recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
     with LocalEngine(2) as engine:
-        results = results_of(recordings, engine, PredictionOptions.predictions(bundle))
-    for recording, result in zip(recordings, results, strict=True):
-        (one,) = result.predictions(recording.file)
+        results = results_of(recordings, engine, EmbeddingOptions.of(bundle))
+    for one in classified(recordings, results, bundle=bundle):
         assert evaluated[one.file].probabilities == pytest.approx(one.probabilities, abs=1e-6)
         assert evaluated[one.file].end_secs == pytest.approx(one.end_secs, abs=1e-5)
         assert one.end_secs == pytest.approx(one.duration_secs)
@@ -231,10 +245,10 @@ def test_probabilities_are_given_at_the_bundles_temperature(tmp_path: Path, emod
     records = build(emodb_sample, tmp_path / "records", KEPT)
     bundle = untrained_bundle(tmp_path / "bundle", records, temperature=0.25)
     split = split_selection(records, "train")
-    predictor = Predictor(bundle)
+    classifier = Classifier.of(bundle)
     raw, sharp = (
-        [one.prediction.probabilities for one in predict_examples(bundle, found, records, split)]
-        for found in (predictor.at(1.0), predictor)
+        [one.prediction.probabilities for one in found]
+        for found in predict_examples(bundle, [classifier.at(1.0), classifier], records, split)
     )
     np.testing.assert_allclose(sharp, apply_temperature(raw, 0.25), atol=1e-6)
     assert np.abs(np.array(sharp) - raw).max() > 0.01

@@ -16,13 +16,13 @@ from ser_batch.cli.app import main
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import recordings as recordings_of
 from ser_batch.evaluation.metrics import score
-from ser_batch.inference.predictions import PredictionOptions
+from ser_batch.inference.embeddings import EmbeddingOptions
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
 from tests.counting import CountingNetwork
 from tests.deadly import DeadlyEngine
-from tests.predicting import results_of
+from tests.predicting import classified, results_of
 
 LABELS = shipped_bundle().labels
 
@@ -104,12 +104,12 @@ def test_nothing_but_errors_exits_1_every_time(tmp_path: Path) -> None:
 
 def test_workers_and_neighbours_change_nothing(emodb_sample: Path) -> None:
     recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
-    options = PredictionOptions.predictions(shipped_bundle())
+    options = EmbeddingOptions.of(shipped_bundle())
     results = []
     for workers, order in [(1, slice(None)), (3, slice(None, None, -1))]:
         with LocalEngine(workers) as engine:
             found = results_of(recordings[order], engine, options)
-            results.append(np.array([one.rows[0] for one in found])[order])
+            results.append(np.array([one.embeddings[0] for one in found])[order])
     np.testing.assert_array_equal(results[0], results[1])
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_ends_its_worker_is_a_row(emodb_sample: Path) -> None:
     recordings = list(recordings_of(list_source(str(emodb_sample)).recordings))
     with LocalEngine(2) as engine:
         deadly = DeadlyEngine(engine, "08a02La.wav", signum=11)
-        results = results_of(recordings, deadly, PredictionOptions.predictions(shipped_bundle()))
+        results = results_of(recordings, deadly, EmbeddingOptions.of(shipped_bundle()))
     assert [one.file for one, result in zip(recordings, results, strict=True) if result.error] == ["08a02La.wav"]
 
 
@@ -160,7 +160,7 @@ def test_standard_output_holds_rows_and_nothing_else(emodb_sample: Path, capfd) 
     assert main(["infer", str(emodb_sample / "03a01Wa.wav"), "-o", "-"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("file,start,end,emotion")
+    assert lines[0].startswith("file,start,end,speaker,emotion")
     assert lines[1].startswith("03a01Wa.wav,00:00:00.000000,00:00:01.877813,")
 
 
@@ -200,7 +200,7 @@ def test_standard_output_is_what_the_file_would_be(
     (source / "up").symlink_to(source)
     assert main(["infer", str(source), "-o", "-", "-j", "2", *options]) == 3
     streamed = capfdbinary.readouterr().out
-    assert infer(source, tmp_path / "table", *options) == 3
+    assert infer(source, tmp_path / "table", "--adapt", "none", *options) == 3
     assert streamed == (tmp_path / "table").read_bytes()
 
 
@@ -242,7 +242,7 @@ def test_a_missing_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd)
 
 def test_a_damaged_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd) -> None:
     bundle = Path(shutil.copytree(shipped_bundle().path, tmp_path / "bundle"))
-    for name in ("model.tflite", "novelty.npz"):
+    for name in ("model.tflite", "novelty.npz", "head.npz", "voices.npz"):
         whole = (bundle / name).read_bytes()
         (bundle / name).write_bytes(whole[:-7])
         assert infer(emodb_sample, tmp_path / "p.csv", "--model", str(bundle)) == 1
@@ -259,9 +259,9 @@ def test_the_shipped_model_fits_its_own_corpus(emodb: Path) -> None:
 
     recordings = list(recordings_of(label_recordings(list_source(str(emodb))).recordings))
     with LocalEngine(2) as engine:
-        results = results_of(recordings, engine, PredictionOptions.predictions(shipped_bundle()))
+        results = results_of(recordings, engine, EmbeddingOptions.of(shipped_bundle()))
     truth = [LABELS.index(recording.label or "") for recording in recordings]
-    scores = score(truth, [int(np.argmax(one.rows[0, 2:-1])) for one in results], LABELS)
+    scores = score(truth, [row.best for row in classified(recordings, results)], LABELS)
     assert len(results) == 535
     assert scores.uar > 0.8  # most of it was trained on: a broken path would not come near
 

@@ -17,19 +17,19 @@ from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import Recording
 from ser_batch.corpus.table import recordings as recordings_of
 from ser_batch.errors import BundleError
-from ser_batch.inference.predictions import Block, Prediction, PredictionOptions, read_part, write_block
+from ser_batch.inference.embeddings import Block, EmbeddingOptions, read_part, write_block
+from ser_batch.inference.predictions import Classifier
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
 from tests.counting import CountingNetwork
 from tests.deadly import DeadlyEngine, HangingEngine
 from tests.frontends import WINDOWED
-from tests.predicting import results_of
+from tests.predicting import results_of, rows_of
 from tests.records.test_long_files import write_long
 
 NETWORK = partial(CountingNetwork, Path(os.devnull))
-WINDOWS = PredictionOptions(NETWORK, WINDOWED, windows=True)
-WHOLE = PredictionOptions(NETWORK, WINDOWED)
+OPTIONS = EmbeddingOptions(NETWORK, WINDOWED)
 MINUTE = 60
 
 
@@ -57,21 +57,14 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     return list(recordings_of(list_source(str(folder)).recordings))
 
 
-def rows_of(recordings, engine, options=WHOLE) -> list[Prediction]:
-    results = results_of(recordings, engine, options)
-    return [row for one, result in zip(recordings, results, strict=True) for row in result.predictions(one.file)]
-
-
 def directly(recording: Recording) -> tuple[list[tuple[float, float]], np.ndarray]:
     windows = list(LogMelWindows(recording, WINDOWED))
-    return (
-        [(window.start_secs, window.end_secs) for window in windows],
-        np.array([NETWORK()(window.log_mel)[:-1] for window in windows]),
-    )
+    figures = Classifier.of(shipped_bundle())(np.stack([NETWORK()(window.log_mel) for window in windows]))
+    return [(window.start_secs, window.end_secs) for window in windows], figures[:, :-1]
 
 
 def test_every_window_has_a_row(mixed, engine) -> None:
-    rows = rows_of(mixed, engine, WINDOWS)
+    rows = rows_of(mixed, engine, OPTIONS, windows=True)
     assert [*dict.fromkeys(row.file for row in rows)] == [recording.file for recording in mixed]
     for recording in mixed:
         of_file = [row for row in rows if row.file == recording.file]
@@ -85,7 +78,7 @@ def test_every_window_has_a_row(mixed, engine) -> None:
 
 
 def test_a_recording_has_the_mean_of_its_windows(mixed, engine) -> None:
-    rows = rows_of(mixed, engine)
+    rows = rows_of(mixed, engine, OPTIONS)
     assert [row.file for row in rows] == [recording.file for recording in mixed]
     for recording, row in zip(mixed, rows, strict=True):
         if not row.error:
@@ -94,12 +87,12 @@ def test_a_recording_has_the_mean_of_its_windows(mixed, engine) -> None:
             np.testing.assert_allclose(row.probabilities, probabilities.mean(axis=0), atol=1e-7)
 
 
-@pytest.mark.parametrize("options", [WHOLE, WINDOWS], ids=["whole", "windows"])
-def test_workers_change_nothing(mixed, options) -> None:
+@pytest.mark.parametrize("windows", [False, True], ids=["whole", "windows"])
+def test_workers_change_nothing(mixed, windows: bool) -> None:
     by_workers = []
     for workers in (1, 3):
         with LocalEngine(workers) as engine:
-            by_workers.append(rows_of(mixed, engine, options))
+            by_workers.append(rows_of(mixed, engine, OPTIONS, windows))
     assert by_workers[0] == by_workers[1]
 
 
@@ -109,7 +102,7 @@ def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Pa
     soundfile.write(tmp_path / "1.wav", long, 16_000, subtype="FLOAT")
     for name in ("0.wav", "2.wav"):
         write_tone(tmp_path / name)
-    rows = rows_of(list(recordings_of(list_source(str(tmp_path)).recordings)), engine, WINDOWS)
+    rows = rows_of(list(recordings_of(list_source(str(tmp_path)).recordings)), engine, OPTIONS, windows=True)
     assert [row.file for row in rows] == ["0.wav", "1.wav", "2.wav"]
     assert rows[1].error == "has a sample that is not finite, at 299.999 s"
     assert not rows[0].error
@@ -117,9 +110,9 @@ def test_windows_of_a_recording_that_is_refused_at_its_end_are_void(tmp_path: Pa
 
 
 def test_a_worker_that_waits_for_work_is_not_taken_for_one_that_hangs(mixed, tmp_path: Path) -> None:
-    write_block(Block((mixed[1],), (bytes(16),), str(tmp_path / "1.parquet")), WINDOWS)
+    write_block(Block((mixed[1],), (bytes(16),), str(tmp_path / "1.parquet")), OPTIONS)
     (result,) = read_part(tmp_path / "1.parquet")
-    assert len(result.rows) == 166
+    assert len(result.times) == len(result.embeddings) == 166
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
@@ -127,10 +120,10 @@ def test_a_worker_that_waits_for_work_is_not_taken_for_one_that_hangs(mixed, tmp
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-@pytest.mark.parametrize("options", [WHOLE, WINDOWS], ids=["whole", "windows"])
-def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, options) -> None:
-    undisturbed = rows_of(mixed, engine, options)
-    rows = rows_of(mixed, DeadlyEngine(engine, "04.wav", signum), options)
+@pytest.mark.parametrize("windows", [False, True], ids=["whole", "windows"])
+def test_a_file_that_ends_its_worker_is_a_row(mixed, engine, signum, windows: bool) -> None:
+    undisturbed = rows_of(mixed, engine, OPTIONS, windows)
+    rows = rows_of(mixed, DeadlyEngine(engine, "04.wav", signum), OPTIONS, windows)
     assert [row for row in rows if row.file != "04.wav"] == [row for row in undisturbed if row.file != "04.wav"]
     (error,) = [row.error for row in rows if row.file == "04.wav"]
     assert signal.Signals(signum).name in error
@@ -142,7 +135,7 @@ class DyingNetwork:
 
     n_windows: list[int] = field(default_factory=list)
 
-    def __call__(self, log_mel: np.ndarray, speaker_scale: object = None) -> np.ndarray:
+    def __call__(self, log_mel: np.ndarray) -> np.ndarray:
         self.n_windows.append(1)
         if len(self.n_windows) == 100:
             os.abort()
@@ -151,15 +144,15 @@ class DyingNetwork:
 
 def test_a_worker_that_dies_within_a_long_recording(mixed, engine) -> None:
     """The recordings of 250, 200, 200 and 400 seconds have a hundred windows or more; so has a task of short ones."""
-    undisturbed = rows_of(mixed, engine, WINDOWS)
-    rows = rows_of(mixed, engine, PredictionOptions(DyingNetwork, WINDOWED, True))
+    undisturbed = rows_of(mixed, engine, OPTIONS, windows=True)
+    rows = rows_of(mixed, engine, EmbeddingOptions(DyingNetwork, WINDOWED), windows=True)
     dead = [row.file for row in rows if "SIGABRT" in row.error]
     assert dead == ["01.wav", "04.wav", "06.wav", "10.wav"]
     assert [row for row in rows if row.file not in dead] == [row for row in undisturbed if row.file not in dead]
 
 
 def test_a_file_that_hangs_its_decoder_is_a_row(mixed, engine) -> None:
-    rows = rows_of(mixed, HangingEngine(engine, "04.wav"))
+    rows = rows_of(mixed, HangingEngine(engine, "04.wav"), OPTIONS)
     assert [row.file for row in rows if row.error] == ["03broken.wav", "04.wav"]
     assert "the worker made no progress" in rows[5].error
 
@@ -170,7 +163,7 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
     recordings = list(recordings_of(list_source(str(tmp_path)).recordings))
     with LocalEngine(2) as engine:
         twice = DeadlyEngine(DeadlyEngine(engine, "07.wav", 9), "31.wav", 11)  # type: ignore[arg-type]
-        rows = rows_of(recordings, twice)
+        rows = rows_of(recordings, twice, OPTIONS)
     assert [row.file for row in rows] == [recording.file for recording in recordings]
     assert [row.file for row in rows if row.error] == ["07.wav", "31.wav"]
 
@@ -178,7 +171,7 @@ def test_many_deadly_files_among_many(tmp_path: Path) -> None:
 def test_a_bundle_that_was_replaced_meanwhile_is_refused(mixed, engine) -> None:
     other = replace(shipped_bundle(), fingerprint="0" * 64)
     with pytest.raises(BundleError, match=r"was replaced during the run; run the same command again"):
-        results_of(mixed[:1], engine, PredictionOptions.predictions(other))
+        results_of(mixed[:1], engine, EmbeddingOptions.of(other))
 
 
 # --- memory
@@ -192,15 +185,15 @@ from ser_batch.corpus.sources import list_source
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.models.bundles import Bundle, shipped_bundle
 from ser_batch.runtime.process import keep_freed_memory
-from ser_batch.inference.predictions import PredictionOptions
+from ser_batch.inference.embeddings import EmbeddingOptions
 from tests.frontends import WINDOWED
 from tests.predicting import results_of
 from tests.counting import CountingNetwork
 
 def main():
     keep_freed_memory()
-    PredictionOptions.predictions = CountingNetwork(Path("/dev/null")).options
-    bundle = Bundle(Path("none"), shipped_bundle().content.replace(front_end=WINDOWED), "f" * 64)
+    EmbeddingOptions.of = CountingNetwork(Path("/dev/null")).options
+    bundle = Bundle(shipped_bundle().path, shipped_bundle().content.replace(front_end=WINDOWED), "f" * 64)
     with LocalEngine(1) as engine:
         result = infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, InferOptions(windows=True))
     print(result.summary.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))

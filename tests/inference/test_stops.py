@@ -14,7 +14,7 @@ import pytest
 
 from ser_batch.cli.app import main
 from ser_batch.formatting import pluralize
-from ser_batch.inference.predictions import read_part
+from ser_batch.inference.embeddings import read_part
 from ser_batch.inference.results import parts_folder
 from tests.conftest import fill
 from tests.records.test_crash import end_within, remount_read_only

@@ -32,7 +32,7 @@ ODD_NAMES = [
 ]
 ROWS = [
     *(Prediction(name, 0.0, 3725.5, (0.25, 0.7500004), 3725.5, 0.9, ("quiet", "clipped")) for name in ODD_NAMES),
-    Prediction("plain.wav", 3725.5, 7200.123456, (0.6, 0.4), 7200.123456),
+    Prediction("plain.wav", 3725.5, 7200.123456, (0.6, 0.4), 7200.123456, speaker="voice-001"),
     Prediction("part.wav", error="has no samples from 1.5 s on", part=(1.5, None)),
     Prediction("bad.wav", error="is empty (0 bytes)"),
 ]
@@ -62,7 +62,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def test_columns_are_the_contract() -> None:
-    columns = "file start end emotion confidence p_anger p_fear duration novelty model warnings error"
+    columns = "file start end speaker emotion confidence p_anger p_fear duration novelty model warnings error"
     assert TableForm(LABELS).columns == columns.split()
 
 
@@ -72,6 +72,7 @@ def test_pandas_reads_all_formats_alike(table: Path) -> None:
     assert frame["file"].tolist() == [row.file for row in ROWS]
     first = frame.iloc[0]
     assert (first["emotion"], first["confidence"], first["warnings"]) == ("fear", 0.75, "quiet clipped")
+    assert frame["speaker"].dropna().tolist() == ["voice-001"]
     assert first["end"] == pd.Timedelta(3725.5, "s")
     assert frame["end"].iloc[-3].total_seconds() == pytest.approx(7200.123456, abs=1e-6)
     assert frame["warnings"].isna().sum() == 3
@@ -85,14 +86,16 @@ def test_pandas_reads_all_formats_alike(table: Path) -> None:
 
 def test_csv_is_exact_to_the_byte(tmp_path: Path) -> None:
     text = write(tmp_path / "preds.csv").read_bytes()
-    assert text.startswith(b"file,start,end,emotion,confidence,p_anger,p_fear,duration,novelty,model,warnings,error\n")
-    row = b",00:00:00.000000,01:02:05.500000,fear,0.750000,0.250000,0.750000,3725.500000,0.900000,abc,quiet clipped,\n"
+    assert text.startswith(
+        b"file,start,end,speaker,emotion,confidence,p_anger,p_fear,duration,novelty,model,warnings,error\n"
+    )
+    row = b",00:00:00.000000,01:02:05.500000,,fear,0.750000,0.250000,0.750000,3725.500000,0.900000,abc,quiet clipped,\n"
     assert b"\nplain.wav" + row in text
     assert b'"comma, quote"" and\nnewline.wav"' + row in text
     assert b'"carriage\rreturn.wav"' + row in text
     assert b"\n=1+1.wav" + row in text
-    assert b"\npart.wav,00:00:01.500000,,,,,,,,abc,,has no samples from 1.5 s on\n" in text
-    assert text.endswith(b"\nbad.wav,,,,,,,,,abc,,is empty (0 bytes)\n")
+    assert b"\npart.wav,00:00:01.500000,,,,,,,,,abc,,has no samples from 1.5 s on\n" in text
+    assert text.endswith(b"\nbad.wav,,,,,,,,,,abc,,is empty (0 bytes)\n")
     with open(tmp_path / "preds.csv", encoding="utf-8", newline="") as file:
         assert [one["file"] for one in csv.DictReader(file)] == [one.file for one in ROWS]
 
@@ -104,6 +107,7 @@ def test_jsonl_has_numbers_and_nulls(tmp_path: Path) -> None:
         "file": "plain.wav",
         "start": 0.0,
         "end": 3725.5,
+        "speaker": None,
         "emotion": "fear",
         "confidence": 0.75,
         "p_anger": 0.25,
@@ -123,7 +127,7 @@ def test_parquet_has_types(tmp_path: Path) -> None:
     schema = pq.read_schema(write(tmp_path / "preds.parquet"))
     kinds = {name: str(schema.field(name).type) for name in schema.names}
     assert {name for name, kind in kinds.items() if kind == "string"} == {
-        *("file", "emotion", "model", "warnings", "error")
+        *("file", "speaker", "emotion", "model", "warnings", "error")
     }
     assert kinds["start"] == kinds["end"] == "duration[us]"
     assert {kinds[name] for name in ("confidence", "p_anger", "p_fear", "duration", "novelty")} == {"double"}
@@ -151,7 +155,7 @@ def test_the_summary_is_what_was_written(table: Path) -> None:
     [
         b"",
         b"name,grade\nme,1\n",
-        b"file,start,end,emotion,confidence,p_anger\n",
+        b"file,start,end,speaker,emotion,confidence,p_anger\n",
         b'{"name": "me"}\n',
         b"{not json\n",
         b"[1, 2]\n",

@@ -13,7 +13,7 @@ from ser_batch.audio.logmels import PADDING_DB, log_mel
 from ser_batch.errors import TrainingError
 from ser_batch.models.bundles import load_keras, save_keras, shipped_bundle, weights_sha256
 from ser_batch.models.networks import descriptors
-from ser_batch.models.networks.families import features_of, functionals_of
+from ser_batch.models.networks.families import encoder_of, features_of
 from ser_batch.models.networks.functionals import (
     functional_extractor,
     functional_head,
@@ -27,7 +27,7 @@ from tests.frontends import KEPT, WINDOWED
 
 OPTIONS = NetworkOptions(network="functionals")
 LENGTHS = [1, 2, 3, 4, 5, 50, 83, 118]
-N_FEATURES = 1365
+N_FEATURES = functional_extractor(KEPT).output_shape[-1]
 UNIT = Scale(np.zeros(N_FEATURES, np.float32), np.full(N_FEATURES, 100.0, np.float32))
 
 
@@ -42,7 +42,7 @@ class Traced:
         chance = np.random.default_rng(0)
         for weight in network.weights:
             weight.assign(chance.normal(0, 0.02, weight.shape))
-        outputs = [functionals_of(network).output, features_of(network).output, network.output]
+        outputs = [encoder_of(network, OPTIONS).output, features_of(network).output, network.output]
         graph = traced(keras.Model(network.inputs, outputs))
         self._graph = graph
 
@@ -116,7 +116,7 @@ def test_centring_files_takes_their_level_away(plain: Traced, centred: Traced, s
 
 def test_the_head_on_the_extractor_is_the_network(plain: Traced, speech: np.ndarray) -> None:
     features, seen, probabilities = plain(stack([speech[:, :n_frames] for n_frames in (50, 83, 118)]))
-    assert features.shape == (3, N_FEATURES) == (3, functional_extractor(KEPT).output_shape[-1])
+    assert features.shape == (3, N_FEATURES)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     head = functional_head(KEPT, 7, OPTIONS, UNIT)
     head.set_weights(plain.network.get_weights())
@@ -189,5 +189,5 @@ def test_the_shipped_network_is_made_of_these_functionals(emodb_sample: Path) ->
     """Whoever changes one makes the shipped model anew."""
     samples, rate_hz = soundfile.read(emodb_sample / "03a01Wa.wav", dtype="float32")
     decibels = log_mel(samples, rate_hz, SPEECH)[None]
-    shipped = traced(functionals_of(shipped_bundle().load_network()))(decibels).numpy()
+    shipped = traced(encoder_of(shipped_bundle().load_network(), OPTIONS))(decibels).numpy()
     np.testing.assert_allclose(traced(functional_extractor(SPEECH))(decibels), shipped, rtol=1e-3, atol=1e-3)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from ser_batch.models.normalisation import (
+    GroupStatistics,
     Scale,
-    SpeakerStatistics,
     identity_scale,
     measure_scale,
     random_speaker_scales,
-    scales_of,
-    speaker_scale,
+    scale_to,
+    shrunk,
     speaker_scales,
     within_speakers,
 )
@@ -77,7 +77,7 @@ def test_more_recordings_bring_a_speaker_nearer_to_the_reference() -> None:
     left = []
     for n in (1, 5, 20, 100, 1000):
         features = features_of(n, 70.0, 1.0, n)
-        scale = speaker_scale(SpeakerStatistics.of(features), REFERENCE)
+        scale = scale_to(shrunk(GroupStatistics().add(features), REFERENCE, 10.0), REFERENCE)
         left.append(np.abs(applied(features, scale).mean(axis=0) - REFERENCE.mean)[1])
     assert left == sorted(left, reverse=True)
     assert left[-1] < left[0] / 10
@@ -85,12 +85,20 @@ def test_more_recordings_bring_a_speaker_nearer_to_the_reference() -> None:
 
 def test_merged_statistics_are_those_of_all_recordings() -> None:
     features = features_of(60, 12.0, 3.0)
-    statistics = SpeakerStatistics.of(features[:1])
+    statistics = GroupStatistics().add(features[:1])
     for part in np.array_split(features[1:], 7):
-        statistics.add(SpeakerStatistics.of(part))
-    np.testing.assert_allclose(
-        speaker_scale(statistics, REFERENCE), speaker_scale(SpeakerStatistics.of(features), REFERENCE), rtol=1e-6
-    )
+        statistics.add(part)
+    merged, whole = (shrunk(one, REFERENCE, 10.0) for one in (statistics, GroupStatistics().add(features)))
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-6)
+    np.testing.assert_allclose(merged.variance, whole.variance, rtol=1e-6)
+
+
+def test_a_small_group_is_pulled_towards_what_it_is_part_of() -> None:
+    batch = Scale(np.full(3, 30.0, np.float32), np.full(3, 4.0, np.float32))
+    features = features_of(20, 70.0, 1.0)
+    strong, weak = (shrunk(GroupStatistics().add(features), batch, prior).mean for prior in (100.0, 1.0))
+    assert (np.abs(strong - 30) < np.abs(weak - 30)).all()
+    assert (np.abs(weak - features.mean(axis=0)) < 5).all()
 
 
 def test_recordings_without_a_speaker_are_unchanged() -> None:
@@ -101,8 +109,6 @@ def test_recordings_without_a_speaker_are_unchanged() -> None:
             np.testing.assert_array_equal(scales[number], identity_scale(REFERENCE))
             np.testing.assert_array_equal(applied(features[number], scales[number]), features[number])
         assert (scales[1] != identity_scale(REFERENCE)).all()
-    unknown = scales_of(["stranger", ""], {"a": scales[1]}, REFERENCE)
-    np.testing.assert_array_equal(unknown, np.stack([identity_scale(REFERENCE)] * 2))
 
 
 def test_a_random_subset_has_the_example_itself() -> None:
@@ -111,15 +117,15 @@ def test_a_random_subset_has_the_example_itself() -> None:
     speakers = ["a"] * 30 + ["b"] * 20
     reference = Scale(np.zeros(3, np.float32), np.ones(3, np.float32))
     own, sizes = [], []
-    original = SpeakerStatistics.of
+    original = GroupStatistics.add
 
-    def spied(used: np.ndarray) -> SpeakerStatistics:
+    def spied(self: GroupStatistics, used: np.ndarray) -> GroupStatistics:
         sizes.append(len(used))
         own.append(set(np.log2(used[:, 0]).astype(int).tolist()))
-        return original(used)
+        return original(self, used)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SpeakerStatistics, "of", spied)
+        patch.setattr(GroupStatistics, "add", spied)
         random_speaker_scales(features, speakers, reference, np.random.default_rng(0))
     for index, used in enumerate(own):
         assert index in used

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from ser_batch.audio.logmels import log_mel
-from ser_batch.inference.predictor import Predictor
+from ser_batch.inference.predictions import Classifier
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.models.novelty import Novelty, fit_novelty
 
@@ -54,18 +54,26 @@ def test_it_is_saved_as_it_is(tmp_path: Path) -> None:
     novelty = fitted()
     with open(tmp_path / "novelty.npz", "wb") as file:
         novelty.save(file)
-    loaded = Novelty.load(tmp_path / "novelty.npz")
+    loaded = Novelty.load(tmp_path / "novelty.npz", novelty.fingerprint)
     assert loaded.fingerprint == novelty.fingerprint
     np.testing.assert_array_equal(loaded.of(examples()[0]), novelty.of(examples()[0]))
 
 
 def test_the_shipped_model_tells_speech_from_noise_and_tones(emodb_sample: Path) -> None:
-    predictor, front_end = Predictor(shipped_bundle()), shipped_bundle().front_end
+    encoder, classifier, front_end = (
+        shipped_bundle().load_encoder(),
+        Classifier.of(shipped_bundle()),
+        shipped_bundle().front_end,
+    )
     chance, secs = np.random.default_rng(0), np.arange(32_000) / 16_000
     speech = [soundfile.read(path, dtype="float32") for path in sorted(emodb_sample.glob("*.wav"))]
     other = [chance.normal(0, 0.1, 32_000), 0.5 * np.sin(2 * np.pi * 440 * secs)]
-    known = [predictor(log_mel(samples, rate_hz, front_end))[-1] for samples, rate_hz in speech]
-    new = [predictor(log_mel(samples.astype(np.float32), 16_000, front_end))[-1] for samples in other]
+
+    def novelty(log_mels: list[np.ndarray]) -> np.ndarray:
+        return classifier(np.stack([encoder(one) for one in log_mels]))[:, -1]
+
+    known = novelty([log_mel(*one, front_end) for one in speech])
+    new = novelty([log_mel(samples.astype(np.float32), 16_000, front_end) for samples in other])
     assert np.median(known) == pytest.approx(0.5, abs=0.25)
     assert min(new) > max(known)
     assert min(new) > 0.99

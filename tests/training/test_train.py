@@ -20,7 +20,7 @@ import pytest
 from ser_batch.cli.app import main
 from ser_batch.errors import OutputError, RecordsError, TrainingError
 from ser_batch.inference.examples import predict_examples
-from ser_batch.inference.predictor import Predictor
+from ser_batch.inference.predictions import Classifier
 from ser_batch.models.bundles import Bundle, open_bundle
 from ser_batch.models.calibration import fit_temperature
 from ser_batch.records.folder import RecordFolder, open_records
@@ -151,12 +151,22 @@ def test_kills_at_any_moment_change_nothing(whole: Path, kept_records: RecordFol
 def test_the_bundle_is_whole_and_small(whole: Path) -> None:
     out = whole / "bundle"
     names = sorted(path.name for path in out.iterdir())
-    assert names == [".lock", "bundle.json", "history.csv", "logs", "model.keras", "model.tflite", "novelty.npz"]
+    assert names == [
+        ".lock",
+        "bundle.json",
+        "head.npz",
+        "history.csv",
+        "logs",
+        "model.keras",
+        "model.tflite",
+        "novelty.npz",
+        "voices.npz",
+    ]
     bundle = open_bundle(out)
     assert bundle.load_network().count_params() == bundle.training["parameters"]
     assert bundle.training["recipe"]["name"] == "long"
     assert bundle.training["seed"] == 0
-    assert bundle.content.speaker_reference is not None
+    assert bundle.adaptations == ("none", "batch", "speakers", "voices")
     with open(out / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == [str(number) for number in range(1, EPOCHS + 1)]
@@ -221,7 +231,7 @@ def test_a_finished_training_can_be_begun_anew(kept_records: RecordFolder, tmp_p
     assert again.bundle.training["recipe"]["epochs"] == 2
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.tflite", "novelty.npz"])
+@pytest.mark.parametrize("name", ["model.keras", "model.tflite", "novelty.npz", "head.npz"])
 def test_a_finished_bundle_without_a_part_is_not_called_finished(
     plain: Bundle, kept_records: RecordFolder, tmp_path: Path, name: str
 ) -> None:
@@ -356,7 +366,7 @@ def test_records_that_hold_less_than_they_list_are_refused(small_records: Record
 
 def test_the_temperature_is_that_of_the_validation_side(plain: Bundle, kept_records: RecordFolder) -> None:
     side = split_selection(kept_records, "validation")
-    raw = list(predict_examples(plain, Predictor(plain).at(1.0), kept_records, side))
+    (raw,) = predict_examples(plain, [Classifier.of(plain).at(1.0)], kept_records, side)
     expected = fit_temperature([one.prediction.probabilities for one in raw], [one.label for one in raw])
     assert plain.temperature == pytest.approx(expected, rel=1e-3)
     assert plain.temperature != 1.0
@@ -413,17 +423,17 @@ def test_the_loss_is_weighed_by_label(small_records: RecordFolder, tmp_path: Pat
 
 
 def test_speakers_are_told_from_the_training_side_alone(whole: Path, kept_records: RecordFolder) -> None:
-    from ser_batch.models.networks.families import functionals_of
+    from ser_batch.models.networks.families import encoder_of
+    from ser_batch.models.networks.options import NetworkOptions
     from ser_batch.models.normalisation import within_speakers
     from ser_batch.training.features import traced
 
     bundle = open_bundle(whole / "bundle")
     side = split_selection(kept_records, "train")
-    extract = traced(functionals_of(bundle.load_network()))
+    extract = traced(encoder_of(bundle.load_network(), NetworkOptions(network="functionals")))
     features = np.concatenate([extract(batch.log_mels).numpy() for batch in read_batches(kept_records, side, 32)])
     expected = within_speakers(features, manifest_column(kept_records, side, "speaker").to_pylist())
-    found = bundle.content.speaker_reference
-    assert found is not None
+    found = bundle.load_arrays().head.reference
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-2, atol=1e-3)
 
@@ -498,7 +508,7 @@ def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, 
     assert bundle.training["n_examples"] == {"train": 8, "validation": 0}
     with open(tmp_path / "out" / "history.csv", newline="") as file:
         assert next(csv.reader(file)) == ["epoch", "accuracy", "loss"]
-    evaluated = list(predict_examples(bundle, Predictor(bundle), records, split_selection(records, "test")))
+    (evaluated,) = predict_examples(bundle, [Classifier.of(bundle)], records, split_selection(records, "test"))
     assert len(evaluated) == 4
     assert all(sum(one.prediction.probabilities) == pytest.approx(1, abs=1e-5) for one in evaluated)
     assert main(["evaluate", str(tmp_path / "out"), str(records.path), "-o", str(tmp_path / "eval")]) == 0

@@ -1,0 +1,151 @@
+"""Predictions adapt to the batch they are made in."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+
+from ser_batch.cli.app import main
+from ser_batch.models.bundles import DESCRIPTION, VOICES, shipped_bundle
+from ser_batch.storage.writing import write_json
+
+
+@pytest.fixture
+def source(tmp_path: Path, emodb_sample: Path) -> Path:
+    return Path(shutil.copytree(emodb_sample, tmp_path / "in"))
+
+
+def infer(source: Path | str, out: Path, *options: str) -> int:
+    return main(["infer", str(source), "-o", str(out), "-j", "2", "-q", *options])
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def probabilities(path: Path) -> np.ndarray:
+    return np.array([[float(row[name]) for name in row if name.startswith("p_")] for row in read(path)])
+
+
+@pytest.mark.parametrize("adapt", ["batch", "voices"])
+def test_order_and_workers_change_nothing(source: Path, tmp_path: Path, adapt: str) -> None:
+    names = sorted(path.name for path in source.glob("*.wav"))
+    for number, (order, workers) in enumerate([(names, "1"), (names[::-1], "3")]):
+        (source / "list.csv").write_text("\n".join(["file", *order]))
+        assert infer(source / "list.csv", tmp_path / f"{number}.csv", "--adapt", adapt, "-j", workers) == 0
+    one, other = (sorted(read(tmp_path / f"{number}.csv"), key=lambda row: row["file"]) for number in (0, 1))
+    assert one == other
+
+
+@pytest.mark.parametrize("adapt", ["batch", "voices"])
+def test_an_update_gives_the_bytes_of_a_new_table(source: Path, tmp_path: Path, adapt: str) -> None:
+    moved = shutil.move(source / "03a01Wa.wav", tmp_path / "later.wav")
+    assert infer(source, tmp_path / "preds.csv", "--adapt", adapt) == 0
+    before = (tmp_path / "preds.csv").read_bytes()
+    shutil.move(moved, source / "03a01Wa.wav")
+    assert infer(source, tmp_path / "preds.csv", "--adapt", adapt, "--update") == 0
+    assert infer(source, tmp_path / "new.csv", "--adapt", adapt) == 0
+    after = (tmp_path / "preds.csv").read_bytes()
+    assert after == (tmp_path / "new.csv").read_bytes()
+    assert all(line not in after.splitlines() for line in before.splitlines()[1:])  # every row depends on the batch
+
+
+def test_another_adaptation_is_another_table(source: Path, tmp_path: Path, capfd) -> None:
+    assert infer(source, tmp_path / "preds.csv", "--adapt", "batch") == 0
+    assert infer(source, tmp_path / "preds.csv", "--adapt", "none") == 1
+    assert 'differences: adapt was "batch", now "none"' in capfd.readouterr().err
+
+
+def test_a_channel_that_all_recordings_share_changes_less_with_the_batch(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "dull").mkdir()
+    low_pass = scipy.signal.butter(2, 1500, fs=16_000, output="sos")
+    for path in source.glob("*.wav"):
+        samples, rate_hz = soundfile.read(path)
+        soundfile.write(tmp_path / "dull" / path.name, scipy.signal.sosfilt(low_pass, samples), rate_hz)
+    moved = {}
+    for adapt in ("none", "batch"):
+        tables = []
+        for folder in (source, tmp_path / "dull"):
+            infer(folder, tmp_path / f"{folder.name}-{adapt}.csv", "--adapt", adapt)
+            tables.append(probabilities(tmp_path / f"{folder.name}-{adapt}.csv"))
+        moved[adapt] = np.abs(tables[0] - tables[1]).mean()
+    assert moved["batch"] < 0.8 * moved["none"]
+
+
+def test_the_column_speaker(source: Path, tmp_path: Path) -> None:
+    speakers = ["--speaker-from", "regex:^(?P<speaker>..)"]
+    infer(source, tmp_path / "given.csv", *speakers)
+    assert all(row["speaker"] == row["file"][:2] for row in read(tmp_path / "given.csv"))
+    infer(source, tmp_path / "voices.csv", "--adapt", "voices")
+    assert {row["speaker"] for row in read(tmp_path / "voices.csv")} >= {"voice-001"}
+    infer(source, tmp_path / "batch.csv", "--adapt", "batch")
+    assert {row["speaker"] for row in read(tmp_path / "batch.csv")} == {""}
+    infer(source, tmp_path / "given-none.csv", "--adapt", "none", *speakers)
+    alone = probabilities(tmp_path / "given-none.csv")
+    assert np.abs(probabilities(tmp_path / "given.csv") - alone).max() > 0.01
+
+
+def test_one_recording_is_predicted_alone(source: Path, tmp_path: Path, capfd) -> None:
+    one = source / "03a01Wa.wav"
+    assert main(["infer", str(one), "-o", str(tmp_path / "one.csv")]) == 0
+    assert "predictions for each recording alone (--adapt none)" in capfd.readouterr().err
+    assert infer(one, tmp_path / "none.csv", "--adapt", "none") == 0
+    assert read(tmp_path / "one.csv") == read(tmp_path / "none.csv")
+
+
+def test_a_small_batch_is_noted(source: Path, tmp_path: Path, capfd) -> None:
+    assert main(["infer", str(source), "-o", str(tmp_path / "preds.csv")]) == 0
+    output = capfd.readouterr().err
+    assert "warning: predictions are adapted to a batch of 14 recordings: if most have the same emotion" in output
+    assert "adapted to the voices found (--adapt voices)" in output
+
+
+def test_a_folder_of_unusable_files(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.wav").write_bytes(b"RIFF")
+    assert infer(tmp_path / "in", tmp_path / "preds.csv", "--adapt", "voices") == 1
+    assert all(row["error"] for row in read(tmp_path / "preds.csv"))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--adapt", "everyone"], "--adapt everyone: choose one of none, batch, speakers, voices"),
+        (["--adapt", "speakers"], "--adapt speakers: no recording has a speaker; give --speaker-from or a column"),
+        (["--adapt", "batch", "-o", "-"], "--adapt batch: --out - writes each row at once; give --adapt none"),
+        (["--labels", "anger,joy"], "--labels anger,joy: the model has no label 'joy'; it has anger, boredom"),
+        (["--labels", "anger"], "--labels anger: give two labels or more, with commas between"),
+    ],
+)
+def test_wrong_usage_is_one_line(source: Path, tmp_path: Path, capfd, options: list[str], problem: str) -> None:
+    assert main(["infer", str(source), "-o", str(tmp_path / "preds.csv"), *options]) == 2
+    assert problem in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_model_without_voices(source: Path, tmp_path: Path, capfd) -> None:
+    bundle = shipped_bundle()
+    copied = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    (copied / VOICES).unlink()
+    content = bundle.content.replace(voices=None).to_json() | {"kind": "bundle", "fingerprint": bundle.fingerprint}
+    write_json(copied / DESCRIPTION, content)
+    assert infer(source, tmp_path / "preds.csv", "--model", str(copied), "--adapt", "voices") == 2
+    assert "this model was trained without speakers; choose one of none, batch, speakers" in capfd.readouterr().err
+    assert main(["infer", str(source), "-o", str(tmp_path / "preds.csv"), "--model", str(copied)]) == 0
+    assert "adapted to the batch" in capfd.readouterr().err
+
+
+def test_some_labels_only(source: Path, tmp_path: Path) -> None:
+    infer(source, tmp_path / "all.csv", "--adapt", "none")
+    infer(source, tmp_path / "some.csv", "--adapt", "none", "--labels", "sadness, anger")
+    every, some = read(tmp_path / "all.csv"), read(tmp_path / "some.csv")
+    assert [name for name in some[0] if name.startswith("p_")] == ["p_anger", "p_sadness"]
+    for one, two in zip(every, some, strict=True):
+        anger, sadness = float(one["p_anger"]), float(one["p_sadness"])
+        assert float(two["p_anger"]) == pytest.approx(anger / (anger + sadness), abs=0.02)
+        assert float(two["p_anger"]) + float(two["p_sadness"]) == pytest.approx(1, abs=2e-6)
