@@ -211,7 +211,7 @@ def read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
         OutputError: the file is damaged.
     """
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path, columns=columns, memory_map=True, pre_buffer=False)
     except (pa.ArrowException, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise OutputError(f"{path}: is damaged ({detail}); give --restart to make the table again") from error

@@ -158,7 +158,8 @@ def classify(results: Sequence[Embedded], scales: Sequence[Float32s | None], cla
         if not numbers:
             continue
         lengths = [len(results[number].times) for number in numbers]
-        embeddings = np.concatenate([results[number].embeddings for number in numbers])
+        of_numbers = [results[number].embeddings for number in numbers]
+        embeddings = of_numbers[0] if len(numbers) == 1 else np.concatenate(of_numbers)
         of_windows = np.repeat([scales[number] for number in numbers], lengths, axis=0) if normalised else None
         figures = np.split(classifier(embeddings, of_windows), np.cumsum(lengths)[:-1])
         for number, of_recording in zip(numbers, figures, strict=True):

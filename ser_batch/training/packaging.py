@@ -65,8 +65,8 @@ def package(
 
 def _calibration(learner: keras.Model, validation: FeatureSet | None) -> Calibration:
     if validation is not None:
-        # Recordings are predicted in both ways: normalised by their speaker, and alone.
-        outputs = [*validation.outputs(learner), *validation.outputs(learner, alone=True)]
+        # Of recordings predicted alone: adapted predictions are more often right, so their confidence is rather too low.
+        outputs = validation.outputs(learner, alone=True)
         probabilities, truth = (np.concatenate(column) for column in zip(*outputs, strict=True))
         temperature = fit_temperature(probabilities, truth)
         if temperature is not None:
