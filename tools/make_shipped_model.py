@@ -46,7 +46,7 @@ chosen with the mean of scores within and between EmoDB and RAVDESS, so figures 
 {others}
 
 Ten speakers of one studio are the limit: on recordings of another language and other microphones, expect about this.
-**Train or fine-tune on your own labelled recordings if you can**, and score the result: `ser-batch train`, then
+**Train on your own labelled recordings if you can**, and score the result: `ser-batch train`, then
 `ser-batch cross-validate`. Confidence is too high on other corpora: compare the two columns.
 
 ## Score within EmoDB

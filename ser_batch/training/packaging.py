@@ -65,7 +65,7 @@ def package(
 
 def _calibration(learner: keras.Model, validation: FeatureSet | None) -> Calibration:
     if validation is not None:
-        # Of recordings predicted alone: adapted predictions are more often right, so their confidence is rather too low.
+        # Recordings are predicted alone: adapted predictions are right more often, so their confidence is rather low.
         outputs = validation.outputs(learner, alone=True)
         probabilities, truth = (np.concatenate(column) for column in zip(*outputs, strict=True))
         temperature = fit_temperature(probabilities, truth)
