@@ -63,7 +63,7 @@ def ser_batch(*arguments: str) -> None:
 
 def novelty_of(model: Path, folder: Path, table: Path) -> list[float]:
     """The column novelty of a folder's table."""
-    ser_batch("infer", str(folder), "-o", str(table), "--model", str(model), "-q", "--restart")
+    ser_batch("infer", str(folder), "-o", str(table), "--model", str(model), "-q", "--restart", "--adapt", "none")
     with open(table, encoding="utf-8", newline="") as file:
         return [float(row["novelty"]) for row in csv.DictReader(file)]
 
