@@ -11,6 +11,7 @@ Runs are forked from this process, which has imported what they need, so that a 
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import random
@@ -150,7 +151,8 @@ class Killer:
         names: set[Path] = set()
 
         def never() -> bool:
-            names.update(folder.rglob("*"))
+            with contextlib.suppress(FileNotFoundError):  # a folder may be removed while it is listed
+                names.update(folder.rglob("*"))
             return False
 
         began = time.perf_counter()
