@@ -24,7 +24,7 @@ class ArrayFile:
 
     def save(self, file: IO[bytes]) -> None:
         """Write all fields as a NumPy archive."""
-        np.savez(file, allow_pickle=False, **self.arrays())
+        np.savez(file, **self.arrays())
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> Self:

@@ -13,6 +13,8 @@ from ser_batch.models.networks.descriptors import _N_COARSE, _SMALL, _constant
 
 _MODULATION_EDGES_HZ = (0.45, 1.5, 3.0, 5.0, 8.0, 12.0, 18.0, 31.3)
 _N_MODULATED = 8
+# Smaller changes count as a part of a rising or falling frame, so that rounding does not decide between the two.
+_WHOLE_STEP = 1e-2
 
 
 def _curve_statistics(curves: Any, weights: Any) -> Any:
@@ -22,7 +24,7 @@ def _curve_statistics(curves: Any, weights: Any) -> Any:
     steps, both = _steps(curves, weights, 1)
     step_weights = ops.expand_dims(both, -1)
     total = ops.sum(step_weights, 1) + _SMALL
-    rising, falling = (ops.cast(ops.greater(sign * steps, 0.0), "float32") * step_weights for sign in (1.0, -1.0))
+    rising, falling = (ops.clip(sign * steps / _WHOLE_STEP, 0.0, 1.0) * step_weights for sign in (1.0, -1.0))
     scaled = (curves - ops.expand_dims(mean, 1)) / ops.expand_dims(deviation, 1)
     skewness = _mean(scaled * scaled * scaled, weights)
     return ops.concatenate(
