@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ser_batch.corpus.table import Listing, Recording, make_table
@@ -16,7 +17,8 @@ def results_of(recordings: Sequence[Recording], engine: Engine, options: Embeddi
     """One for each recording, in order."""
     listing = Listing(make_table(recordings))
     with tempfile.TemporaryDirectory() as folder:
-        return list(complete_results(listing, keys_of(listing), options, engine, Path(folder)).results())
+        complete = complete_results(listing, keys_of(listing), options, engine, Path(folder))
+        return [replace(one, embeddings=one.embeddings[:]) for one in complete.results()]
 
 
 def rows_of(
@@ -30,7 +32,7 @@ def classified(
     recordings: Sequence[Recording], results: Sequence[Embedded], windows: bool = False, bundle: Bundle | None = None
 ) -> list[Prediction]:
     """The rows of results, each predicted alone with the head of a bundle; None: of the shipped model."""
-    figures = classify(results, [None] * len(results), Classifier.of(bundle or shipped_bundle()))
+    figures = classify(results, None, Classifier.of(bundle or shipped_bundle()))
     return [
         row
         for one, result, of_windows in zip(recordings, results, figures, strict=True)

@@ -10,6 +10,7 @@ adaptation (mean over draws), and the adjusted Rand index of the voices found.
 import argparse
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def main() -> None:
     listing = list_source(str(options.corpus))
     with tempfile.TemporaryDirectory() as folder, LocalEngine(usable_cpus()) as engine:
         complete = complete_results(listing, keys_of(listing), EmbeddingOptions.of(bundle), engine, Path(folder))
-        embedded = list(complete.results())
+        embedded = [replace(one, embeddings=one.embeddings[:]) for one in complete.results()]
     used = np.flatnonzero(truth.label.isin(bundle.labels))
     truth, embedded = truth.iloc[used].reset_index(drop=True), [embedded[row] for row in used]
     classifier = Classifier.of(bundle)
@@ -85,7 +86,7 @@ def main() -> None:
             names = truth.file.iloc[rows].tolist()
             for adapt in HOW:
                 groups = find_groups(adapt, partial(iter, means), speakers, names, classifier.arrays)
-                figures = classify(some, [groups.scale(number) for number in range(len(rows))], classifier)
+                figures = classify(some, groups.of(range(len(rows))), classifier)
                 best = np.array([one.mean(axis=0)[:-1].argmax() for one in figures])
                 shares[adapt].append(float((best == labels[rows]).mean()))
                 if adapt == "voices":

@@ -105,8 +105,8 @@ class Groups:
     """The group that each recording is normalised with.
 
     Attributes:
-        numbers: of the group of each recording, int64 ``(recordings,)``; -1: not normalised.
-        scales: factor and offset of each group, float32 ``(groups, 2, features)``.
+        numbers: of the group of each recording, int64 ``(recordings,)``; -1: without an embedding.
+        scales: factor and offset of each group, float32 ``(groups, 2, features)``; empty: none is normalised.
         speakers: of each recording: as given, or the voice; empty: unknown.
     """
 
@@ -114,10 +114,9 @@ class Groups:
     scales: Float32s
     speakers: Sequence[str]
 
-    def scale(self, row: int) -> Float32s | None:
-        """Factor and offset of a recording, float32 ``(2, features)``; None: not normalised."""
-        number = self.numbers[row]
-        return None if number < 0 else self.scales[number]
+    def of(self, rows: Sequence[int]) -> Float32s | None:
+        """Factor and offset of some recordings, float32 ``(rows, 2, features)``; None: none is normalised."""
+        return self.scales[self.numbers[rows]] if len(self.scales) else None
 
 
 def find_groups(

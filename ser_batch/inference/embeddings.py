@@ -3,6 +3,10 @@
 Every worker decodes, computes log-mels and runs the encoder, because it is small compared to the audio. Each window is
 embedded alone, so that embeddings do not depend on batch size or order. Predictions are made from the stored
 embeddings.
+
+A part is two files: ``NUMBER.f32`` has the embeddings of all windows as raw float32, written one by one, so that a
+recording of many hours takes no more memory than a short one; ``NUMBER.parquet`` has a row for each recording, and is
+written last.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,12 +34,13 @@ from ser_batch.inference.encoder import Encoder, cached_encoder
 from ser_batch.models.bundles import Bundle
 from ser_batch.storage.writing import open_atomically
 
-_ROWS_AT_ONCE = 256
+# Recordings, and windows, that are read or predicted at once: a compromise of time and memory.
+_RECORDINGS_AT_ONCE = 256
+WINDOWS_AT_ONCE = 64
 
 Float64s = NDArray[np.float64]
 
-# One row per recording: size and mtime_ns are null if there is no file; the last two are the bytes of the arrays, as
-# lists of numbers take several times the memory while they are written and read.
+# One row per recording: size and mtime_ns are null if there is no file; times is the bytes of the array.
 _PART = pa.schema(
     {
         "key": pa.binary(16),
@@ -45,7 +50,6 @@ _PART = pa.schema(
         "warnings": pa.string(),
         "error": pa.string(),
         "times": pa.binary(),
-        "embeddings": pa.binary(),
     }
 )
 
@@ -66,13 +70,53 @@ def stamp_of(path: str) -> Stamp | None:
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
+class Embeddings(Protocol):
+    """Embeddings of windows, in memory or on disk."""
+
+    def __len__(self) -> int:
+        """The number of windows."""
+
+    def __getitem__(self, windows: slice) -> Float32s:
+        """The embeddings of adjacent windows, float32 ``(windows, features)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEmbeddings:
+    """Embeddings in the file of a part; each access reads them again.
+
+    Attributes:
+        path: of the file.
+        first: number of windows before these.
+        n_windows: number of windows.
+        n_features: of each.
+    """
+
+    path: Path
+    first: int
+    n_windows: int
+    n_features: int
+
+    def __len__(self) -> int:
+        """The number of windows."""
+        return self.n_windows
+
+    def __getitem__(self, windows: slice) -> Float32s:
+        """The embeddings of adjacent windows, float32 ``(windows, features)``."""
+        first, last, _ = windows.indices(self.n_windows)
+        if last <= first:
+            return np.empty((0, self.n_features), np.float32)
+        offset = 4 * (self.first + first) * self.n_features
+        values = np.fromfile(self.path, np.float32, (last - first) * self.n_features, offset=offset)
+        return values.reshape(last - first, self.n_features)
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """Result of one recording.
 
     Attributes:
         times: start and end of each window in seconds, float64 ``(windows, 2)``.
-        embeddings: of each window, float32 ``(windows, features)``.
+        embeddings: of each window.
         duration_secs: of the recording.
         warnings: warning codes.
         error: the reason for missing windows, or empty.
@@ -80,16 +124,22 @@ class Embedded:
     """
 
     times: Float64s = field(default_factory=lambda: np.empty((0, 2)))
-    embeddings: Float32s = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    embeddings: Embeddings = field(default_factory=lambda: np.empty((0, 0), np.float32))
     duration_secs: float = 0.0
     warnings: tuple[str, ...] = ()
     error: str = ""
     stamp: Stamp | None = None
 
+    def blocks(self) -> Iterator[Float32s]:
+        """The embeddings of all windows in order, in blocks that take little memory."""
+        for first in range(0, len(self.embeddings), WINDOWS_AT_ONCE):
+            yield self.embeddings[first : first + WINDOWS_AT_ONCE]
+
     @property
     def mean(self) -> Float32s:
         """The mean embedding of its windows, float32 ``(features,)``."""
-        mean: Float32s = self.embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+        total = sum(block.sum(axis=0, dtype=np.float64) for block in self.blocks())
+        mean: Float32s = (total / len(self.embeddings)).astype(np.float32)
         return mean
 
 
@@ -136,10 +186,10 @@ class BlockSummary(NamedTuple):
 _T = TypeVar("_T")
 
 
-def in_blocks(values: Iterable[_T]) -> Iterator[list[_T]]:
-    """Values in lists of a size at which work on arrays is efficient and small in memory."""
+def in_blocks(values: Iterable[_T], size: int = _RECORDINGS_AT_ONCE) -> Iterator[list[_T]]:
+    """Values in lists of a size; the last may be shorter."""
     left = iter(values)
-    while block := list(islice(left, _ROWS_AT_ONCE)):
+    while block := list(islice(left, size)):
         yield block
 
 
@@ -152,28 +202,39 @@ def write_block(block: Block, options: EmbeddingOptions) -> BlockSummary:
     """
     began = time.perf_counter()
     encoder = options.encoder()
-    results = [_embedded(one, options.front_end, encoder) for one in block.recordings]
+    with open_atomically(embeddings_path(Path(block.path)), "wb") as file:
+        results = [_embedded(one, options.front_end, encoder, file) for one in block.recordings]
     write_part(Path(block.path), block.keys, results)
     audio_secs = sum(result.duration_secs for result in results if not result.error)
     return BlockSummary(audio_secs, time.perf_counter() - began)
 
 
-def _embedded(recording: Recording, front_end: FrontEnd, encoder: Encoder) -> Embedded:
-    stamp = stamp_of(recording.path)
+def _embedded(recording: Recording, front_end: FrontEnd, encoder: Encoder, file: IO[bytes]) -> Embedded:
+    """The result of a recording, except its embeddings, which are appended to the file."""
+    stamp, first = stamp_of(recording.path), file.tell()
     windows = LogMelWindows(recording, front_end)
-    times, embeddings = [], []
+    times, error = [], ""
     try:
         for one in windows:
             times.append((one.start_secs, one.end_secs))
-            embeddings.append(encoder(one.log_mel))
+            file.write(encoder(one.log_mel).astype(np.float32).tobytes())
     except AudioError as refusal:
-        warnings = tuple(windows.warnings)
-        return Embedded(duration_secs=windows.duration_secs, warnings=warnings, error=refusal.reason, stamp=stamp)
-    return Embedded(np.array(times), np.stack(embeddings), windows.duration_secs, tuple(windows.warnings), "", stamp)
+        times, error = [], refusal.reason
+        file.seek(first)
+        file.truncate()
+    spans = np.array(times, np.float64).reshape(-1, 2)
+    return Embedded(
+        spans, duration_secs=windows.duration_secs, warnings=tuple(windows.warnings), error=error, stamp=stamp
+    )
+
+
+def embeddings_path(part: Path) -> Path:
+    """The file with the embeddings of a part."""
+    return part.with_suffix(".f32")
 
 
 def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Embedded]) -> None:
-    """Write the results of some recordings atomically."""
+    """Write the rows of a part atomically; the file of its embeddings is not written here."""
     columns = [
         keys,
         [result.stamp and result.stamp.size for result in results],
@@ -181,8 +242,7 @@ def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Embedded]) -
         [result.duration_secs for result in results],
         [" ".join(result.warnings) for result in results],
         [result.error for result in results],
-        [result.times.astype(np.float64).tobytes() for result in results],
-        [result.embeddings.astype(np.float32).tobytes() for result in results],
+        [result.times.tobytes() for result in results],
     ]
     table = pa.table([pa.array(*pair) for pair in zip(columns, _PART.types, strict=True)], _PART)
     with open_atomically(path, "wb") as file:
@@ -195,13 +255,27 @@ def read_part(path: Path) -> list[Embedded]:
     Raises:
         OutputError: the file is damaged.
     """
+    rows = read_columns(path).to_pylist()
+    spans = [np.frombuffer(row["times"], np.float64).reshape(-1, 2) for row in rows]
+    ends = np.cumsum([len(times) for times in spans]).tolist()
+    stored, n_features = embeddings_path(path), 0
+    if n_windows := ends[-1]:
+        size = stored.stat().st_size if stored.exists() else 0
+        n_features, rest = divmod(size, 4 * n_windows)
+        if rest or not size:
+            raise OutputError(f"{stored}: is damaged ({size} bytes); give --restart to make the table again")
     found = []
-    for row in read_columns(path).to_pylist():
+    for row, times, end in zip(rows, spans, ends, strict=True):
         stamp = None if row["size"] is None else Stamp(row["size"], row["mtime_ns"])
-        times = np.frombuffer(row["times"], np.float64).reshape(-1, 2)
-        embeddings = np.frombuffer(row["embeddings"], np.float32).reshape(len(times), -1 if len(times) else 0)
+        embeddings = StoredEmbeddings(stored, end - len(times), len(times), n_features)
         found.append(Embedded(times, embeddings, row["duration"], tuple(row["warnings"].split()), row["error"], stamp))
     return found
+
+
+def remove_part(path: Path) -> None:
+    """Remove both files of a part."""
+    path.unlink()
+    embeddings_path(path).unlink(missing_ok=True)
 
 
 def read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -64,7 +64,7 @@ def predict_examples(
     names = [f"{row['file']}\0{row['start']}\0{row['end']}" for row in found]
     means = [one.mean for one in embedded]
     groups = find_groups(adapt, lambda: means, [row["speaker"] for row in found], names, classifiers[0].arrays)
-    scales = [groups.scale(row) for row in range(len(found))]
+    scales = groups.of(range(len(found)))
     return [
         [
             _labelled(row, label, one, figures)

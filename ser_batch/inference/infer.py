@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from ser_batch.corpus.table import Listing, Recording, recordings
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.formatting import pluralize
 from ser_batch.inference.adaptation import Groups, find_groups
-from ser_batch.inference.embeddings import Embedded, EmbeddingOptions, in_blocks, read_part
+from ser_batch.inference.embeddings import Embedded, EmbeddingOptions, in_blocks, read_part, remove_part
 from ser_batch.inference.predictions import Classifier, Prediction, classify, predictions_of
 from ser_batch.inference.results import (
     ListingChanges,
@@ -146,14 +146,15 @@ class _InferenceRun:
             folder = Path(tempfile.mkdtemp())
             keys = keys_of(self.listing)
             expected, in_order = 0, recordings(table)
-            ready: dict[bytes, Embedded] = {}
+            ready: dict[bytes, list[Any]] = {}  # result and figures
             numbered = ((key.as_py(), one) for key, one in zip(keys, recordings(table), strict=False))
             for block, _ in embed_blocks(numbered, len(table), self._embedding, self.engine, folder):
-                ready.update(zip(block.keys, read_part(Path(block.path)), strict=True))
-                Path(block.path).unlink()
-                while expected < len(table) and (result := ready.pop(keys[expected].as_py(), None)):
-                    one = next(in_order)
-                    (figures,) = classify([result], [None], self.classifier)
+                part = read_part(Path(block.path))
+                figures_of = classify(part, None, self.classifier)
+                ready.update((key, pair) for key, *pair in zip(block.keys, part, figures_of, strict=True))
+                remove_part(Path(block.path))
+                while expected < len(table) and (found := ready.pop(keys[expected].as_py(), None)):
+                    one, (result, figures) = next(in_order), found
                     rows = predictions_of(result, one, figures, self.options.windows, *self._who(one, one.speaker))
                     append(summary.add(rows, self._labels))
                     expected += 1
@@ -260,7 +261,7 @@ class _InferenceRun:
         numbered = enumerate(zip(recordings(self.listing.recordings), results(), strict=True))
         for block in in_blocks(numbered):
             found = [result for _, (_, result) in block]
-            figures = classify(found, [groups.scale(row) for row, _ in block], self.classifier)
+            figures = classify(found, groups.of([row for row, _ in block]), self.classifier)
             for (row, (one, result)), of_windows in zip(block, figures, strict=True):
                 who = self._who(one, groups.speakers[row])
                 yield predictions_of(result, one, of_windows, self.options.windows, *who)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from ser_batch.audio.decoders import Float32s
 from ser_batch.corpus.table import Part, Recording
 from ser_batch.errors import UsageError
-from ser_batch.inference.embeddings import Embedded, Float64s
+from ser_batch.inference.embeddings import WINDOWS_AT_ONCE, Embedded, Float64s, in_blocks
 from ser_batch.models.bundles import Bundle, BundleArrays, Calibration
 from ser_batch.models.calibration import apply_temperature
 
 # Recordings with a higher novelty are farther from the training data than 95 % of the training recordings.
 UNFAMILIAR = 0.95
-
-# Bounds the memory of intermediate results.
-_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +90,11 @@ class Classifier:
             embeddings: float32 ``(n, features)``.
             scales: factor and offset of each, float32 ``(n, 2, features)``; None: not normalised.
         """
-        found = []
-        for first in range(0, len(embeddings), _ROWS_AT_ONCE):
-            rows = slice(first, first + _ROWS_AT_ONCE)
-            features = self.arrays.head.features(embeddings[rows], None if scales is None else scales[rows])
-            calibrated = apply_temperature(self.arrays.head.probabilities(features), self.calibration.temperature)
-            chosen = calibrated[:, self.labels]
-            chosen /= np.maximum(chosen.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-            found.append(np.column_stack([chosen, self.arrays.novelty.of(features)]))
-        return np.concatenate(found)
+        features = self.arrays.head.features(embeddings, scales)
+        calibrated = apply_temperature(self.arrays.head.probabilities(features), self.calibration.temperature)
+        chosen = calibrated[:, self.labels]
+        chosen /= np.maximum(chosen.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        return np.column_stack([chosen, self.arrays.novelty.of(features)])
 
 
 def choose_labels(text: str, bundle: Bundle) -> tuple[str, ...]:
@@ -143,25 +137,25 @@ def predictions_of(
         yield Prediction(recording.file, start_secs, end_secs, *shown, channel=channel, speaker=speaker)
 
 
-def classify(results: Sequence[Embedded], scales: Sequence[Float32s | None], classifier: Classifier) -> list[Float64s]:
+def classify(results: Sequence[Embedded], scales: Float32s | None, classifier: Classifier) -> Iterator[Float64s]:
     """The figures of some recordings: of each, float64 ``(windows, labels + 1)``.
 
     Args:
         results: of the recordings.
-        scales: of each, float32 ``(2, features)``; None: not normalised.
+        scales: factor and offset of each, float32 ``(results, 2, features)``; None: none is normalised.
         classifier: of the bundle.
     """
-    whole = [number for number, one in enumerate(results) if not one.error]
-    found: list[Float64s] = [np.empty((0, 0))] * len(results)
-    for normalised in (False, True):
-        numbers = [number for number in whole if (scales[number] is not None) == normalised]
-        if not numbers:
-            continue
-        lengths = [len(results[number].times) for number in numbers]
-        of_numbers = [results[number].embeddings for number in numbers]
-        embeddings = of_numbers[0] if len(numbers) == 1 else np.concatenate(of_numbers)
-        of_windows = np.repeat([scales[number] for number in numbers], lengths, axis=0) if normalised else None
-        figures = np.split(classifier(embeddings, of_windows), np.cumsum(lengths)[:-1])
-        for number, of_recording in zip(numbers, figures, strict=True):
-            found[number] = of_recording
-    return found
+    windows = (
+        (embedding, number) for number, result in enumerate(results) for block in result.blocks() for embedding in block
+    )
+    figures = (
+        row
+        for chunk in in_blocks(windows, WINDOWS_AT_ONCE)
+        for row in classifier(
+            np.stack([embedding for embedding, _ in chunk]),
+            None if scales is None else scales[[number for _, number in chunk]],
+        )
+    )
+    for result in results:
+        rows = list(islice(figures, len(result.times)))
+        yield np.stack(rows) if rows else np.empty((0, 0))

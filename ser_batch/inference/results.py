@@ -43,7 +43,7 @@ from ser_batch.storage.outputs import IDENTITY, LOCK, Identity, drop_partials, r
 from ser_batch.storage.writing import open_atomically, os_errors_named, write_json
 
 # Increased with every change of the format of these files.
-_VERSION = 6
+_VERSION = 7
 
 _PLAN = "plan.parquet"
 _TABLE = "table.json"

@@ -183,7 +183,7 @@ from pathlib import Path
 from ser_batch.inference.infer import InferOptions, infer
 from ser_batch.corpus.sources import list_source
 from ser_batch.runtime.local import LocalEngine
-from ser_batch.models.bundles import shipped_bundle
+from ser_batch.models.bundles import Bundle, shipped_bundle
 from ser_batch.runtime.process import keep_freed_memory
 from ser_batch.inference.embeddings import EmbeddingOptions
 from tests.frontends import WINDOWED
@@ -193,8 +193,11 @@ from tests.counting import CountingNetwork
 def main():
     keep_freed_memory()
     EmbeddingOptions.of = CountingNetwork(Path("/dev/null")).options
+    shipped = shipped_bundle()
+    bundle = Bundle(shipped.path, shipped.content.replace(front_end=WINDOWED), "f" * 64)
     with LocalEngine(1) as engine:
-        result = infer(list_source(sys.argv[1]), shipped_bundle(), sys.argv[2], engine, InferOptions(windows=True))
+        options = InferOptions(windows=True, adapt=sys.argv[3])
+        result = infer(list_source(sys.argv[1]), bundle, sys.argv[2], engine, options)
     print(result.summary.rows, *(resource.getrusage(who).ru_maxrss // 1024 for who in (0, -1)))
 
 if __name__ == "__main__":
@@ -202,17 +205,17 @@ if __name__ == "__main__":
 """
 
 
-def test_an_hour_takes_little_more_memory_than_ten_minutes(tmp_path: Path) -> None:
-    """The embeddings of an hour, five seconds a window, are 3.4 MB; several copies of them are in memory at once."""
+@pytest.mark.parametrize("adapt", ["none", "voices"])
+def test_an_hour_takes_the_memory_of_ten_minutes(tmp_path: Path, adapt: str) -> None:
     (tmp_path / "measure.py").write_text(MEMORY_OF_INFER)
     peaks = {}
     for minutes in (10, 60):
         audio = write_long(tmp_path / f"{minutes}.wav", minutes * MINUTE)
-        command = [sys.executable, tmp_path / "measure.py", audio, tmp_path / f"{minutes}.csv"]
+        command = [sys.executable, tmp_path / "measure.py", audio, tmp_path / f"{minutes}.csv", adapt]
         ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
         assert ended.returncode == 0, ended.stderr
         n_rows, *peaks[minutes] = map(int, ended.stdout.split())
-        assert n_rows == 12 * minutes - 1
+        assert n_rows == 40 * minutes - 1
         audio.unlink()
-    assert peaks[60][0] - peaks[10][0] < 45  # the caller
-    assert peaks[60][1] - peaks[10][1] < 45  # the worker
+    assert peaks[60][0] - peaks[10][0] < 20  # the caller
+    assert peaks[60][1] - peaks[10][1] < 20  # the worker
