@@ -80,9 +80,9 @@ def make_seed_bundle(folder: str) -> None:
     """A bundle of the seed network, not trained."""
     import keras
 
-    from ser_batch.models.networks.crnn import seed_crnn
     from ser_batch.models.networks.families import encoder_of, features_of, head_of
     from ser_batch.models.networks.options import NetworkOptions
+    from ser_batch.models.networks.seed_crnn import seed_crnn
 
     keras.utils.set_random_seed(0)
     options = NetworkOptions(network="seed_crnn", dropout=0.3, norm_momentum=0.99)
@@ -98,8 +98,8 @@ def make_seed_bundle(folder: str) -> None:
         speaker_normalised=False,
         training={},
     )
-    arrays = BundleArrays(head_of(network, options, None), novelty, None)
-    save_bundle(Path(folder), network, encoder_of(network, options), arrays, content)
+    arrays = BundleArrays(head_of(network, None), novelty, None)
+    save_bundle(Path(folder), network, encoder_of(network), arrays, content)
 
 
 def front_end_alone(source: str, bundle: str, workers: int) -> None:

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ser_batch.audio.frontends import preset_name
-from ser_batch.errors import SerBatchError
 from ser_batch.models.bundles import Bundle, Calibration, open_bundle, save_bundle
 from ser_batch.models.networks.families import encoder_of
-from ser_batch.models.networks.options import NetworkOptions
 from tools.cross_corpus import table_lines
 
 SHIPPED = Path(__file__).parent.parent / "ser_batch" / "shipped"
@@ -88,7 +86,7 @@ Made by `python tools/make_shipped_model.py path/to/emodb/wav work/ --other RAVD
 
 _NETWORKS = {
     "functionals": "functionals of the recording and one softmax layer (`ser_batch.models.networks.functionals`)",
-    "seed_crnn": "`ser_batch.models.networks.crnn.seed_crnn`",
+    "seed_crnn": "`ser_batch.models.networks.seed_crnn`",
 }
 
 
@@ -117,8 +115,7 @@ def main() -> None:
     calibration = Calibration(temperature=temperature, fitted_on=scores["recordings"])
     content = trained.content.replace(calibration=calibration)
     network = trained.load_network()
-    recipe = NetworkOptions.parse(network_values(trained), "recipe", SerBatchError)
-    bundle = save_bundle(SHIPPED, network, encoder_of(network, recipe), trained.load_arrays(), content)
+    bundle = save_bundle(SHIPPED, network, encoder_of(network), trained.load_arrays(), content)
     others = []
     for name, path in (one.split("=", 1) for one in options.other):
         others += [
@@ -134,11 +131,6 @@ def read(folder: Path) -> dict[str, Any]:
     """The scores of a cross-validation."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     return scores
-
-
-def network_values(bundle: Bundle) -> dict[str, Any]:
-    """The values of a bundle's recipe that define its network."""
-    return {name: bundle.training["recipe"][name] for name in NetworkOptions.model_fields}
 
 
 def card(bundle: Bundle, scores: dict[str, Any], adapted: dict[str, Any], confusion: str, others: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
     fold = make_folds(fold_rows(records), "speaker", None, held.seed)[held.number]
     recipe = find_recipe("default", normalise="speaker")
     folder = work / f"{fold.name}-{held.seed}"
-    sides = TrainValidation(row_selection(records, "all others", fold.rest), None, fold.name)
+    sides = TrainValidation(row_selection(records, "all others", fold.train), None, fold.name)
     bundle = train(records, folder, recipe, held.seed, restart=True, sides=sides).bundle
     encoder, classifier = bundle.load_encoder(), Classifier.of(bundle)
     reference = classifier.arrays.head.reference

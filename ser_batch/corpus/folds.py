@@ -1,4 +1,4 @@
-"""Cross-validation folds: training, validation and test examples of each."""
+"""Cross-validation folds: training and test examples of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,61 +28,48 @@ def parse_fold_rule(text: str) -> FoldRule:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One fold: bools for every row of the manifest.
+    """One fold: bools for every row of the manifest; a row is on at most one side.
 
     Attributes:
         name: the held-out speaker, or a number if several are held out.
-        train, validation, test: the rows of each side; every row is on at most one side of a fold.
-        copies: rows with the audio of ``validation`` and another speaker; used only for the final network.
+        train: rows to train on; none has audio of ``test``.
+        test: rows that are held out.
     """
 
     name: str
     train: NDArray[np.bool_]
-    validation: NDArray[np.bool_]
     test: NDArray[np.bool_]
-    copies: NDArray[np.bool_]
-
-    @property
-    def rest(self) -> NDArray[np.bool_]:
-        """The rows that the final network is trained on: all without audio of ``test``."""
-        return self.train | self.validation | self.copies
 
 
 def make_folds(rows: Sequence[dict[str, str]], by: FoldRule, n_folds: int | None, seed: int) -> list[Fold]:
     """Divide all examples of a record folder into folds; their splits are ignored.
 
-    ``speaker``: leave one speaker out, or with ``n_folds`` groups of speakers with similar numbers of examples; the
-    validation side is one of the other speakers, if there are three or more. ``random``: folds are stratified
-    by label, and the validation side is the next fold's test side. Examples with the same audio (parts, windows,
-    copies of one file) are always on the same side. By speaker, an example without a speaker is on no side.
+    ``speaker``: leave one speaker out, or with ``n_folds`` groups of speakers with similar numbers of examples.
+    ``random``: folds are stratified by label. Examples with the same audio (parts, windows, copies of one file) are
+    never on both sides. By speaker, an example without a speaker is on no side.
 
     Args:
         rows: all rows of the manifest, in order.
         by: the rule.
         n_folds: number of folds; None: one for each speaker, or ten random ones.
-        seed: determines the validation speaker, and the random folds.
+        seed: determines the random folds.
 
     Raises:
         TrainingError: there are fewer than two speakers.
         UsageError: there are fewer speakers or recordings than folds.
     """
     if by == "speaker":
-        return _speaker_folds(rows, n_folds, seed)
+        return _speaker_folds(rows, n_folds)
     n_folds = n_folds or 10
     units = [row["sha256"] for row in rows]
     if len(set(units)) < n_folds:
         raise UsageError(f"--folds {n_folds}: different recordings: {len(set(units))}; give as many or fewer")
     number = np.array(_stratified(rows, units, n_folds, seed))
-    folds = []
-    for fold in range(n_folds):
-        test = number == fold
-        validation = number == (fold + 1) % n_folds if n_folds > 2 else np.zeros(len(rows), dtype=bool)
-        # All copies of a recording are in one fold.
-        folds.append(Fold(f"{fold + 1:02d}", ~(test | validation), validation, test, np.zeros_like(test)))
-    return folds
+    # All copies of a recording are in one fold.
+    return [Fold(f"{fold + 1:02d}", number != fold, number == fold) for fold in range(n_folds)]
 
 
-def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None, seed: int) -> list[Fold]:
+def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None) -> list[Fold]:
     speakers = np.array([row["speaker"] for row in rows], dtype=object)
     names = sorted(set(speakers) - {""})
     if len(names) < 2:
@@ -95,27 +82,18 @@ def _speaker_folds(rows: Sequence[dict[str, str]], n_folds: int | None, seed: in
     splitter = LeaveOneGroupOut() if n_folds is None else GroupKFold(n_folds)
     labelled = speakers[speakers != ""]
     groups = [sorted(set(labelled[held_out])) for _, held_out in splitter.split(labelled, groups=labelled)]
-    order = [name for group in groups for name in group]
-    known = speakers != ""
     folds = []
     for number, group in enumerate(groups):
         test = np.isin(speakers, group)
         # Copies of test audio under another speaker's name are on no side.
-        leaked = _copies(rows, test)
-        after = order.index(group[-1]) + 1
-        left = set(speakers[known & ~(test | leaked)])
-        others = [name for name in order[after:] + order[:after] if name in left]
-        one = [others[seed % len(others)]] if len(others) > 1 else []
-        validation = np.isin(speakers, one) & known & ~leaked
-        copies = _copies(rows, validation) & known & ~(test | leaked)
+        train = (speakers != "") & ~(test | _copies(rows, test))
         name = group[0] if n_folds is None else f"{number + 1:02d}"
-        fold = Fold(name, known & ~(test | validation | leaked | copies), validation, test, copies)
-        if not fold.rest.any():
+        if not train.any():
             raise TrainingError(
                 f"fold {name}: no training recordings, as all others are copies of those held out; "
                 "give other speakers, or cross-validate --by random"
             )
-        folds.append(fold)
+        folds.append(Fold(name, train, test))
     return folds
 
 

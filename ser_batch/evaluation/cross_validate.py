@@ -1,8 +1,8 @@
 """Cross-validation: every example is predicted by a network that was not trained on its speaker.
 
 Each fold and seed is one task, which continues after a kill and writes a small file with its predictions. The held-out
-examples are used only for the final score. Each fold is trained twice: first without one of its training speakers, to
-fit the temperature on this speaker; then with all of its training speakers, for the predictions.
+examples are used only for the final score. The probabilities of a fold are calibrated with the predictions of the other
+folds: see `ser_batch.evaluation.fold_scores.cross_fitted_temperatures`.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def run_fold(task: _FoldTask) -> tuple[str, Scores]:
         shutil.rmtree(task.path.with_suffix(""))
     done = _read_fold(task)
     return done[0].fold, score(
-        [one.label for one in done], [int(np.argmax(one.calibrated)) for one in done], records.labels
+        [one.label for one in done], [int(np.argmax(one.probabilities)) for one in done], records.labels
     )
 
 
@@ -272,30 +272,19 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
     one_thread()
     select = partial(row_selection, records)
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
-    temperature = 1.0
-    if fold.validation.any() and fold.train.any():
-        training = select(f"the training side of fold {fold.name}", fold.train)
-        validation = select(f"the validation side of fold {fold.name}", fold.validation)
-        inner = TrainValidation(training, validation, sides | {"held out": "validation"})
-        temperature = train(records, folder / "calibration", task.recipe, task.seed, sides=inner).bundle.temperature
-    everyone = TrainValidation(select(f"fold {fold.name}", fold.rest), None, sides)
-    bundle = train(records, folder / "final", task.recipe, task.seed, sides=everyone).bundle
+    training = TrainValidation(select(f"the training side of fold {fold.name}", fold.train), None, sides)
+    bundle = train(records, folder, task.recipe, task.seed, sides=training).bundle
     held_out = select(f"the held-out examples of fold {fold.name}", fold.test)
-    classifier = Classifier.of(bundle)
-    both = [classifier.at(1.0), classifier.at(temperature)]
-    raw, calibrated = predict_examples(bundle, both, records, held_out, task.adapt)
     return [
         FoldPrediction(
-            after.prediction.file,
-            after.prediction.start_secs,
-            after.prediction.end_secs,
-            after.speaker,
-            after.label,
+            one.prediction.file,
+            one.prediction.start_secs,
+            one.prediction.end_secs,
+            one.speaker,
+            one.label,
             fold.name,
             task.seed,
-            temperature,
-            before.prediction.probabilities,
-            after.prediction.probabilities,
+            one.prediction.probabilities,
         )
-        for before, after in zip(raw, calibrated, strict=True)
+        for one in predict_examples(bundle, Classifier.of(bundle), records, held_out, task.adapt)
     ]

@@ -68,7 +68,7 @@ def evaluate(
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished and all((folder / name).exists() for name in _FILES):
             return _read_scores(folder, bundle.labels), True
-        (evaluated,) = predict_examples(bundle, [Classifier.of(bundle)], records, selection, adapt)
+        evaluated = predict_examples(bundle, Classifier.of(bundle), records, selection, adapt)
         scores = score(
             [one.label for one in evaluated],
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],

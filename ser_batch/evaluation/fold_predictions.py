@@ -30,9 +30,7 @@ class FoldPrediction:
         label: index of the true label.
         fold: name of the fold in which the recording is held out.
         seed: of the training.
-        temperature: of the fold, fitted on a part of its training examples.
-        raw: probability of each label before calibration, summing to 1.
-        calibrated: probability of each label at the temperature of the fold.
+        probabilities: of each label, before calibration, summing to 1.
     """
 
     file: str
@@ -42,9 +40,7 @@ class FoldPrediction:
     label: int
     fold: str
     seed: int
-    temperature: float
-    raw: Sequence[float]
-    calibrated: Sequence[float]
+    probabilities: Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +58,19 @@ class OutOfFold:
     table: DataFrame
 
 
-def predictions_table(predictions: Sequence[FoldPrediction], labels: Sequence[str]) -> DataFrame:
+def predictions_table(
+    predictions: Sequence[FoldPrediction], probabilities: NDArray[np.float64], labels: Sequence[str]
+) -> DataFrame:
     """A row for each prediction: the columns of `PREDICTIONS`.
 
     Args:
         predictions: one for each recording and seed.
+        probabilities: of each, calibrated, ``(n, labels)``.
         labels: their names; ``label`` and ``emotion`` are categories in this order.
 
     Raises:
         ValueError: a seed predicts a recording twice or not at all.
     """
-    probabilities = np.array([one.calibrated for one in predictions], dtype=np.float64)
     table = DataFrame(
         {
             "file": [one.file for one in predictions],

@@ -20,6 +20,7 @@ from ser_batch.evaluation.folders import PREDICTIONS, SCORES
 from ser_batch.evaluation.intervals import count_by_speaker, interval_over_speakers
 from ser_batch.evaluation.metrics import ECE_BINS, expected_calibration_error, reliability, score
 from ser_batch.formatting import format_uar
+from ser_batch.models.calibration import apply_temperature, fit_temperature
 from ser_batch.storage.writing import write_json
 
 FOLD_FILES = frozenset(
@@ -45,9 +46,11 @@ def write_folds(
     Raises:
         ValueError: a seed predicts a recording twice or not at all.
     """
-    table = predictions_table(predictions, labels)
+    raw = np.array([one.probabilities for one in predictions])
+    temperatures = cross_fitted_temperatures(predictions)
+    calibrated = np.concatenate([apply_temperature([row], one) for row, one in zip(raw, temperatures, strict=True)])
+    table = predictions_table(predictions, calibrated, labels)
     write_table(folder / PREDICTIONS, table)
-    raw, calibrated = (np.array([getattr(one, name) for one in predictions]) for name in ("raw", "calibrated"))
     truth = label_codes(table.label)
     before, after = reliability(raw, truth), reliability(calibrated, truth)
     lines = _scores_by_seed(table, raw, calibrated, labels)
@@ -59,13 +62,30 @@ def write_folds(
     )
     summary = _summary(table, lines, over_seeds, labels) | {"title": title, "protocol": dict(protocol)}
     # Temperatures are factors, so the geometric mean is used.
-    summary["temperature"] = round(float(np.exp(np.mean(np.log([one.temperature for one in predictions])))), 6)
+    summary["temperature"] = round(float(np.exp(np.mean(np.log(temperatures)))), 6)
     summary["ece"]["pooled"] = {"before": round(before.error, 6), "after": round(after.error, 6)}
     uar, wa = summary["uar"]["mean"], summary["wa"]["mean"]
     shown = format_uar(uar, summary["labels_scored"], len(labels))
     plot_confusion(confusion, labels, f"{title}\n{shown}, WA {wa:.3f}", folder / "confusion_matrix.png")
     plot_reliability(before, after, title, folder / "reliability.png")
     write_json(folder / SCORES, summary)
+
+
+def cross_fitted_temperatures(predictions: Sequence[FoldPrediction]) -> list[float]:
+    """The temperature of each prediction, fitted to the predictions of all other folds with the same seed; 1: no fit.
+
+    The networks of the other folds were trained with the recordings of this fold, but none of these recordings is among
+    the predictions that its temperature is fitted to.
+    """
+    frame = DataFrame({"fold": [one.fold for one in predictions], "seed": [one.seed for one in predictions]})
+    probabilities = np.array([one.probabilities for one in predictions])
+    truth = np.array([one.label for one in predictions])
+    found = np.ones(len(predictions))
+    for (fold, seed), part in frame.groupby(["fold", "seed"]):
+        others = ((frame.seed == seed) & (frame.fold != fold)).to_numpy()
+        found[part.index] = fit_temperature(probabilities[others], truth[others]) or 1.0
+    temperatures: list[float] = found.tolist()
+    return temperatures
 
 
 def _scores_by_seed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +36,16 @@ class LabelledPrediction:
 
 def predict_examples(
     bundle: Bundle,
-    classifiers: Sequence[Classifier],
+    classifier: Classifier,
     records: RecordFolder,
     selection: Selection,
     adapt: Adaptation = "none",
-) -> list[list[LabelledPrediction]]:
-    """Predict the recordings of a selection with each of several classifiers, in shard order.
+) -> list[LabelledPrediction]:
+    """Predict the recordings of a selection, in shard order.
 
     Args:
         bundle: the model; its encoder is used.
-        classifiers: of the bundle, with different calibrations.
+        classifier: of the bundle.
         records: with the front end and labels of the bundle.
         selection: of the examples; windows of one recording are averaged.
         adapt: what the predictions are adapted to; the batch is the selection.
@@ -63,21 +63,16 @@ def predict_examples(
         embedded.append(Embedded(times, np.stack([one for *_, one in group]), rows[0]["duration"]))
     names = [f"{row['file']}\0{row['start']}\0{row['end']}" for row in found]
     means = [one.mean for one in embedded]
-    groups = find_groups(adapt, lambda: means, [row["speaker"] for row in found], names, classifiers[0].arrays)
-    scales = groups.of(range(len(found)))
+    groups = find_groups(adapt, lambda: means, [row["speaker"] for row in found], names, classifier.arrays)
+    figures = classify(embedded, groups.of(range(len(found))), classifier)
     return [
-        [
-            _labelled(row, label, one, figures)
-            for row, label, one, figures in zip(
-                found, labels, embedded, classify(embedded, scales, classifier), strict=True
-            )
-        ]
-        for classifier in classifiers
+        _labelled(row, label, one, of_row)
+        for row, label, one, of_row in zip(found, labels, embedded, figures, strict=True)
     ]
 
 
 def _labelled(row: dict[str, Any], label: int, embedded: Embedded, figures: Float64s) -> LabelledPrediction:
-    *probabilities, novelty = figures.mean(axis=0).tolist()
+    *probabilities, novelty = figures[0].tolist()
     shown = (tuple(probabilities), embedded.duration_secs, novelty)
     return LabelledPrediction(row["speaker"], label, Prediction(row["file"], row["start"], row["end"], *shown))
 

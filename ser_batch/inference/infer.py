@@ -150,12 +150,12 @@ class _InferenceRun:
             numbered = ((key.as_py(), one) for key, one in zip(keys, recordings(table), strict=False))
             for block, _ in embed_blocks(numbered, len(table), self._embedding, self.engine, folder):
                 part = read_part(Path(block.path))
-                figures_of = classify(part, None, self.classifier)
+                figures_of = classify(part, None, self.classifier, self.options.windows)
                 ready.update((key, pair) for key, *pair in zip(block.keys, part, figures_of, strict=True))
                 remove_part(Path(block.path))
                 while expected < len(table) and (found := ready.pop(keys[expected].as_py(), None)):
                     one, (result, figures) = next(in_order), found
-                    rows = predictions_of(result, one, figures, self.options.windows, *self._who(one, one.speaker))
+                    rows = predictions_of(result, one, figures, *self._who(one, one.speaker))
                     append(summary.add(rows, self._labels))
                     expected += 1
                 file.flush()
@@ -261,10 +261,11 @@ class _InferenceRun:
         numbered = enumerate(zip(recordings(self.listing.recordings), results(), strict=True))
         for block in in_blocks(numbered):
             found = [result for _, (_, result) in block]
-            figures = classify(found, groups.of([row for row, _ in block]), self.classifier)
-            for (row, (one, result)), of_windows in zip(block, figures, strict=True):
+            scales = groups.of([row for row, _ in block])
+            figures = classify(found, scales, self.classifier, self.options.windows)
+            for (row, (one, result)), rows in zip(block, figures, strict=True):
                 who = self._who(one, groups.speakers[row])
-                yield predictions_of(result, one, of_windows, self.options.windows, *who)
+                yield predictions_of(result, one, rows, *who)
 
     def _groups(self, results: Callable[[], Iterator[Embedded]]) -> Groups:
         """The groups in which the recordings are normalised."""

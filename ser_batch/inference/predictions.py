@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -79,22 +79,25 @@ class Classifier:
         chosen = tuple(bundle.labels.index(label) for label in labels or bundle.labels)
         return cls(bundle.load_arrays(), bundle.content.calibration, chosen)
 
-    def at(self, temperature: float) -> Classifier:
-        """The same classifier with another temperature; 1: uncalibrated probabilities."""
-        return replace(self, calibration=Calibration(temperature=temperature))
-
     def __call__(self, embeddings: Float32s, scales: Float32s | None = None) -> Float64s:
-        """Probabilities of the chosen labels, then the novelty: float64 ``(n, labels + 1)``.
+        """Probabilities of all labels, not calibrated, then the novelty: float64 ``(n, all labels + 1)``.
 
         Args:
             embeddings: float32 ``(n, features)``.
             scales: factor and offset of each, float32 ``(n, 2, features)``; None: not normalised.
         """
         features = self.arrays.head.features(embeddings, scales)
-        calibrated = apply_temperature(self.arrays.head.probabilities(features), self.calibration.temperature)
-        chosen = calibrated[:, self.labels]
-        chosen /= np.maximum(chosen.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        return np.column_stack([chosen, self.arrays.novelty.of(features)])
+        return np.column_stack([self.arrays.head.probabilities(features), self.arrays.novelty.of(features)])
+
+    def calibrated(self, figures: Float64s) -> Float64s:
+        """Calibrated probabilities of the chosen labels, then the novelty: float64 ``(n, chosen labels + 1)``.
+
+        Args:
+            figures: as returned by a call, or their means over windows.
+        """
+        probabilities = apply_temperature(figures[:, :-1], self.calibration.temperature)[:, self.labels]
+        probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        return np.column_stack([probabilities, figures[:, -1]])
 
 
 def choose_labels(text: str, bundle: Bundle) -> tuple[str, ...]:
@@ -112,15 +115,14 @@ def choose_labels(text: str, bundle: Bundle) -> tuple[str, ...]:
 
 
 def predictions_of(
-    embedded: Embedded, recording: Recording, figures: Float64s, windows: bool, channel: int | None, speaker: str
+    embedded: Embedded, recording: Recording, figures: Float64s, channel: int | None, speaker: str
 ) -> Iterator[Prediction]:
-    """The rows of a recording: one for each window, or one with their mean.
+    """The rows of a recording: one for each window, or one for all.
 
     Args:
         embedded: the recording's result.
         recording: the recording.
-        figures: from `Classifier`, float64 ``(windows, labels + 1)``.
-        windows: one row per window.
+        figures: from `classify`.
         channel: channel number, if every channel has its own rows.
         speaker: of the recording.
     """
@@ -129,33 +131,38 @@ def predictions_of(
         yield Prediction(recording.file, error=embedded.error, part=part, channel=channel, speaker=speaker)
         return
     times = embedded.times
-    if not windows:
-        times, figures = np.array([[times[0, 0], times[-1, 1]]]), figures.mean(axis=0, keepdims=True)
+    if len(figures) < len(times):
+        times = np.array([[times[0, 0], times[-1, 1]]])
     for (start_secs, end_secs), (*probabilities, novelty) in zip(times.tolist(), figures.tolist(), strict=True):
         warnings = embedded.warnings + (("unfamiliar",) if novelty > UNFAMILIAR else ())
         shown = (tuple(probabilities), embedded.duration_secs, novelty, warnings)
         yield Prediction(recording.file, start_secs, end_secs, *shown, channel=channel, speaker=speaker)
 
 
-def classify(results: Sequence[Embedded], scales: Float32s | None, classifier: Classifier) -> Iterator[Float64s]:
-    """The figures of some recordings: of each, float64 ``(windows, labels + 1)``.
+def classify(
+    results: Sequence[Embedded], scales: Float32s | None, classifier: Classifier, windows: bool = False
+) -> Iterator[Float64s]:
+    """The probabilities and novelty of some recordings: of each, float64 ``(rows, chosen labels + 1)``.
 
     Args:
         results: of the recordings.
         scales: factor and offset of each, float32 ``(results, 2, features)``; None: none is normalised.
         classifier: of the bundle.
+        windows: one row per window; else one row with the mean over the windows, which is then calibrated.
     """
-    windows = (
+    embeddings = (
         (embedding, number) for number, result in enumerate(results) for block in result.blocks() for embedding in block
     )
     figures = (
         row
-        for chunk in in_blocks(windows, WINDOWS_AT_ONCE)
+        for chunk in in_blocks(embeddings, WINDOWS_AT_ONCE)
         for row in classifier(
             np.stack([embedding for embedding, _ in chunk]),
             None if scales is None else scales[[number for _, number in chunk]],
         )
     )
     for result in results:
-        rows = list(islice(figures, len(result.times)))
-        yield np.stack(rows) if rows else np.empty((0, 0))
+        rows = np.array(list(islice(figures, len(result.times))))
+        if len(rows):
+            rows = classifier.calibrated(rows if windows else rows.mean(axis=0, keepdims=True))
+        yield rows

@@ -43,8 +43,11 @@ class Novelty(ArrayFile):
         return novelty
 
     def distances(self, features: Float32s) -> NDArray[np.float64]:
-        """The root mean square offset, in deviations, of each row of ``(n, features)`` from the nearest centre."""
-        exact = features.astype(np.float64)
+        """The root mean square offset, in deviations, of each row of ``(n, features)`` from the nearest centre.
+
+        Features after those that it was fitted to are ignored.
+        """
+        exact = features[:, : self.centres.shape[1]].astype(np.float64)
         squares = [np.square((exact - centre) / self.deviations).mean(axis=1) for centre in self.centres]
         distances: NDArray[np.float64] = np.sqrt(np.min(squares, axis=0))
         return distances

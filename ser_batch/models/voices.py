@@ -46,9 +46,11 @@ class VoiceSpace(ArrayFile):
         """Voice vectors, float64 ``(n, dimensions)``; a row does not depend on the other rows.
 
         Args:
-            features: standardised features of recordings normalised by batch, float32 ``(n, features)``.
+            features: standardised features of recordings normalised by batch, float32 ``(n, features)``; those after
+                the features that the space was fitted to are ignored.
         """
-        projected: Float64s = (features - self.mean).astype(np.float64) @ self.axes.astype(np.float64)
+        offsets = (features[:, : len(self.mean)] - self.mean).astype(np.float64)
+        projected: Float64s = offsets @ self.axes.astype(np.float64)
         return projected
 
     def find(self, vectors: Float64s, names: Sequence[str]) -> NDArray[np.int64]:

@@ -182,10 +182,9 @@ def _cropped(log_mel: tf.Tensor, options: Augmentation, draws: _Draws) -> tf.Ten
     n_frames = tf.shape(log_mel)[1]
     longest = options.crop_max_frames + 1
     length = tf.cast(draws.uniform(float(options.crop_min_frames), float(longest)), tf.int32)
-    length = tf.minimum(length, n_frames)
-    first = tf.cast(draws.uniform() * tf.cast(n_frames - length + 1, tf.float32), tf.int32)
-    first = tf.minimum(first, n_frames - length)
-    return log_mel[:, first : first + length]
+    n_starts = tf.maximum(n_frames - length + 1, 1)
+    first = tf.minimum(tf.cast(draws.uniform() * tf.cast(n_starts, tf.float32), tf.int32), n_starts - 1)
+    return tf.gather(log_mel, (first + tf.range(length)) % n_frames, axis=1)
 
 
 def _masked(log_mel: tf.Tensor, axis: int, largest_share: float, draws: _Draws) -> tf.Tensor:

@@ -11,20 +11,14 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.models.heads import Head
 from ser_batch.models.networks.families import build_extractor
 from ser_batch.models.normalisation import (
-    GroupStatistics,
     Scale,
-    identity_scale,
     measure_scale,
     random_speaker_scales,
-    scale_to,
-    shrunk,
     speaker_scales,
     within_speakers,
 )
-from ser_batch.models.voices import VoiceSpace, fit_voice_space
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_column
 from ser_batch.training.augmentation import augment, mixup
@@ -94,33 +88,6 @@ class FeatureSet:
         scales = self._speaker_scales()
         of_epoch = None if scales is None else lambda _: scales
         return self._data.epochs(EpochOptions(self._recipe.batch_size, seed, scales=of_epoch), [0])
-
-    def outputs(self, learner: keras.Model, alone: bool = False) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """A network's outputs for the examples as stored, with their labels, in batches.
-
-        Args:
-            learner: the trainable part of the network, or a part of it.
-            alone: examples are not normalised by speaker.
-        """
-        graph = traced(learner)
-        scales = self._speaker_scales()
-        if alone and scales is not None and self.scale is not None:
-            scales = np.repeat(identity_scale(self.scale)[None], len(scales), axis=0)
-        first = 0
-        for examples, labels in self._batches():
-            last = first + len(labels)
-            extra = () if scales is None else (scales[first:last],)
-            yield graph(examples, *extra).numpy(), labels
-            first = last
-
-    def voice_space(self, head: Head) -> VoiceSpace | None:
-        """The voice space of the examples as stored; None without speakers, or if not normalised by speaker."""
-        if not self._by_speaker:
-            return None
-        features = self._features()
-        batch = shrunk(GroupStatistics().add(features), head.reference, 0.0)
-        scale = scale_to(batch, head.reference)
-        return fit_voice_space(head.features(features, scale[None]), self._speakers())
 
     def _batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
         """The examples as stored, or their features, with their labels."""

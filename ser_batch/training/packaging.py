@@ -1,74 +1,193 @@
-"""From a trained network to a bundle: calibration, novelty and provenance."""
+"""From a finished training to a bundle: weights, calibration, novelty, voices and provenance."""
 
 from __future__ import annotations
 
 import shutil
-from itertools import chain
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from ser_batch import __version__
+from ser_batch.audio.decoders import Float32s
 from ser_batch.models.bundles import Bundle, BundleArrays, BundleContent, Calibration, save_bundle
 from ser_batch.models.calibration import fit_temperature
+from ser_batch.models.heads import SMALLEST_VARIANCE, Head
 from ser_batch.models.networks.families import build_learner, build_network, encoder_of, features_of, head_of
+from ser_batch.models.normalisation import (
+    GroupStatistics,
+    Scale,
+    measure_scale,
+    scale_to,
+    shrunk,
+    speaker_scales,
+    within_speakers,
+)
 from ser_batch.models.novelty import fit_novelty
-from ser_batch.training.features import FeatureSet
+from ser_batch.models.voices import VoiceSpace, fit_voice_space
+from ser_batch.records.folder import RecordFolder
+from ser_batch.records.reader import Selection, TrainValidation, manifest_column
+from ser_batch.training.features import traced
+from ser_batch.training.input_pipeline import read_batches
 from ser_batch.training.recipes import Recipe
-from ser_batch.training.trainer import CHECKPOINTS, Trainer
+from ser_batch.training.trainer import CHECKPOINTS
+
+
+class TrainedPart(NamedTuple):
+    """A trained part of a network.
+
+    Attributes:
+        recipe: of its training.
+        weights: of its learner, see `build_learner`.
+        scale: of its features; None: they are not standardised.
+        last_epoch: metrics.
+    """
+
+    recipe: Recipe
+    weights: list[Float32s]
+    scale: Scale | None
+    last_epoch: dict[str, float]
+
+
+class _Embeddings(NamedTuple):
+    """Embeddings ``(n, features)``, and labels and speakers ``(n,)`` of some examples."""
+
+    values: Float32s
+    labels: NDArray[np.int64]
+    speakers: list[str]
 
 
 def package(
-    trainer: Trainer, recipe: Recipe, train: FeatureSet, validation: FeatureSet | None, identity: dict[str, Any]
+    folder: Path,
+    records: RecordFolder,
+    sides: TrainValidation,
+    recipe: Recipe,
+    trained: Sequence[TrainedPart],
+    identity: dict[str, Any],
 ) -> Bundle:
-    """Write the history and the bundle, and remove the checkpoints.
+    """Write the bundle, and remove the checkpoints.
 
     Args:
-        trainer: after the last epoch.
+        folder: of the bundle.
+        records: that the network was trained on.
+        sides: training examples, to fit novelty and voices, and validation examples, to fit the temperature.
         recipe: of the training.
-        train: the training examples, to fit novelty.
-        validation: the examples that the temperature is fitted on; None: it is not fitted.
+        trained: the parts of the network, as in ``recipe.parts``.
         identity: JSON that is added to the provenance.
     """
-    trainer.write_history()
-    records, folder = train.records, trainer.folder
-    # Not compiled, so that the optimizer's copies of the weights are not saved.
-    network = build_network(records.front_end, len(records.labels), recipe, train.scale)
-    learner = build_learner(records.front_end, len(records.labels), recipe, train.scale)
-    for one in (network, learner):
-        one.set_weights(trainer.final_weights())
+    network, scale = _whole_network(records, sides, recipe, trained)
+    encoder, head = encoder_of(network), head_of(network, scale)
+    exact = len(trained) == 1  # a CRNN is evaluated on each example alone, without padding
+    examples = _embed(encoder, records, sides.train, 32 if exact else 1)
     provenance = identity | {
         "records_path": records.path.name,
-        "n_examples": {"train": train.n_examples, "validation": validation.n_examples if validation else 0},
-        "last_epoch": trainer.history[-1],
+        "n_examples": {
+            "train": sides.train.n_examples,
+            "validation": sides.validation.n_examples if sides.validation else 0,
+        },
+        "last_epoch": trained[0].last_epoch,
         "parameters": network.count_params(),
         "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
-    head = head_of(network, recipe, train.scale)
-    # Of recordings that are normalised by their speaker, and of the same recordings alone.
-    features = features_of(learner)
-    novelty = fit_novelty(lambda: chain(train.outputs(features), train.outputs(features, alone=True)))
-    arrays = BundleArrays(head, novelty, train.voice_space(head))
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
-        calibration=_calibration(learner, validation),
+        calibration=_calibration(encoder, head, records, sides.validation, 32 if exact else 1),
         speaker_normalised=recipe.normalise == "speaker",
         training=provenance,
     )
-    bundle = save_bundle(folder, network, encoder_of(network, recipe), arrays, content)
+    arrays = _arrays(head, examples, recipe.normalise == "speaker", len(head.mean if exact else trained[0].weights[0]))
+    bundle = save_bundle(folder, network, encoder, arrays, content)
     shutil.rmtree(folder / CHECKPOINTS)
     return bundle
 
 
-def _calibration(learner: keras.Model, validation: FeatureSet | None) -> Calibration:
+def _whole_network(
+    records: RecordFolder, sides: TrainValidation, recipe: Recipe, trained: Sequence[TrainedPart]
+) -> tuple[keras.Model, Scale | None]:
+    """The network with its trained weights, and the scale of its embeddings.
+
+    With a CRNN beside the functionals, one softmax layer stands on the features of both; its logits are the weighted
+    mean of the logits of both.
+    """
+    n_labels, first = len(records.labels), trained[0]
+    if len(trained) == 1:
+        network = build_network(records.front_end, n_labels, recipe, first.scale)
+        network.set_weights(first.weights)
+        return network, first.scale
+    learner = build_learner(records.front_end, n_labels, trained[1].recipe, None)
+    learner.set_weights(trained[1].weights)
+    beside = features_of(learner)
+    found = _embed(beside, records, sides.train, 1)
+    by_speaker = recipe.normalise == "speaker"
+    own = within_speakers(found.values, found.speakers) if by_speaker else measure_scale([found.values])
+    assert first.scale is not None
+    assert recipe.crnn is not None
+    scale = Scale(*(np.concatenate(both) for both in zip(_pair(first.scale), _pair(own), strict=True)))
+    network = build_network(records.front_end, n_labels, recipe, scale, learner.get_layer("crnn"))
+    share, (kernel, bias) = recipe.crnn.share, learner.get_layer("emotion").get_weights()
+    deviation = np.sqrt(own.variance + SMALLEST_VARIANCE)
+    merged = np.concatenate([(1.0 - share) * first.weights[0], share * deviation[:, None] * kernel])
+    shift = (1.0 - share) * first.weights[1] + share * (bias + own.mean @ kernel)
+    network.get_layer("emotion").set_weights([merged, shift])
+    return network, scale
+
+
+def _pair(scale: Scale) -> tuple[Float32s, Float32s]:
+    return scale.mean, scale.variance
+
+
+def _embed(encoder: keras.Model, records: RecordFolder, selection: Selection, batch_size: int) -> _Embeddings:
+    graph = traced(encoder)
+    batches = [(graph(one.log_mels).numpy(), one.labels) for one in read_batches(records, selection, batch_size)]
+    values, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return _Embeddings(values, labels, manifest_column(records, selection, "speaker").to_pylist())
+
+
+def _arrays(head: Head, examples: _Embeddings, by_speaker: bool, n_fitted: int) -> BundleArrays:
+    """Head, novelty and voice space.
+
+    Novelty is fitted to recordings that are normalised by their speaker, and to the same recordings alone. Neither
+    novelty nor voices use the features of a CRNN, which fit the training examples too closely.
+
+    Args:
+        head: of the network.
+        examples: that it was trained on.
+        by_speaker: whether examples are normalised by speaker.
+        n_fitted: number of features that novelty and voices use.
+    """
+    alone = head.features(examples.values)[:, :n_fitted]
+    versions, voices = [alone], None
+    if by_speaker:
+        scales = speaker_scales(examples.values, examples.speakers, head.reference)
+        versions.append(head.features(examples.values, scales)[:, :n_fitted])
+        voices = _voice_space(head, examples, n_fitted)
+    novelty = fit_novelty(lambda: [(version, examples.labels) for version in versions])
+    return BundleArrays(head, novelty, voices)
+
+
+def _voice_space(head: Head, examples: _Embeddings, n_fitted: int) -> VoiceSpace | None:
+    """The voice space of examples that are normalised as one batch; None without speakers."""
+    batch = shrunk(GroupStatistics().add(examples.values), head.reference, 0.0)
+    scale = scale_to(batch, head.reference)
+    return fit_voice_space(head.features(examples.values, scale[None])[:, :n_fitted], examples.speakers)
+
+
+def _calibration(
+    encoder: keras.Model, head: Head, records: RecordFolder, validation: Selection | None, batch_size: int
+) -> Calibration:
+    """The temperature of recordings that are predicted alone.
+
+    Adapted predictions are right more often, so their confidence is rather low.
+    """
     if validation is not None:
-        # Recordings are predicted alone: adapted predictions are right more often, so their confidence is rather low.
-        outputs = validation.outputs(learner, alone=True)
-        probabilities, truth = (np.concatenate(column) for column in zip(*outputs, strict=True))
-        temperature = fit_temperature(probabilities, truth)
+        examples = _embed(encoder, records, validation, batch_size)
+        probabilities = head.probabilities(head.features(examples.values))
+        temperature = fit_temperature(probabilities, examples.labels)
         if temperature is not None:
             return Calibration(temperature=temperature, fitted_on=validation.n_examples)
     return Calibration(temperature=1.0, fitted_on=None)

@@ -15,12 +15,15 @@ from ser_batch.storage.settings import Settings
 
 Precision = Literal["float32", "mixed_bfloat16"]
 
+# Names of the parts of a network that are trained one after the other.
+PARTS = ("", "crnn")
+
 
 class Augmentation(Settings):
     """Strength of each augmentation of training examples; 0 switches it off.
 
     Attributes:
-        crop_min_frames, crop_max_frames: range of the length of a random crop; shorter log-mels are not cropped.
+        crop_min_frames, crop_max_frames: range of the length of a random crop; shorter log-mels are repeated.
         warp: frequencies are scaled by a factor from ``1 - warp`` to ``1 + warp`` (vocal tract length perturbation).
         warp_share: share of examples that are warped.
         tempo: speed is scaled by ``exp`` of a number from ``-tempo`` to ``tempo``.
@@ -64,7 +67,6 @@ class OptimisationOptions(Settings):
         clip_norm: largest norm of a step's gradient; 0: unlimited.
         label_smoothing: share of the target that is spread over all labels.
         averaging: decay per step of the moving average of all weights, which the bundle gets; 0: no average.
-        class_weight: ``balanced``: examples of rare labels get higher weights; ``none``: all weights are equal.
     """
 
     epochs: PositiveInt
@@ -76,7 +78,22 @@ class OptimisationOptions(Settings):
     clip_norm: NonNegativeFloat
     label_smoothing: BelowOne
     averaging: BelowOne
-    class_weight: Literal["balanced", "none"]
+
+
+class CrnnOptions(OptimisationOptions):
+    """A convolutional recurrent network (CRNN) that is trained beside the functionals, on its own.
+
+    Attributes:
+        share: weight of its logits; those of the functionals have the rest of 1.
+        dropout: dropout rate before its softmax.
+        norm_momentum: see `NetworkOptions`.
+        augmentation: augmentation of its training examples.
+    """
+
+    share: BelowOne
+    dropout: BelowOne
+    norm_momentum: BelowOne
+    augmentation: Augmentation = Augmentation()
 
 
 class Recipe(OptimisationOptions, NetworkOptions):
@@ -85,14 +102,35 @@ class Recipe(OptimisationOptions, NetworkOptions):
     Attributes:
         name: the recipe's name.
         front_end: the required front-end preset of the records.
+        class_weight: ``balanced``: examples of rare labels get higher weights; ``none``: all weights are equal.
         augmentation: augmentation of training examples.
         copies: with ``functionals``: number of augmented copies of every example, used in turn.
+        crnn: with ``functionals``: a CRNN beside them, trained for at most ``epochs`` epochs; None: functionals only.
     """
 
     name: str
     front_end: str
+    class_weight: Literal["balanced", "none"]
     augmentation: Augmentation = Augmentation()
     copies: PositiveInt
+    crnn: CrnnOptions | None = None
+
+    @model_validator(mode="after")
+    def _functionals_are_beside_a_crnn(self) -> Self:
+        if self.crnn is not None and self.network != "functionals":
+            raise ValueError(f"the table crnn is for the network functionals, not for {self.network}")
+        return self
+
+    @property
+    def parts(self) -> dict[str, Recipe]:
+        """The recipes of the parts of the network, which are trained one after the other, by name; see `PARTS`."""
+        if self.crnn is None:
+            return {"": self}
+        values = dict(self.crnn)
+        del values["share"]
+        values["epochs"] = min(self.crnn.epochs, self.epochs)
+        beside = self.replace(crnn=None, network="crnn", normalise="none", l2=0.0, copies=1, **values)
+        return {"": self.replace(crnn=None), "crnn": beside}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -108,10 +146,17 @@ def read_recipe(path: Path) -> Recipe:
     base = values.pop("base", "default")
     if not isinstance(base, str) or base not in RECIPES:
         raise UsageError(f"{path}: base = {base!r}: no such recipe; choose one of {', '.join(RECIPES)}")
-    preset = RECIPES[base].to_json()
-    if isinstance(augmentation := values.get("augmentation"), dict):
-        values["augmentation"] = preset["augmentation"] | augmentation
-    return Recipe.parse(preset | {"name": path.stem} | values, str(path), UsageError)
+    return Recipe.parse(_merged(RECIPES[base].to_json() | {"name": path.stem}, values), str(path), UsageError)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes; a table within them is merged value by value."""
+    tables = {
+        name: _merged(values[name], change)
+        for name, change in changes.items()
+        if isinstance(change, dict) and isinstance(values.get(name), dict)
+    }
+    return {**values, **changes, **tables}
 
 
 def _preset(path: Path) -> Recipe:
@@ -150,8 +195,9 @@ def recipe_title(recipe: Mapping[str, Any]) -> str:
     """
 
     def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-        others = {name: value for name, value in values.items() if name != "augmentation"}
-        return {**others, **values.get("augmentation", {})}
+        plain = {name: value for name, value in values.items() if not isinstance(value, dict)}
+        crnn = flat(values["crnn"]) if values.get("crnn") else {}
+        return {**plain, **values.get("augmentation", {}), **{f"crnn.{name}": one for name, one in crnn.items()}}
 
     preset = flat(RECIPES[recipe["name"]].to_json() if recipe["name"] in RECIPES else recipe)
     changes = [f"{name} {value}" for name, value in flat(recipe).items() if preset.get(name) != value]

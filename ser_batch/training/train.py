@@ -22,9 +22,9 @@ from ser_batch.records.reader import TrainValidation, manifest_column, split_tra
 from ser_batch.storage.outputs import OutputKind, open_output
 from ser_batch.training.determinism import computing_in, deterministic
 from ser_batch.training.features import FeatureSet
-from ser_batch.training.packaging import package
-from ser_batch.training.recipes import Precision, Recipe
-from ser_batch.training.trainer import CHECKPOINTS, HISTORY, LOGS, Epoch, Trainer
+from ser_batch.training.packaging import TrainedPart, package
+from ser_batch.training.recipes import PARTS, Precision, Recipe
+from ser_batch.training.trainer import CHECKPOINTS, LOGS, Epoch, Trainer, history_name
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainingResult:
     Attributes:
         bundle: the trained model.
         was_finished: whether the training was already finished before this run.
-        continued_from: number of epochs done before this run; 0 for a new training.
+        continued_from: number of epochs done before this run, of all parts; 0 for a new training.
         notes: messages for the user, one line each.
     """
 
@@ -83,18 +83,22 @@ def train(
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
             return TrainingResult(_checked_bundle(folder), True, recipe.epochs)
-        with deterministic(seed):
-            train_set = FeatureSet(records, sides.train, recipe)
-            validation = FeatureSet(records, sides.validation, recipe, train_set) if sides.validation else None
-            with computing_in(precision):
-                network = build_learner(records.front_end, len(records.labels), recipe, train_set.scale)
-            trainer = Trainer(network, recipe, train_set, validation, folder, seed)
-            notes = (*trainer.resume(), *_notes(records, recipe, sides))
-            continued_from = len(trainer.history)
-            trainer.fit(on_epoch)
-            bundle = package(trainer, recipe, train_set, validation, identity)
+        notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
+        for name, part in recipe.parts.items():
+            with deterministic(seed):
+                train_set = FeatureSet(records, sides.train, part)
+                validation = FeatureSet(records, sides.validation, part, train_set) if sides.validation else None
+                with computing_in(precision):
+                    network = build_learner(records.front_end, len(records.labels), part, train_set.scale)
+                trainer = Trainer(network, part, train_set, validation, folder, seed, name)
+                notes += trainer.resume()
+                continued_from += len(trainer.history)
+                trainer.fit(on_epoch)
+            trainer.write_history()
+            trained.append(TrainedPart(part, trainer.final_weights(), train_set.scale, trainer.history[-1]))
+        bundle = package(folder, records, sides, recipe, trained, identity)
         output.finish()
-        return TrainingResult(bundle, False, continued_from, notes)
+        return TrainingResult(bundle, False, continued_from, tuple(notes))
 
 
 def _check_records(records: RecordFolder, recipe: Recipe) -> None:
@@ -127,7 +131,7 @@ def _checked_bundle(folder: Path) -> Bundle:
 
 
 def _is_output(name: str) -> bool:
-    return name in BUNDLE_FILES | {HISTORY, LOGS}
+    return name in BUNDLE_FILES | {*map(history_name, PARTS), LOGS}
 
 
 _KIND = OutputKind("a model bundle", DESCRIPTION, CHECKPOINTS, _is_output, lambda folder: open_bundle(folder).training)

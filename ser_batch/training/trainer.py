@@ -27,7 +27,7 @@ from ser_batch.training.optimisation import MovingAverage, make_optimizer
 from ser_batch.training.recipes import OptimisationOptions
 
 CHECKPOINTS = "checkpoints"
-HISTORY = "history.csv"
+HISTORY = "history.csv"  # of the second part of a network: history-PART.csv
 LOGS = "logs"
 
 _KEPT_CHECKPOINTS = 2
@@ -42,17 +42,19 @@ class Epoch:
         of: number of epochs in the whole training.
         metrics: ``loss``, ``accuracy``, and with a validation split ``val_loss``, ``val_accuracy``.
         secs: duration in seconds.
+        part: name of the network's part; empty: the first, or the whole network.
     """
 
     number: int
     of: int
     metrics: dict[str, float]
     secs: float
+    part: str = ""
 
     def line(self) -> str:
         """The epoch as one line of text."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
-        return f"epoch {self.number:3d}/{self.of}  {figures}  {self.secs:.1f} s"
+        return f"{self.part and self.part + ' '}epoch {self.number:3d}/{self.of}  {figures}  {self.secs:.1f} s"
 
 
 class Trainer:
@@ -65,6 +67,7 @@ class Trainer:
         validation: examples that are evaluated after every epoch; None: no evaluation.
         folder: the bundle's folder; checkpoints, logs and history are written there.
         seed: of every random choice.
+        part: name of the trained part of a network; empty: the first, or the whole network.
 
     Attributes:
         folder: the bundle's folder.
@@ -79,8 +82,9 @@ class Trainer:
         validation: FeatureSet | None,
         folder: Path,
         seed: int,
+        part: str = "",
     ) -> None:
-        self._network, self._options = network, options
+        self._network, self._options, self._part = network, options, part
         self._train, self._validation = train, validation
         self.folder, self._seed = folder, seed
         self._steps = n_batches(train.n_examples, options.batch_size)
@@ -96,7 +100,7 @@ class Trainer:
     def resume(self) -> list[str]:
         """Load the newest readable checkpoint; return one message for each that is unreadable."""
         notes = []
-        for path in sorted((self.folder / CHECKPOINTS).glob("epoch-*.npz"), reverse=True):
+        for path in self._checkpoints()[::-1]:
             try:
                 with np.load(path) as stored:
                     arrays = [stored[f"v{number}"] for number in range(len(stored.files) - 1)]
@@ -135,13 +139,13 @@ class Trainer:
             self.history.append({name: float(value) for name, value in (metrics | measure()).items()})
             self._write_checkpoint(epoch + 1)
             logs.add(epoch + 1, self.history[-1])
-            on_epoch(Epoch(epoch + 1, n_epochs, self.history[-1], time.perf_counter() - began))
+            on_epoch(Epoch(epoch + 1, n_epochs, self.history[-1], time.perf_counter() - began, self._part))
             began = time.perf_counter()
 
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)]
         if self._average:
             callbacks.append(self._average.callback())
-        with damage_as_records_error(self._train.records), closing(_Logs(self.folder / LOGS)) as logs:
+        with damage_as_records_error(self._train.records), closing(_Logs(self.folder / LOGS / self._part)) as logs:
             measure = self._validator()
             self._network.fit(
                 self._train.training_epochs(self._seed, range(n_done + 1, n_epochs + 1)),
@@ -154,9 +158,9 @@ class Trainer:
             )
 
     def write_history(self) -> None:
-        """Write ``history.csv``: a row per epoch."""
+        """Write the metrics of all epochs as CSV: a row per epoch."""
         names = list(self.history[0])
-        with open_atomically(self.folder / HISTORY) as file:
+        with open_atomically(self.folder / history_name(self._part)) as file:
             write_rows(file, [["epoch", *names]])
             write_rows(file, [[str(n), *(repr(one[name]) for name in names)] for n, one in enumerate(self.history, 1)])
 
@@ -193,14 +197,23 @@ class Trainer:
 
     def _write_checkpoint(self, number: int) -> None:
         """Write the state that the next epoch depends on to one file; the last two files are kept."""
-        checkpoints = self.folder / CHECKPOINTS
         arrays = {f"v{place}": np.asarray(variable) for place, variable in enumerate(self._variables())}
         content = io.BytesIO()  # on a full disk, the error on closing the archive would replace the first error
         np.savez(content, history=np.array(json.dumps(self.history)), **arrays)
-        with open_atomically(checkpoints / f"epoch-{number:04d}.npz", "wb") as file:
+        name = f"{self._part and self._part + '-'}epoch-{number:04d}.npz"
+        with open_atomically(self.folder / CHECKPOINTS / name, "wb") as file:
             file.write(content.getbuffer())
-        for old in sorted(checkpoints.glob("epoch-*.npz"))[:-_KEPT_CHECKPOINTS]:
+        for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
             old.unlink()
+
+    def _checkpoints(self) -> list[Path]:
+        """All checkpoints, oldest first."""
+        return sorted((self.folder / CHECKPOINTS).glob(f"{self._part and self._part + '-'}epoch-*.npz"))
+
+
+def history_name(part: str) -> str:
+    """Name of the file with the history of a part of a network."""
+    return f"history-{part}.csv" if part else HISTORY
 
 
 def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:

@@ -176,7 +176,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
         weight.assign(chance.normal(0, 0.01, weight.shape))
     novelty = Novelty(np.zeros((1, n_features), np.float32), np.ones(n_features, np.float32), scale=1.0, shape=1.0)
     training = {"recipe": {"name": "none", "epochs": 0}}
-    arrays = BundleArrays(head_of(network, recipe, scale), novelty, None)
+    arrays = BundleArrays(head_of(network, scale), novelty, None)
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
@@ -184,7 +184,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
         speaker_normalised=recipe.normalise == "speaker",
         training=training,
     )
-    return save_bundle(folder, network, encoder_of(network, recipe), arrays, content)
+    return save_bundle(folder, network, encoder_of(network), arrays, content)
 
 
 def predicted(

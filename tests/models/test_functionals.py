@@ -42,7 +42,7 @@ class Traced:
         chance = np.random.default_rng(0)
         for weight in network.weights:
             weight.assign(chance.normal(0, 0.02, weight.shape))
-        outputs = [encoder_of(network, OPTIONS).output, features_of(network).output, network.output]
+        outputs = [encoder_of(network).output, features_of(network).output, network.output]
         graph = traced(keras.Model(network.inputs, outputs))
         self._graph = graph
 
@@ -175,7 +175,7 @@ def test_the_spectrum_is_described_by_its_power() -> None:
     import tensorflow as tf
 
     decibels = log_mel(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32), 16_000, SPEECH)
-    spectrum = descriptors._Spectrum(tf.constant(decibels.T[None]), SPEECH)
+    spectrum = descriptors.Spectrum(tf.constant(decibels.T[None]), SPEECH)
     centres_hz = librosa.mel_frequencies(SPEECH.n_mels + 2, fmin=SPEECH.fmin_hz, fmax=SPEECH.fmax_hz)[1:-1]
     widths = np.gradient(centres_hz) / np.gradient(centres_hz)[0]
     power = (10.0 ** (decibels.T.astype(np.float64) / 10) * widths).reshape(-1, 64, 3).sum(axis=2)
@@ -189,5 +189,5 @@ def test_the_shipped_network_is_made_of_these_functionals(emodb_sample: Path) ->
     """Whoever changes one makes the shipped model anew."""
     samples, rate_hz = soundfile.read(emodb_sample / "03a01Wa.wav", dtype="float32")
     decibels = log_mel(samples, rate_hz, SPEECH)[None]
-    shipped = traced(encoder_of(shipped_bundle().load_network(), OPTIONS))(decibels).numpy()
+    shipped = traced(encoder_of(shipped_bundle().load_network()))(decibels).numpy()
     np.testing.assert_allclose(traced(functional_extractor(SPEECH))(decibels), shipped, rtol=1e-3, atol=1e-3)

@@ -13,10 +13,10 @@ from ser_batch.errors import BundleError
 from ser_batch.models.bundles import RUNTIME, Bundle, open_bundle, shipped_bundle
 from ser_batch.models.exports import convert
 from ser_batch.models.litert import RuntimeEncoder
-from ser_batch.models.networks.crnn import seed_crnn
 from ser_batch.models.networks.families import encoder_of, features_of, head_of
 from ser_batch.models.networks.functionals import functional_extractor, functional_network
 from ser_batch.models.networks.options import NetworkOptions
+from ser_batch.models.networks.seed_crnn import seed_crnn
 from ser_batch.models.normalisation import Scale, identity_scale
 from ser_batch.training.features import traced
 
@@ -95,8 +95,8 @@ def test_the_seed_network(emodb_sample: Path, tmp_path: Path, capfd: pytest.Capt
     options = NetworkOptions(network="seed_crnn", dropout=0.3, norm_momentum=0.9)
     network = seed_crnn(SEED.shape, 7, options)
     shake(network, 0.1)
-    convert(encoder_of(network, options), tmp_path / "seed.tflite")
-    encoder, head = RuntimeEncoder((tmp_path / "seed.tflite").read_bytes()), head_of(network, options, None)
+    convert(encoder_of(network), tmp_path / "seed.tflite")
+    encoder, head = RuntimeEncoder((tmp_path / "seed.tflite").read_bytes()), head_of(network, None)
     speech = log_mels(emodb_sample, SEED)[:4]
     found = head.probabilities(head.features(np.stack([encoder(one) for one in speech])))
     assert_same(found, network.predict(np.stack(speech), verbose=0))
@@ -110,8 +110,8 @@ def test_a_network_that_normalises_by_speaker(emodb_sample: Path, tmp_path: Path
     options = NetworkOptions(network="functionals", normalise="speaker")
     network = functional_network(SPEECH, 7, options, scale)
     shake(network, 0.05)
-    convert(encoder_of(network, options), tmp_path / "speaker.tflite")
-    encoder, head = RuntimeEncoder((tmp_path / "speaker.tflite").read_bytes()), head_of(network, options, scale)
+    convert(encoder_of(network), tmp_path / "speaker.tflite")
+    encoder, head = RuntimeEncoder((tmp_path / "speaker.tflite").read_bytes()), head_of(network, scale)
     speaker_scale = np.random.default_rng(0).normal(1, 0.3, (1, 2, n_features)).astype(np.float32)
     graph = traced(network)
     for speech in log_mels(emodb_sample, SPEECH)[:3]:

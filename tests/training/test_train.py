@@ -424,13 +424,12 @@ def test_the_loss_is_weighed_by_label(small_records: RecordFolder, tmp_path: Pat
 
 def test_speakers_are_told_from_the_training_side_alone(whole: Path, kept_records: RecordFolder) -> None:
     from ser_batch.models.networks.families import encoder_of
-    from ser_batch.models.networks.options import NetworkOptions
     from ser_batch.models.normalisation import within_speakers
     from ser_batch.training.features import traced
 
     bundle = open_bundle(whole / "bundle")
     side = split_selection(kept_records, "train")
-    extract = traced(encoder_of(bundle.load_network(), NetworkOptions(network="functionals")))
+    extract = traced(encoder_of(bundle.load_network()))
     features = np.concatenate([extract(batch.log_mels).numpy() for batch in read_batches(kept_records, side, 32)])
     expected = within_speakers(features, manifest_column(kept_records, side, "speaker").to_pylist())
     found = bundle.load_arrays().head.reference

@@ -19,12 +19,27 @@ _HARMONICS_TO_HZ = 2000.0
 
 _N_COARSE = 64
 
+# Lower limit of the level of a band, relative to the recording's own level.
+_FLOOR_DB = -65.0
+
 _SMALL = 1e-6
 # Of power.
 _NEPERS_PER_DB = float(np.log(10.0) / 10.0)
 
 
-class _Spectrum:
+def at_reference_level(log_mel: Any) -> Any:
+    """The levels of all bands relative to the recording's own, ``(batch, frames, n_mels)``, at least `_FLOOR_DB`.
+
+    The reference is the mean level of all cells, weighted by power: silence around the speech does not change it.
+    """
+    levels = ops.transpose(log_mel, (0, 2, 1))
+    loudest = ops.max(levels, axis=(1, 2), keepdims=True)
+    power = ops.exp((levels - loudest) * _NEPERS_PER_DB)
+    reference = ops.sum(power * levels, axis=(1, 2), keepdims=True) / ops.sum(power, axis=(1, 2), keepdims=True)
+    return ops.maximum(levels - reference, _FLOOR_DB)
+
+
+class Spectrum:
     """Curves over time that describe the spectrum's shape; Keras tensors ``(batch, frames)``."""
 
     def __init__(self, fine: Any, front_end: FrontEnd) -> None:

@@ -7,13 +7,20 @@ import numpy as np
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.models.heads import SMALLEST_VARIANCE, Head
-from ser_batch.models.networks.crnn import seed_crnn
+from ser_batch.models.networks.crnn import crnn
 from ser_batch.models.networks.functionals import functional_extractor, functional_head, functional_network
 from ser_batch.models.networks.options import NetworkOptions
+from ser_batch.models.networks.seed_crnn import seed_crnn
 from ser_batch.models.normalisation import Scale
 
 
-def build_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale | None) -> keras.Model:
+def build_network(
+    front_end: FrontEnd,
+    n_labels: int,
+    options: NetworkOptions,
+    scale: Scale | None,
+    beside: keras.Model | None = None,
+) -> keras.Model:
     """Build a network with initial weights.
 
     Args:
@@ -21,45 +28,54 @@ def build_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, s
         n_labels: width of the softmax.
         options: the network's family and settings.
         scale: statistics of the training examples, for standardisation; None: no standardisation.
+        beside: with ``functionals``: the encoder of a CRNN beside them.
 
     Raises:
         TrainingError: the network and the front end do not fit.
     """
     if options.network == "seed_crnn":
         return seed_crnn(front_end.shape, n_labels, options, scale)
+    if options.network == "crnn":
+        return crnn(front_end, n_labels, options)
     assert scale is not None  # see `check_normalisation`
-    return functional_network(front_end, n_labels, options, scale)
+    return functional_network(front_end, n_labels, options, scale, beside)
 
 
 def build_extractor(front_end: FrontEnd, options: NetworkOptions) -> keras.Model | None:
     """The first part of a network, if it has no weights; None: the whole network is trainable."""
-    if options.network == "seed_crnn":
+    if options.network != "functionals":
         return None
     return functional_extractor(front_end, options.normalise == "file")
 
 
 def build_learner(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale | None) -> keras.Model:
     """The trainable part of a network, which has all of its weights; see `build_network`."""
-    if options.network == "seed_crnn":
+    if options.network != "functionals":
         return build_network(front_end, n_labels, options, scale)
     assert scale is not None
     return functional_head(front_end, n_labels, options, scale)
 
 
-def encoder_of(network: keras.Model, options: NetworkOptions) -> keras.Model:
+def encoder_of(network: keras.Model) -> keras.Model:
     """The part of a network from log-mels to embeddings ``(batch, features)``, on which its head stands."""
-    if options.network == "seed_crnn":
-        return features_of(network)
-    return keras.Model(network.inputs[0], network.get_layer("functionals").output)
+    names = {layer.name for layer in network.layers}
+    for name in ("embedding", "functionals"):
+        if name in names:
+            return keras.Model(network.inputs[0], network.get_layer(name).output)
+    return features_of(network)
 
 
-def head_of(network: keras.Model, options: NetworkOptions, scale: Scale | None) -> Head:
-    """The part of a network from embeddings to probabilities, as arrays; for the arguments see `build_network`."""
+def head_of(network: keras.Model, scale: Scale | None) -> Head:
+    """The part of a network from embeddings to probabilities, as arrays.
+
+    Args:
+        network: from `build_network`.
+        scale: of its embeddings; None: they are not standardised.
+    """
     kernel, bias = network.get_layer("emotion").get_weights()
-    if options.network == "seed_crnn":  # the output of its LSTM is not standardised
+    if scale is None:
         ones = np.ones(len(kernel), np.float32)
         return Head(0.0 * ones, ones - SMALLEST_VARIANCE, kernel, bias)
-    assert scale is not None
     return Head(scale.mean, scale.variance, kernel, bias)
 
 

@@ -9,7 +9,6 @@ are pure Keras and run on any backend; frames of padding have the weight 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -22,10 +21,11 @@ from ser_batch.models.heads import standardise
 from ser_batch.models.networks.descriptors import (
     _N_COARSE,
     _NEPERS_PER_DB,
+    Spectrum,
     _cosines,
     _pitch,
     _saliences,
-    _Spectrum,
+    at_reference_level,
 )
 from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.networks.statistics import (
@@ -44,9 +44,6 @@ from ser_batch.models.normalisation import Scale
 
 # Frames within this of the power-weighted mean level count as speech.
 _LOUD_DB = 25.0
-
-# Lower limit of the level of a band, relative to the recording's own level.
-_FLOOR_DB = -65.0
 
 _N_CEPSTRA = 24
 _N_CORRELATED = 16
@@ -70,8 +67,8 @@ def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
             f"functionals need a multiple of {_N_COARSE} mel bands, and this front end has {front_end.n_mels}; "
             "build the records with --front-end speech"
         )
-    fine = _at_reference_level(log_mel)
-    spectrum = _Spectrum(fine, front_end)
+    fine = at_reference_level(log_mel)
+    spectrum = Spectrum(fine, front_end)
     level = spectrum.level
     loud = ops.cast(ops.greater(level, _power_weighted_mean(level) - _LOUD_DB), "float32")
     real = _span(loud)
@@ -107,18 +104,6 @@ def functionals(log_mel: Any, front_end: FrontEnd) -> dict[str, Any]:
     }
 
 
-def _at_reference_level(log_mel: Any) -> Any:
-    """The levels of all bands relative to the recording's own, ``(batch, frames, n_mels)``, at least `_FLOOR_DB`.
-
-    The reference is the mean level of all cells, weighted by power: silence around the speech does not change it.
-    """
-    levels = ops.transpose(log_mel, (0, 2, 1))
-    loudest = ops.max(levels, axis=(1, 2), keepdims=True)
-    power = ops.exp((levels - loudest) * _NEPERS_PER_DB)
-    reference = ops.sum(power * levels, axis=(1, 2), keepdims=True) / ops.sum(power, axis=(1, 2), keepdims=True)
-    return ops.maximum(levels - reference, _FLOOR_DB)
-
-
 def _power_weighted_mean(level: Any) -> Any:
     """The mean level of the frames, weighted by power, ``(batch, 1)``."""
     power = ops.exp((level - ops.max(level, axis=1, keepdims=True)) * _NEPERS_PER_DB)
@@ -145,7 +130,7 @@ def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> ker
         A model from float32 ``(batch, n_mels, n_frames)`` to ``(batch, features)``.
     """
     log_mel = Input(front_end.shape, name="log_mel")
-    return Model(log_mel, _features(log_mel, front_end, centre_files)[0], name="functionals")
+    return Model(log_mel, _features(log_mel, front_end, centre_files), name="functionals")
 
 
 def functional_head(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale) -> keras.Model:
@@ -161,36 +146,42 @@ def functional_head(front_end: FrontEnd, n_labels: int, options: NetworkOptions,
     Returns:
         A model from ``(batch, features)`` to probabilities ``(batch, n_labels)``.
     """
-    _, sizes = _features(Input(front_end.shape), front_end, False)
-    features = Input((sum(sizes),), name="features")
-    inputs, outputs = _classified(features, sizes, n_labels, options, scale)
+    features = Input((_features(Input(front_end.shape), front_end, False).shape[-1],), name="features")
+    inputs, outputs = _classified(features, n_labels, options, scale)
     return Model([features, *inputs], outputs, name="head")
 
 
-def functional_network(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale) -> keras.Model:
+def functional_network(
+    front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale, crnn: keras.Model | None = None
+) -> keras.Model:
     """`functional_extractor` and `functional_head` as one model: log-mels to probabilities ``(batch, n_labels)``.
 
-    Its weights are the head's.
+    Args:
+        front_end: of the input log-mels.
+        n_labels: width of the softmax.
+        options: the recipe's network options.
+        scale: of the features of the training examples.
+        crnn: from log-mels to more features, which follow the functionals; None: there are only the functionals.
     """
     log_mel = Input(front_end.shape, name="log_mel")
-    features, sizes = _features(log_mel, front_end, options.normalise == "file")
-    inputs, outputs = _classified(features, sizes, n_labels, options, scale)
+    features = _features(log_mel, front_end, options.normalise == "file")
+    if crnn is not None:
+        features = layers.Concatenate(name="embedding")([features, crnn(log_mel)])
+    inputs, outputs = _classified(features, n_labels, options, scale)
     return Model([log_mel, *inputs], outputs, name="functional_network")
 
 
-def _features(log_mel: Any, front_end: FrontEnd, centre_files: bool) -> tuple[Any, list[int]]:
-    """All functionals ``(batch, features)``, and the number in each group."""
+def _features(log_mel: Any, front_end: FrontEnd, centre_files: bool) -> Any:
+    """All functionals, ``(batch, features)``."""
     groups = functionals(_centred(log_mel) if centre_files else log_mel, front_end)
-    return layers.Concatenate(name="functionals")(list(groups.values())), [group.shape[-1] for group in groups.values()]
+    return layers.Concatenate(name="functionals")(list(groups.values()))
 
 
-def _classified(
-    features: Any, sizes: Sequence[int], n_labels: int, options: NetworkOptions, scale: Scale
-) -> tuple[list[Any], Any]:
+def _classified(features: Any, n_labels: int, options: NetworkOptions, scale: Scale) -> tuple[list[Any], Any]:
     """The additional inputs, and the output."""
     inputs = []
     if options.normalise == "speaker":
-        speaker = Input((2, sum(sizes)), name="speaker_scale")
+        speaker = Input((2, features.shape[-1]), name="speaker_scale")
         inputs.append(speaker)
         features = features * speaker[:, 0] + speaker[:, 1]
     x = standardise(features, scale, ops)

@@ -15,17 +15,17 @@ class NetworkOptions(Settings):
     """The network's family and settings.
 
     Attributes:
-        network: the family, a module of `ser_batch.models.networks`: ``seed_crnn`` (in ``crnn``) or ``functionals``.
+        network: the family: ``functionals``, ``crnn``, or ``seed_crnn`` of the published notebook.
         normalise: normalisation of the network's input. ``train``: standardised with mean and deviation of the
             training examples. ``file``: the same, after subtracting each recording's own mean from every mel band.
             ``speaker``: the same, after transforming each speaker's functionals to the overall mean and deviation.
-        dropout: dropout rate: of the functionals; in ``seed_crnn`` before the LSTM and before the softmax.
-        norm_momentum: of the running averages of batch normalisation in ``seed_crnn``. Keras' default of .99 has a
+        dropout: dropout rate before the softmax; in ``seed_crnn`` also before the LSTM.
+        norm_momentum: of the running averages of batch normalisation. Keras' default of .99 has a
             time constant of 100 steps: in a training of a few hundred steps, the averages lag far behind the weights.
         l2: penalty on the squared weights of the softmax layer of ``functionals``.
     """
 
-    network: Literal["seed_crnn", "functionals"]
+    network: Literal["seed_crnn", "functionals", "crnn"]
     normalise: Normalisation = "train"
     dropout: BelowOne = 0.0
     norm_momentum: BelowOne = 0.99
@@ -38,6 +38,8 @@ def check_normalisation(options: NetworkOptions) -> None:
     Raises:
         TrainingError: it does not.
     """
+    if options.network == "crnn" and options.normalise != "none":
+        raise TrainingError("the network crnn has its own normalisation; give --normalise none")
     if options.network == "seed_crnn" and options.normalise in ("file", "speaker"):
         raise TrainingError(
             f"the network seed_crnn cannot be normalised by {options.normalise}; give --normalise none or train"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from ser_batch.errors import TrainingError
-from ser_batch.models.networks.crnn import seed_crnn
 from ser_batch.models.networks.options import NetworkOptions
+from ser_batch.models.networks.seed_crnn import seed_crnn
 from ser_batch.models.normalisation import Scale
 
 PLAIN = NetworkOptions(network="seed_crnn")
