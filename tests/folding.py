@@ -25,11 +25,11 @@ def made_predictions(
     for seed in seeds:
         logits = np.random.default_rng([11, seed]).normal(size=(n, 3))
         logits[np.arange(n), truth] += skill + clearness[speaker]
-        calibrated = apply_temperature(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), 1 / skill)
-        raw = apply_temperature(calibrated, 0.5)
+        fair = apply_temperature(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), 1 / skill)
+        raw = apply_temperature(fair, 0.5)
         predictions += [
-            FoldPrediction(f"{at:03d}.wav", 0.0, 2.5, f"{who:02d}", int(label), f"{who:02d}", seed, skill, sharp, fair)
-            for at, (who, label, sharp, fair) in enumerate(zip(speaker, truth, raw, calibrated, strict=True))
+            FoldPrediction(f"{at:03d}.wav", 0.0, 2.5, f"{who:02d}", int(label), f"{who:02d}", seed, sharp)
+            for at, (who, label, sharp) in enumerate(zip(speaker, truth, raw, strict=True))
         ]
     return predictions
 
@@ -40,7 +40,7 @@ def certain(
     """Predictions of which only the label matters."""
     rows = np.eye(3) * 0.7 + 0.1
     return [
-        FoldPrediction(f"{at:03d}.wav", 0.0, 1.0, speaker, label, speaker or "1", seed, 1.0, rows[guess], rows[guess])
+        FoldPrediction(f"{at:03d}.wav", 0.0, 1.0, speaker, label, speaker or "1", seed, rows[guess])
         for at, (guess, label, speaker) in enumerate(zip(predicted, truth, speakers, strict=True))
     ]
 

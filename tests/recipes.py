@@ -27,6 +27,7 @@ PLAIN = RECIPES["default"].replace(
     l2=0.0,
     augmentation=Augmentation(),
     copies=1,
+    crnn=None,
 )
 
 # All that may be random or has a state of its own.
@@ -63,7 +64,8 @@ def write_recipe(recipe: Recipe, folder: Path) -> Path:
     def lines(values: dict[str, Any]) -> list[str]:
         return [f"{name} = {json.dumps(value)}" for name, value in values.items()]
 
-    values = recipe.to_json()
+    values = {name: value for name, value in recipe.to_json().items() if value is not None}
+    values["base"] = "functionals"  # without a CRNN
     path = folder / f"{values.pop('name')}.toml"
     augmentation = values.pop("augmentation")
     path.write_text("\n".join([*lines(values), "[augmentation]", *lines(augmentation)]))

@@ -112,7 +112,8 @@ def _whole_network(
     """The network with its trained weights, and the scale of its embeddings.
 
     With a CRNN beside the functionals, one softmax layer stands on the features of both; its logits are the weighted
-    mean of the logits of both.
+    mean of the logits of both. The CRNN has no bias there: at the mean of its features over the training examples, its
+    logits are equal. Other speakers' features are closer to this mean, and a bias would outweigh them.
     """
     n_labels, first = len(records.labels), trained[0]
     if len(trained) == 1:
@@ -129,11 +130,10 @@ def _whole_network(
     assert recipe.crnn is not None
     scale = Scale(*(np.concatenate(both) for both in zip(_pair(first.scale), _pair(own), strict=True)))
     network = build_network(records.front_end, n_labels, recipe, scale, learner.get_layer("crnn"))
-    share, (kernel, bias) = recipe.crnn.share, learner.get_layer("emotion").get_weights()
+    share, (kernel, _) = recipe.crnn.share, learner.get_layer("emotion").get_weights()
     deviation = np.sqrt(own.variance + SMALLEST_VARIANCE)
     merged = np.concatenate([(1.0 - share) * first.weights[0], share * deviation[:, None] * kernel])
-    shift = (1.0 - share) * first.weights[1] + share * (bias + own.mean @ kernel)
-    network.get_layer("emotion").set_weights([merged, shift])
+    network.get_layer("emotion").set_weights([merged, (1.0 - share) * first.weights[1]])
     return network, scale
 
 

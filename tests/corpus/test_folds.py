@@ -42,15 +42,12 @@ def audio_of(rows: Rows, side: np.ndarray) -> set[str]:
 def assert_sound(folds: Sequence[Fold], rows: Rows) -> None:
     """Sides are disjoint, in rows as well as in audio; what has a speaker is held out once."""
     for fold in folds:
-        sides = (fold.train, fold.validation, fold.test, fold.copies)
+        sides = (fold.train, fold.test)
         assert all(side.dtype == bool and len(side) == len(rows) for side in sides)
         assert np.sum(sides, axis=0).max() <= 1
         assert fold.train.any()
         assert fold.test.any()
-        assert not audio_of(rows, fold.test) & audio_of(rows, fold.rest)
-        assert not audio_of(rows, fold.validation) & audio_of(rows, fold.train)
-        assert audio_of(rows, fold.copies) <= audio_of(rows, fold.validation)
-        assert (fold.rest == (fold.train | fold.validation | fold.copies)).all()
+        assert not audio_of(rows, fold.test) & audio_of(rows, fold.train)
     held_out = np.sum([fold.test for fold in folds], axis=0)
     known = np.array([row["speaker"] != "" for row in rows])
     assert (held_out[known] == 1).all()
@@ -75,13 +72,8 @@ def test_by_speaker_no_speaker_is_on_two_sides(corpus: str, n_folds: int | None,
     assert_sound(folds, rows)
     unknown = np.array([row["speaker"] == "" for row in rows])
     for fold in folds:
-        sides = [speakers_of(rows, side) for side in (fold.train, fold.validation, fold.test)]
-        assert not sides[0] & sides[1]
-        assert not sides[0] & sides[2]
-        assert not sides[1] & sides[2]
-        others = {row["speaker"] for row in rows} - sides[2] - {""}
-        assert len(sides[1]) == (1 if len(others) > 1 else 0)
-        assert not (unknown & (fold.train | fold.validation | fold.test)).any()
+        assert not speakers_of(rows, fold.train) & speakers_of(rows, fold.test)
+        assert not (unknown & (fold.train | fold.test)).any()
 
 
 def test_leave_one_out_names_folds_for_who_is_held_out() -> None:
@@ -90,14 +82,13 @@ def test_leave_one_out_names_folds_for_who_is_held_out() -> None:
     assert [fold.name for fold in folds] == [f"s{number}" for number in range(6)]
     for fold in folds:
         assert speakers_of(rows, fold.test) == {fold.name}
-        assert len(speakers_of(rows, fold.train)) == 4
+        assert len(speakers_of(rows, fold.train)) == 5
     assert [fold.name for fold in make_folds(rows, "speaker", 3, 0)] == ["01", "02", "03"]
 
 
-def test_without_copies_everyone_else_is_trained_or_validated_on() -> None:
-    rows = CORPORA["windows"]
-    for fold in make_folds(rows, "speaker", None, 0):
-        assert (fold.train | fold.validation | fold.test).all()
+def test_without_copies_everyone_else_is_trained_on() -> None:
+    for fold in make_folds(CORPORA["windows"], "speaker", None, 0):
+        assert (fold.train ^ fold.test).all()
 
 
 def test_a_copy_of_test_audio_under_another_name_is_on_no_side() -> None:
@@ -109,45 +100,13 @@ def test_a_copy_of_test_audio_under_another_name_is_on_no_side() -> None:
     ]
     fold = make_folds(rows, "speaker", None, 0)[0]
     assert fold.test.tolist() == [True, True, False, False, False, False]
-    assert not (fold.train | fold.validation)[2]
-    assert (fold.train | fold.validation)[3:].all()
-
-
-def test_a_copy_of_the_validation_speaker_is_trained_on_only_with_that_speaker() -> None:
-    rows = [
-        {"file": f"{number}.wav", "speaker": speaker, "label": "anger", "sha256": sha256}
-        for number, (speaker, sha256) in enumerate([("a", "1"), ("b", "2"), ("c", "2"), ("c", "3"), ("d", "4")])
-    ]
-    fold = make_folds(rows, "speaker", None, 0)[0]
-    assert fold.validation.tolist() == [False, True, False, False, False]
-    assert fold.copies.tolist() == [False, False, True, False, False]
-    assert fold.train.tolist() == [False, False, False, True, True]
-    assert fold.rest.tolist() == [False, True, True, True, True]
+    assert fold.train.tolist() == [False, False, False, True, True, True]
 
 
 def test_speakers_who_are_copies_of_each_other_are_refused() -> None:
     rows = [{"file": f"{n}.wav", "speaker": "ab"[n % 2], "label": "joy", "sha256": str(n // 2)} for n in range(8)]
     with pytest.raises(TrainingError, match=r"^fold a: no training recordings.*--by random"):
         make_folds(rows, "speaker", None, 0)
-
-
-def test_the_validation_speaker_rotates_with_the_seed() -> None:
-    rows = CORPORA["plain"]
-    used = {
-        frozenset(speakers_of(rows, fold.validation))
-        for seed in range(5)
-        for fold in make_folds(rows, "speaker", None, seed)[:1]
-    }
-    assert len(used) == 5
-    in_one_seed = [speakers_of(rows, fold.validation) for fold in make_folds(rows, "speaker", None, 0)]
-    assert len(set().union(*in_one_seed)) == 6
-
-
-def test_two_speakers_leave_no_one_to_validate_on() -> None:
-    rows = rows_of(n_speakers=2)
-    for fold in make_folds(rows, "speaker", None, 0):
-        assert not fold.validation.any()
-        assert (fold.train ^ fold.test).all()
 
 
 @pytest.mark.parametrize("n_folds", [2, 3, 4])
@@ -168,9 +127,7 @@ def test_at_random_no_audio_is_on_two_sides(corpus: str, n_folds: int | None) ->
     assert_sound(folds, rows)
     assert (np.sum([fold.test for fold in folds], axis=0) == 1).all()
     for fold in folds:
-        assert not audio_of(rows, fold.validation) & audio_of(rows, fold.train)
-        assert fold.validation.any() == (n_folds != 2)
-        assert (fold.train | fold.validation | fold.test).all()
+        assert (fold.train ^ fold.test).all()
 
 
 @pytest.mark.parametrize("n_folds", [2, 5, 10])

@@ -126,9 +126,7 @@ def test_neither_the_order_of_rows_nor_of_labels_matters(tmp_path: Path, known: 
     a, b = made_predictions(), made_predictions(seeds=(5,), skill=2)
     if not known:
         a, b = ([replace(one, speaker="") for one in predictions] for predictions in (a, b))
-    turned = [
-        replace(one, label=2 - one.label, raw=one.raw[::-1], calibrated=one.calibrated[::-1]) for one in reversed(b)
-    ]
+    turned = [replace(one, label=2 - one.label, probabilities=one.probabilities[::-1]) for one in reversed(b)]
     first = written(tmp_path / "a", a)
     plain = compare(first, written(tmp_path / "b", b))
     assert compare(first, written(tmp_path / "c", turned, labels=LABELS[::-1])) == plain

@@ -25,7 +25,6 @@ from ser_batch.evaluation.fold_predictions import read_predictions
 from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
 from ser_batch.models.bundles import Adaptation
-from ser_batch.models.calibration import apply_temperature
 from ser_batch.models.networks.options import Normalisation
 from ser_batch.records.folder import RecordFolder, open_records
 from ser_batch.records.reader import Selection, TrainValidation
@@ -182,23 +181,6 @@ def test_killed_with_one_worker_and_started_again_it_ends_as_with_two(
 
 Rows = list[dict[str, str]]
 
-TEMPERATURES = {"calibration": 0.5, "final": 3.0}
-
-
-@dataclass(frozen=True)
-class SpiedClassifier:
-    """Always predicts the first label; the lower the temperature, the higher its probability."""
-
-    bundle: Any
-    temperature: float = 1.0
-
-    @classmethod
-    def of(cls, bundle: Any) -> "SpiedClassifier":
-        return cls(bundle)
-
-    def at(self, temperature: float) -> "SpiedClassifier":
-        return SpiedClassifier(self.bundle, temperature)
-
 
 @dataclass
 class Trainings:
@@ -210,42 +192,28 @@ class Trainings:
 
     def train(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: TrainValidation) -> Any:
         folder.mkdir(parents=True)
+        assert sides.validation is None
         self.seen.append((seed, sides, folder))
-        return SimpleNamespace(bundle=SimpleNamespace(temperature=TEMPERATURES[folder.name], name=folder.name))
+        return SimpleNamespace(bundle="trained")
 
     def predict(
-        self,
-        bundle: Any,
-        classifiers: Sequence[SpiedClassifier],
-        records: RecordFolder,
-        selection: Selection,
-        adapt: str,
-    ) -> list[list[LabelledPrediction]]:
-        assert bundle.name == "final"
+        self, bundle: Any, classifier: Any, records: RecordFolder, selection: Selection, adapt: str
+    ) -> list[LabelledPrediction]:
+        """Always the first label."""
+        assert (bundle, classifier) == ("trained", "classifier")
         assert adapt in ("none", "speakers")
-        assert all(one.bundle is bundle for one in classifiers)
         self.held_out.append(selection)
-        return [self.predicted(one.temperature, records, selection) for one in classifiers]
-
-    def predicted(self, temperature: float, records: RecordFolder, selection: Selection) -> list[LabelledPrediction]:
         found = []
         for row in example_rows(records, selection):
-            probabilities = apply_temperature([[0.4, *(0.1,) * 6]], temperature)[0]
-            prediction = Prediction(row["file"], row["start"], row["end"], tuple(probabilities))
+            prediction = Prediction(row["file"], row["start"], row["end"], (0.4, *(0.1,) * 6))
             found.append(LabelledPrediction(row["speaker"], records.labels.index(row["label"]), prediction))
         return found
 
-    def rows(self, selection: Selection | None) -> Rows:
-        return example_rows(self.records, selection) if selection else []
-
-    def folds(self) -> list[tuple[Rows, Rows, Rows, Rows]]:
-        """Rows of each fold: calibration's training and validation, the final training, what it is scored on."""
-        calibrations = [sides for _, sides, folder in self.seen if folder.name == "calibration"]
-        finals = [sides for _, sides, folder in self.seen if folder.name == "final"]
-        assert all(sides.validation is None for sides in finals)
+    def folds(self) -> list[tuple[Rows, Rows]]:
+        """Rows of each fold: what is trained on, and what it is scored on."""
         return [
-            (self.rows(inner.train), self.rows(inner.validation), self.rows(final.train), self.rows(held_out))
-            for inner, final, held_out in zip(calibrations, finals, self.held_out, strict=True)
+            (example_rows(self.records, sides.train), example_rows(self.records, held_out))
+            for (_, sides, _), held_out in zip(self.seen, self.held_out, strict=True)
         ]
 
 
@@ -254,7 +222,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch, kept_records: RecordFolder) -> Tr
     trainings = Trainings(kept_records, [], [])
     monkeypatch.setattr(validation, "train", trainings.train)
     monkeypatch.setattr(validation, "predict_examples", trainings.predict)
-    monkeypatch.setattr(validation, "Classifier", SpiedClassifier)
+    monkeypatch.setattr(validation, "Classifier", SimpleNamespace(of=lambda bundle: "classifier"))
     monkeypatch.setattr(validation, "one_thread", lambda *_: None)
     return trainings
 
@@ -268,25 +236,23 @@ def test_who_is_held_out_is_in_no_training(trainings: Trainings, tmp_path: Path)
     options = CrossValidationOptions("speaker", None, 2, 3)
     assert not cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline(), on_fold=reports.append)
     speakers = sorted(values(example_rows(trainings.records), "speaker"))
-    assert [seed for seed, *_ in trainings.seen] == [3] * 20 + [4] * 20
+    assert [seed for seed, *_ in trainings.seen] == [3] * 10 + [4] * 10
     assert [report.name for report in reports] == 2 * speakers
     assert (reports[-1].done, reports[-1].of) == (20, 20)
-    for (inner, calibrating, train, held_out), speaker in zip(trainings.folds(), 2 * speakers, strict=True):
+    for (train, held_out), speaker in zip(trainings.folds(), 2 * speakers, strict=True):
         assert values(held_out, "speaker") == {speaker}
         assert values(train, "speaker") == set(speakers) - {speaker}
         assert not values(held_out, "sha256") & values(train, "sha256")
-        assert len(values(calibrating, "speaker")) == 1
-        assert values(inner, "speaker") == values(train, "speaker") - values(calibrating, "speaker")
-        assert len(inner) + len(calibrating) == len(train) == 14 - len(held_out)
-    assert len({str(sides.description) for _, sides, _ in trainings.seen}) == 20
+        assert len(train) == 14 - len(held_out)
+    assert len({str(sides.description) for _, sides, _ in trainings.seen}) == 10
     rows = read(tmp_path / "cv" / "predictions.csv")
     assert all(row["fold"] == row["speaker"] for row in rows)
-    assert all((row["emotion"], row["confidence"]) == ("anger", f"{16 / 22:.6f}") for row in rows)
+    assert {row["emotion"] for row in rows} == {"anger"}
     title = json.loads((tmp_path / "cv" / "scores.json").read_text())["title"]
     assert title == "recipe quick, leave one speaker out"
 
 
-def test_copies_of_held_out_and_calibrating_recordings_are_in_no_training_of_them(
+def test_copies_of_held_out_recordings_are_in_no_training_of_them(
     trainings: Trainings, tmp_path: Path, emodb_sample: Path
 ) -> None:
     rows = [f"{path},{path.name[5]},{path.name[:2]}" for path in sorted(emodb_sample.iterdir())]
@@ -299,13 +265,8 @@ def test_copies_of_held_out_and_calibrating_recordings_are_in_no_training_of_the
     cross_validate(trainings.records, tmp_path / "cv", QUICK, CrossValidationOptions("speaker", None, 2, 0), Inline())
     folds = trainings.folds()
     assert len(folds) == 22
-    n_left_out = 0
-    for inner, calibrating, train, held_out in folds:
-        assert not values(inner, "sha256") & values(calibrating, "sha256")
+    for train, held_out in folds:
         assert not values(train, "sha256") & values(held_out, "sha256")
-        assert values(inner, "sha256") | values(calibrating, "sha256") == values(train, "sha256")
-        n_left_out += len(train) > len(inner) + len(calibrating)
-    assert n_left_out
 
 
 @pytest.mark.parametrize("n_folds", [None, 4])
@@ -315,10 +276,8 @@ def test_at_random_every_recording_is_held_out_once(trainings: Trainings, tmp_pa
     assert len(folds) == (n_folds or 10)
     held_out = [row["file"] for *_, rows in folds for row in rows]
     assert sorted(held_out) == sorted(row["file"] for row in example_rows(trainings.records))
-    for inner, calibrating, train, rows in folds:
+    for train, rows in folds:
         assert values(rows, "file") == values(example_rows(trainings.records), "file") - values(train, "file")
-        assert values(inner, "file") == values(train, "file") - values(calibrating, "file")
-        assert calibrating
     title = json.loads((tmp_path / "cv" / "scores.json").read_text())["title"]
     assert title == f"recipe quick, {n_folds or 10} random folds"
 

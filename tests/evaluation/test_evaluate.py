@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,8 +191,7 @@ def untrained_bundle(folder: Path, records: RecordFolder, temperature: float = 1
 def predicted(
     bundle: Bundle, records: RecordFolder, split: Selection, adapt: Adaptation = "none"
 ) -> list[LabelledPrediction]:
-    (found,) = predict_examples(bundle, [Classifier.of(bundle)], records, split, adapt)
-    return found
+    return predict_examples(bundle, Classifier.of(bundle), records, split, adapt)
 
 
 @pytest.mark.parametrize("normalise", ["speaker", "file"])
@@ -247,8 +247,8 @@ def test_probabilities_are_given_at_the_bundles_temperature(tmp_path: Path, emod
     split = split_selection(records, "train")
     classifier = Classifier.of(bundle)
     raw, sharp = (
-        [one.prediction.probabilities for one in found]
-        for found in predict_examples(bundle, [classifier.at(1.0), classifier], records, split)
+        [one.prediction.probabilities for one in predict_examples(bundle, one, records, split)]
+        for one in (replace(classifier, calibration=Calibration(temperature=1.0)), classifier)
     )
     np.testing.assert_allclose(sharp, apply_temperature(raw, 0.25), atol=1e-6)
     assert np.abs(np.array(sharp) - raw).max() > 0.01

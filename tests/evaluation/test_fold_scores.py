@@ -11,6 +11,7 @@ from ser_batch.errors import SourceError
 from ser_batch.evaluation import fold_scores as folds
 from ser_batch.evaluation.fold_predictions import FoldPrediction, read_predictions
 from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
+from ser_batch.models.calibration import apply_temperature, fit_temperature
 from ser_batch.reports.text import cross_validation_lines
 from tests.folding import LABELS, PROTOCOL, certain, made_predictions, written
 
@@ -27,8 +28,8 @@ def test_the_folder_holds_what_it_should(tmp_path: Path) -> None:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_predictions_are_calibrated_and_in_order(tmp_path: Path) -> None:
-    one = FoldPrediction('a "b", c\r\n.wav', 1.5, 3661.0, "03", 2, "fold 1", 4, 1.0, (0.1, 0.9, 0.0), (0.2, 0.7, 0.1))
+def test_predictions_are_written_exactly(tmp_path: Path) -> None:
+    one = FoldPrediction('a "b", c\r\n.wav', 1.5, 3661.0, "03", 2, "fold 1", 4, (0.2, 0.7, 0.1))
     folder = written(tmp_path / "cv", [one])
     assert (folder / "predictions.csv").read_bytes().decode() == (
         "file,start,end,speaker,label,fold,seed,emotion,confidence,p_anger,p_fear,p_joy\n"
@@ -73,6 +74,23 @@ def test_calibration_error_before_and_after(tmp_path: Path) -> None:
     assert scores["bins"] == 15
     assert scores["pooled"]["after"] < 0.05 < scores["pooled"]["before"]
     assert scores["mean_of_seeds"]["after"] >= scores["pooled"]["after"]
+
+
+def test_a_fold_is_calibrated_by_the_others_alone(tmp_path: Path) -> None:
+    """Whatever the truth of a fold's recordings, its temperature is the same."""
+    before = made_predictions(seeds=(0,))
+    changed = [replace(one, label=(one.label + 1) % 3) if one.fold == "02" else one for one in before]
+    of_folds = [one.fold for one in before]
+    found, after = (
+        dict(zip(of_folds, folds.cross_fitted_temperatures(some), strict=True)) for some in (before, changed)
+    )
+    assert found["02"] == after["02"]
+    assert found["03"] != after["03"]
+    for fold in ("02", "03"):
+        others = [one for one in before if one.fold != fold]
+        expected = fit_temperature([one.probabilities for one in others], [one.label for one in others])
+        assert found[fold] == pytest.approx(expected)
+    assert found["02"] != found["03"]
 
 
 def test_a_fold_is_scored_over_the_labels_it_has(tmp_path: Path) -> None:
@@ -175,7 +193,11 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert table.speaker.tolist() == [one.speaker for one in predictions]
     assert table.fold.tolist() == [one.fold for one in predictions]
     probabilities = table[[f"p_{label}" for label in LABELS]].to_numpy()
-    assert probabilities == pytest.approx(np.array([one.calibrated for one in predictions]), abs=1e-6)
+    temperatures = folds.cross_fitted_temperatures(predictions)
+    expected = [
+        apply_temperature([one.probabilities], at)[0] for one, at in zip(predictions, temperatures, strict=True)
+    ]
+    assert probabilities == pytest.approx(np.array(expected), abs=1e-6)
     assert table.emotion.tolist() == [LABELS[best] for best in probabilities.argmax(axis=1)]
 
 

@@ -108,11 +108,13 @@ def test_a_crop_is_a_stretch_of_an_allowed_length_from_anywhere() -> None:
     assert max(crop[0, -1] for crop in crops) > 94
 
 
-def test_a_crop_leaves_short_audio_whole() -> None:
+def test_short_audio_is_repeated_to_the_length_of_a_crop() -> None:
     function = vary(Augmentation(crop_min_frames=20, crop_max_frames=25))
-    for n_frames in (1, 19, 20):
+    for n_frames in (1, 7, 19):
         for seed in range(20):
-            np.testing.assert_array_equal(function(FRAMES[:, :n_frames], seed), FRAMES[:, :n_frames])
+            crop = function(FRAMES[:, :n_frames], seed)[0]
+            assert 20 <= len(crop) <= 25
+            np.testing.assert_array_equal(crop, np.arange(len(crop)) % n_frames)
 
 
 @pytest.mark.parametrize(

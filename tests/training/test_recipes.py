@@ -43,7 +43,7 @@ def test_a_recipe_is_found_by_its_name_and_is_json(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"--recipe best: no such recipe; choose one of default, seed, or name a \.to"):
+    with pytest.raises(UsageError, match=r"choose one of default, functionals, seed, or name a \.toml"):
         find_recipe("best")
 
 
@@ -68,6 +68,16 @@ def test_augmentation_is_varied_value_by_value(tmp_path: Path) -> None:
     assert second == base.replace(name="mine", augmentation=base.augmentation.replace(gain_db=2.5))
 
 
+def test_the_network_of_the_default_recipe_has_two_parts(tmp_path: Path) -> None:
+    parts = find_recipe("default", epochs=9).parts
+    assert [part.network for part in parts.values()] == ["functionals", "crnn"]
+    assert [part.epochs for part in parts.values()] == [9, 9]
+    first, second = RECIPES["default"].parts.values()
+    assert first == RECIPES["functionals"].replace(name="default")
+    assert second.epochs == 40
+    assert RECIPES["seed"].parts == {"": RECIPES["seed"]}
+
+
 def test_a_file_may_hold_everything(tmp_path: Path) -> None:
     assert read_recipe(write_recipe(FULL, tmp_path)) == FULL
 
@@ -84,6 +94,8 @@ def test_a_title_names_what_was_changed(tmp_path: Path) -> None:
     assert recipe_title(find_recipe(str(written(tmp_path, "epochs = 3"))).to_json()) == "mine"
     same_name = written(tmp_path, "epochs = 3\n[augmentation]\nwarp = 0.1", "default.toml")
     assert recipe_title(find_recipe(str(same_name)).to_json()) == "default (epochs 3, warp 0.1)"
+    of_part = written(tmp_path, "[crnn]\nshare = 0.3\n[crnn.augmentation]\nwarp = 0.1", "default.toml")
+    assert recipe_title(find_recipe(str(of_part)).to_json()) == "default (crnn.share 0.3, crnn.warp 0.1)"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +104,9 @@ def test_a_title_names_what_was_changed(tmp_path: Path) -> None:
         ("epoch = 3", r"mine\.toml: epoch: no such value; did you mean epochs\?"),
         ("[augmentation]\nwrap = 0.1", r"mine\.toml: augmentation\.wrap: no such value; did you mean warp\?"),
         ("[augmentation]\nnoise = 0.1", r"augmentation\.noise: no such value; there are crop_min_frames, crop_max_fr"),
+        ("[crnn]\nshares = 0.4", r"crnn\.shares: no such value; did you mean share\?"),
+        ("[crnn.augmentation]\nwrap = 0.1", r"crnn\.augmentation\.wrap: no such value; did you mean warp\?"),
+        ('network = "crnn"', "the table crnn is for the network functionals, not for crnn"),
         ("[training]\nepochs = 3", r"training: no such value"),
         ('epochs = "3"', "epochs = '3': should be a valid integer"),
         ("epochs = 3.5", "epochs = 3.5: should be a valid integer"),
@@ -111,11 +126,11 @@ def test_a_title_names_what_was_changed(tmp_path: Path) -> None:
         ("[augmentation]\nmel_mask_bands = 1.5", "mel_mask_bands = 1.5: should be a valid integer"),
         ("[augmentation]\ncrop_min_frames = 9\ncrop_max_frames = 5", "crop_min_frames .* at most crop_max_frames, 5"),
         ("augmentation = 3", r"augmentation = 3: should be a table of values"),
-        ('network = "resnet"', "network = 'resnet': should be 'seed_crnn' or 'functionals'"),
-        ("network = 3", "network = 3: should be 'seed_crnn' or 'functionals'"),
+        ('network = "resnet"', "network = 'resnet': should be 'seed_crnn', 'functionals' or 'crnn'"),
+        ("network = 3", "network = 3: should be 'seed_crnn', 'functionals' or 'crnn'"),
         ('schedule = ["cosine"]', r"schedule = \['cosine'\]: should be 'constant' or 'cosine'"),
         ("front_end = 3", "front_end = 3: should be a valid string"),
-        ('base = "best"', "base = 'best': no such recipe; choose one of default, seed"),
+        ('base = "best"', "base = 'best': no such recipe; choose one of default, functionals, seed"),
         ("base = 3", "base = 3: no such recipe"),
         ('base = ["seed"]', r"base = \['seed'\]: no such recipe"),
         ("epochs == 3", "cannot be read"),

@@ -21,14 +21,16 @@ from ser_batch.cli.app import main
 from ser_batch.errors import OutputError, RecordsError, TrainingError
 from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictions import Classifier
-from ser_batch.models.bundles import Bundle, open_bundle
+from ser_batch.models.bundles import Bundle, Calibration, open_bundle
 from ser_batch.models.calibration import fit_temperature
+from ser_batch.models.normalisation import identity_scale
 from ser_batch.records.folder import RecordFolder, open_records
-from ser_batch.records.reader import manifest_column, split_selection
+from ser_batch.records.reader import manifest_column, read_examples, split_selection
 from ser_batch.training import train as training
 from ser_batch.training.input_pipeline import EpochOptions, TrainingData, read_batches
-from ser_batch.training.recipes import RECIPES, Augmentation, Recipe
+from ser_batch.training.recipes import RECIPES, Augmentation, CrnnOptions, OptimisationOptions, Recipe
 from ser_batch.training.train import train
+from ser_batch.training.trainer import Epoch
 from tests.conftest import fill, made_once, write_tone
 from tests.manifests import edit_part
 from tests.recipes import FULL, PLAIN, write_recipe
@@ -146,6 +148,54 @@ def test_kills_at_any_moment_change_nothing(whole: Path, kept_records: RecordFol
             process.wait()
     assert subprocess.run(start, capture_output=True).returncode == 0, delays
     assert_the_same(tmp_path / "out", whole / "bundle")
+
+
+# Two parts, both with all that may be random.
+TWO_PARTS = FULL.replace(
+    name="two-parts",
+    epochs=3,
+    crnn=CrnnOptions(
+        **{name: value for name, value in dict(FULL).items() if name in OptimisationOptions.model_fields},
+        share=0.4,
+        dropout=0.2,
+        norm_momentum=0.9,
+        augmentation=FULL.augmentation,
+    ),
+)
+
+
+def test_a_network_of_two_parts_continues_in_either(kept_records: RecordFolder, tmp_path: Path) -> None:
+    undisturbed = train(kept_records, tmp_path / "whole", TWO_PARTS).bundle
+    for number in (2, 4):  # epochs of the first part, then of the second
+        seen: list[Epoch] = []
+
+        def stop(epoch: Epoch, seen: list[Epoch] = seen, number: int = number) -> None:
+            seen.append(epoch)
+            if len(seen) == number:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(kept_records, tmp_path / f"{number}", TWO_PARTS, on_epoch=stop)
+        result = train(kept_records, tmp_path / f"{number}", TWO_PARTS)
+        assert result.continued_from == number
+        assert result.bundle.fingerprint == undisturbed.fingerprint
+        for name in ("history.csv", "history-crnn.csv"):
+            assert (tmp_path / f"{number}" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_logits_of_two_parts_are_averaged(kept_records: RecordFolder, tmp_path: Path) -> None:
+    """The head in NumPy and the network in Keras agree, and the CRNN counts as much as its share."""
+    bundle = train(kept_records, tmp_path / "out", TWO_PARTS).bundle
+    network, head, encoder = bundle.load_network(), bundle.load_arrays().head, bundle.load_encoder()
+    features = train(kept_records, tmp_path / "one", TWO_PARTS.replace(crnn=None)).bundle.load_arrays().head
+    n_functionals = len(features.mean)
+    np.testing.assert_allclose(head.kernel[:n_functionals], 0.6 * features.kernel, rtol=1e-5, atol=1e-7)
+    assert len(head.mean) == n_functionals + 192
+    scale = identity_scale(head.reference)[None]
+    for example in read_examples(kept_records, split_selection(kept_records, "test")):
+        embedding = encoder(example.log_mel)[None]
+        expected = network([example.log_mel[None], scale]).numpy()[0]
+        np.testing.assert_allclose(head.probabilities(head.features(embedding))[0], expected, atol=1e-4)
 
 
 def test_the_bundle_is_whole_and_small(whole: Path) -> None:
@@ -366,7 +416,8 @@ def test_records_that_hold_less_than_they_list_are_refused(small_records: Record
 
 def test_the_temperature_is_that_of_the_validation_side(plain: Bundle, kept_records: RecordFolder) -> None:
     side = split_selection(kept_records, "validation")
-    (raw,) = predict_examples(plain, [Classifier.of(plain).at(1.0)], kept_records, side)
+    uncalibrated = replace(Classifier.of(plain), calibration=Calibration(temperature=1.0))
+    raw = predict_examples(plain, uncalibrated, kept_records, side)
     expected = fit_temperature([one.prediction.probabilities for one in raw], [one.label for one in raw])
     assert plain.temperature == pytest.approx(expected, rel=1e-3)
     assert plain.temperature != 1.0
@@ -507,7 +558,7 @@ def test_twelve_recordings_of_one_speaker_train_without_a_class(tmp_path: Path, 
     assert bundle.training["n_examples"] == {"train": 8, "validation": 0}
     with open(tmp_path / "out" / "history.csv", newline="") as file:
         assert next(csv.reader(file)) == ["epoch", "accuracy", "loss"]
-    (evaluated,) = predict_examples(bundle, [Classifier.of(bundle)], records, split_selection(records, "test"))
+    evaluated = predict_examples(bundle, Classifier.of(bundle), records, split_selection(records, "test"))
     assert len(evaluated) == 4
     assert all(sum(one.prediction.probabilities) == pytest.approx(1, abs=1e-5) for one in evaluated)
     assert main(["evaluate", str(tmp_path / "out"), str(records.path), "-o", str(tmp_path / "eval")]) == 0

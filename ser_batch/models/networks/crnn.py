@@ -57,7 +57,7 @@ def crnn_encoder(front_end: FrontEnd, norm_momentum: float) -> keras.Model:
     x = layers.Reshape((-1, x.shape[2] * x.shape[3]), name="sequence")(x)
     x = layers.Dense(_SEQUENCE, use_bias=False, name="reduce")(x)
     x = layers.ReLU(name="relu_reduced")(layers.LayerNormalization(name="norm_reduced")(x))
-    x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="gru")(x)
+    x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="gru")(x * real)
     scores = layers.Dense(1, dtype="float32", name="attention")(x)
     weights = ops.softmax(scores - 1e9 * (1.0 - real), axis=1)
     mean = ops.sum(weights * x, 1)
