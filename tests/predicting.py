@@ -32,9 +32,9 @@ def classified(
     recordings: Sequence[Recording], results: Sequence[Embedded], windows: bool = False, bundle: Bundle | None = None
 ) -> list[Prediction]:
     """The rows of results, each predicted alone with the head of a bundle; None: of the shipped model."""
-    figures = classify(results, None, Classifier.of(bundle or shipped_bundle()))
+    figures = classify(results, None, Classifier.of(bundle or shipped_bundle()), windows)
     return [
         row
         for one, result, of_windows in zip(recordings, results, figures, strict=True)
-        for row in predictions_of(result, one, of_windows, windows, None, "")
+        for row in predictions_of(result, one, of_windows, None, "")
     ]
