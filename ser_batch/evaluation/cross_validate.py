@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ser_batch.evaluation.folders import FOLDS, SCORES
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictions import Classifier
-from ser_batch.models.bundles import Adaptation
+from ser_batch.models.bundles import Adaptation, Bundle
 from ser_batch.models.networks.options import check_normalisation
 from ser_batch.records.folder import RecordFolder, check_no_repeats, open_records
 from ser_batch.records.reader import TrainValidation, row_selection
@@ -270,11 +269,41 @@ def _read_fold(task: _FoldTask) -> list[FoldPrediction]:
 
 def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
     one_thread()
-    select = partial(row_selection, records)
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
-    training = TrainValidation(select(f"the training side of fold {fold.name}", fold.train), None, sides)
-    bundle = train(records, folder, task.recipe, task.seed, sides=training).bundle
-    held_out = select(f"the held-out examples of fold {fold.name}", fold.test)
+    bundle = train_fold(records, folder, task.recipe, task.seed, fold, sides)
+    return predict_fold(bundle, records, task.seed, fold, task.adapt)
+
+
+def train_fold(
+    records: RecordFolder, folder: Path, recipe: Recipe, seed: int, fold: Fold, description: dict[str, Any]
+) -> Bundle:
+    """Train on the training side of a fold.
+
+    Args:
+        records: the examples.
+        folder: of the bundle.
+        recipe: of the training.
+        seed: of the training.
+        fold: of the examples.
+        description: JSON that distinguishes this fold from others of the same records.
+    """
+    training = row_selection(records, f"the training side of fold {fold.name}", fold.train)
+    return train(records, folder, recipe, seed, sides=TrainValidation(training, None, description)).bundle
+
+
+def predict_fold(
+    bundle: Bundle, records: RecordFolder, seed: int, fold: Fold, adapt: Adaptation
+) -> list[FoldPrediction]:
+    """The predictions of the held-out examples of a fold, not calibrated.
+
+    Args:
+        bundle: from `train_fold`.
+        records: the examples.
+        seed: of the training.
+        fold: of the examples.
+        adapt: what the predictions are adapted to.
+    """
+    held_out = row_selection(records, f"the held-out examples of fold {fold.name}", fold.test)
     return [
         FoldPrediction(
             one.prediction.file,
@@ -283,8 +312,8 @@ def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, f
             one.speaker,
             one.label,
             fold.name,
-            task.seed,
+            seed,
             one.prediction.probabilities,
         )
-        for one in predict_examples(bundle, Classifier.of(bundle), records, held_out, task.adapt)
+        for one in predict_examples(bundle, Classifier.of(bundle), records, held_out, adapt)
     ]
