@@ -227,6 +227,7 @@ def evaluate(
     split: str = "test",
     adapt: str = "none",
     restart: bool = False,
+    report: Report = _ignore,
 ) -> tuple[Scores, bool]:
     """Score a model on a split of a record folder; return the scores and whether ``out`` was already complete.
 
@@ -238,8 +239,11 @@ def evaluate(
     from ser_batch.models.bundles import open_bundle
     from ser_batch.records.folder import open_records
 
-    model = open_bundle(Path(bundle))
-    return run(model, open_records(Path(records)), split, Path(out), restart, check_adaptation(adapt, model))
+    model, folder = open_bundle(Path(bundle)), open_records(Path(records))
+    found = run(model, folder, split, Path(out), restart, check_adaptation(adapt, model))
+    if unknown := [label for label in folder.labels if label not in model.labels]:
+        report(Note(f"not scored: recordings with a label that the model does not have: {', '.join(unknown)}"))
+    return found
 
 
 def cross_validate(
@@ -304,6 +308,7 @@ def infer(
     channel: str | None = None,
     adapt: str | None = None,
     labels: str | None = None,
+    label_map: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     update: bool = False,
     restart: bool = False,
@@ -323,13 +328,15 @@ def infer(
         _refuse_own_table(source, os.fspath(out))
         listing = _with_speakers(_list(source, report), speaker_from, report)
         engine.start(len(listing.recordings), "ser_batch.inference.embeddings")
+        from ser_batch.corpus.labels import read_label_map
         from ser_batch.inference.adaptation import choose_adaptation
         from ser_batch.inference.infer import InferOptions
         from ser_batch.inference.infer import infer as run
         from ser_batch.inference.predictions import choose_labels
 
         adaptation, notes = choose_adaptation(adapt, bundle, listing.recordings["speaker"], os.fspath(out) == "-")
-        chosen = None if labels is None else choose_labels(labels, bundle)
+        changes = read_label_map(Path(label_map)) if label_map is not None else {}
+        chosen = choose_labels(labels, changes, bundle) if labels is not None or changes else None
         options = InferOptions(windows, table_format, restart, update, channels, adaptation, chosen)
         result = run(listing, bundle, os.fspath(out), engine, options, _progress(report))
     for note in notes:

@@ -42,8 +42,10 @@ def evaluate(
     """
     from ser_batch.reports.text import report_text
 
-    with resumable():
-        scores, was_finished = api.evaluate(bundle, records, out, split=split, adapt=adapt, restart=restart)
+    with reporting("evaluating", quiet) as report, resumable():
+        scores, was_finished = api.evaluate(
+            bundle, records, out, split=split, adapt=adapt, restart=restart, report=report
+        )
     if not quiet:
         _print([report_text(scores)])
     _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)

@@ -58,6 +58,9 @@ def infer(
         str | None,
         typer.Option(metavar="A,B,…", help="Choose among these labels only.", show_default="all of the model"),
     ] = None,
+    label_map: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Rename, merge or drop labels of the model: columns from, to.")
+    ] = None,
     workers: Workers = usable_cpus(),
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
@@ -81,6 +84,7 @@ def infer(
             channel=channel,
             adapt=adapt,
             labels=labels,
+            label_map=label_map,
             workers=workers,
             update=update,
             restart=restart,

@@ -36,6 +36,8 @@ def evaluate(
 ) -> tuple[Scores, bool]:
     """Score a bundle and write the evaluation folder.
 
+    Recordings whose label the model does not have are predicted, as the others may be adapted to them, and not scored.
+
     Args:
         bundle: the model.
         records: with the front end of the bundle.
@@ -49,7 +51,7 @@ def evaluate(
 
     Raises:
         FrontEndError: the records were made with another front end.
-        RecordsError: the records have labels that the model does not have, or no such split.
+        RecordsError: no recording of the split has a label of the model, or there is no such split.
         OutputError: the folder is in use, not writable, or contains other files or another evaluation.
     """
     if records.front_end != bundle.front_end:
@@ -57,9 +59,9 @@ def evaluate(
             f"{records.path}: made with another front end ({build_options(records.front_end)}) than the "
             f"model {bundle.path}; build the records again with the model's ({build_options(bundle.front_end)})"
         )
-    if unknown := [label for label in records.labels if label not in bundle.labels]:
+    if not set(records.labels) & set(bundle.labels):
         raise RecordsError(
-            f"{records.path}: has labels that the model does not have: {', '.join(unknown)}; the model has "
+            f"{records.path}: has no label of the model: it has {', '.join(records.labels)}, and the model has "
             f"{', '.join(bundle.labels)}"
         )
     selection = split_selection(records, split)
@@ -68,7 +70,10 @@ def evaluate(
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished and all((folder / name).exists() for name in _FILES):
             return _read_scores(folder, bundle.labels), True
-        evaluated = predict_examples(bundle, Classifier.of(bundle), records, selection, adapt)
+        predicted = predict_examples(bundle, Classifier.of(bundle), records, selection, adapt)
+        evaluated = [one for one in predicted if one.label >= 0]
+        if not evaluated:
+            raise RecordsError(f"{records.path}: no recording of the split {split} has a label of the model")
         scores = score(
             [one.label for one in evaluated],
             [int(np.argmax(one.prediction.probabilities)) for one in evaluated],

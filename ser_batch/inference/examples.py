@@ -25,7 +25,7 @@ class LabelledPrediction:
 
     Attributes:
         speaker: empty where unknown.
-        label: index of the true label.
+        label: index of the true label among those of the model; -1: the model does not have it.
         prediction: its probabilities are the mean over the windows.
     """
 
@@ -46,12 +46,12 @@ def predict_examples(
     Args:
         bundle: the model; its encoder is used.
         classifier: of the bundle.
-        records: with the front end and labels of the bundle.
+        records: with the front end of the bundle.
         selection: of the examples; windows of one recording are averaged.
         adapt: what the predictions are adapted to; the batch is the selection.
     """
     encoder = bundle.load_encoder()
-    to_model = [bundle.labels.index(label) for label in records.labels]
+    to_model = [bundle.labels.index(label) if label in bundle.labels else -1 for label in records.labels]
     found, embedded, labels = [], [], []
     pairs = _rows_and_examples(records, selection)
     for _, windows in itertools.groupby(pairs, key=lambda pair: pair[0]["recording"]):

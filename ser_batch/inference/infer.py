@@ -19,7 +19,7 @@ from ser_batch.errors import OutputError, UsageError
 from ser_batch.formatting import pluralize
 from ser_batch.inference.adaptation import Groups, find_groups
 from ser_batch.inference.embeddings import Embedded, EmbeddingOptions, in_blocks, read_part, remove_part
-from ser_batch.inference.predictions import Classifier, Prediction, classify, predictions_of
+from ser_batch.inference.predictions import Classifier, Labels, Prediction, classify, predictions_of
 from ser_batch.inference.results import (
     ListingChanges,
     TableParts,
@@ -49,7 +49,7 @@ class InferOptions:
         update: keep the results of unchanged files, predict new and changed ones.
         channel: the mean of all channels, one channel, or ``each`` (rows for every channel); None: as in training.
         adapt: what the predictions are adapted to; see `ser_batch.inference.adaptation.find_groups`.
-        labels: the labels to choose among; None: all of the model.
+        labels: the labels to show, see `ser_batch.inference.predictions.choose_labels`; None: all of the model.
     """
 
     windows: bool = False
@@ -58,7 +58,7 @@ class InferOptions:
     update: bool = False
     channel: Channels | None = None
     adapt: Adaptation = "none"
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _InferenceRun:
             "windows": self.options.windows,
             "format": self.format,
             "adapt": self.options.adapt,
-            "labels": self.options.labels,
+            "labels": _shown(self.options.labels),
             "speakers": self._speakers(),
             "channel": self.options.channel,
         }
@@ -293,11 +293,18 @@ class _InferenceRun:
 
     @property
     def _labels(self) -> tuple[str, ...]:
-        return self.options.labels or self.bundle.labels
+        return tuple(self.options.labels or self.bundle.labels)
 
     @property
     def _form(self) -> TableForm:
         return TableForm(self._labels, self.options.channel == "each")
+
+
+def _shown(labels: Labels | None) -> list[str] | None:
+    """The labels as text, for differences: ``positive = happiness + surprise``."""
+    if labels is None:
+        return None
+    return [name if summed == (name,) else f"{name} = {' + '.join(summed)}" for name, summed in labels.items()]
 
 
 def _check_is_table(out: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from ser_batch.audio.decoders import Float32s
+from ser_batch.corpus.labels import DROP
 from ser_batch.corpus.table import Part, Recording
 from ser_batch.errors import UsageError
 from ser_batch.inference.embeddings import WINDOWS_AT_ONCE, Embedded, Float64s, in_blocks
 from ser_batch.models.bundles import Bundle, BundleArrays, Calibration
 from ser_batch.models.calibration import apply_temperature
+
+# The labels that a table shows, each with the labels of the model whose probabilities it sums up.
+Labels = dict[str, tuple[str, ...]]
 
 # Recordings with a higher novelty are farther from the training data than 95 % of the training recordings.
 UNFAMILIAR = 0.95
@@ -62,22 +66,28 @@ class Classifier:
     Attributes:
         arrays: head, novelty and voice space of a bundle.
         calibration: of its probabilities.
-        labels: the labels to choose among, as indices of the bundle's labels; their probabilities sum to 1.
+        members: which labels of the bundle each shown label sums up, float64 ``(bundle's labels, shown labels)``, 1
+            or 0.
     """
 
     arrays: BundleArrays
     calibration: Calibration
-    labels: tuple[int, ...]
+    members: Float64s
 
     @classmethod
-    def of(cls, bundle: Bundle, labels: Sequence[str] | None = None) -> Classifier:
-        """The classifier of a bundle, for some of its labels; None: for all.
+    def of(cls, bundle: Bundle, labels: Labels | None = None) -> Classifier:
+        """The classifier of a bundle.
+
+        Args:
+            bundle: the model.
+            labels: see `choose_labels`; None: all of the bundle.
 
         Raises:
             BundleError: the bundle is damaged.
         """
-        chosen = tuple(bundle.labels.index(label) for label in labels or bundle.labels)
-        return cls(bundle.load_arrays(), bundle.content.calibration, chosen)
+        shown = [(label,) for label in bundle.labels] if labels is None else list(labels.values())
+        members = np.array([[float(label in summed) for summed in shown] for label in bundle.labels])
+        return cls(bundle.load_arrays(), bundle.content.calibration, members)
 
     def __call__(self, embeddings: Float32s, scales: Float32s | None = None) -> Float64s:
         """Probabilities of all labels, not calibrated, then the novelty: float64 ``(n, all labels + 1)``.
@@ -90,28 +100,41 @@ class Classifier:
         return np.column_stack([self.arrays.head.probabilities(features), self.arrays.novelty.of(features)])
 
     def calibrated(self, figures: Float64s) -> Float64s:
-        """Calibrated probabilities of the chosen labels, then the novelty: float64 ``(n, chosen labels + 1)``.
+        """Calibrated probabilities of the shown labels, then the novelty: float64 ``(n, shown labels + 1)``.
 
         Args:
             figures: as returned by a call, or their means over windows.
         """
-        probabilities = apply_temperature(figures[:, :-1], self.calibration.temperature)[:, self.labels]
+        probabilities = apply_temperature(figures[:, :-1], self.calibration.temperature) @ self.members
         probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
         return np.column_stack([probabilities, figures[:, -1]])
 
 
-def choose_labels(text: str, bundle: Bundle) -> tuple[str, ...]:
-    """Some labels of a bundle, in its order, from their names with commas between.
+def choose_labels(names: str | None, label_map: Mapping[str, str], bundle: Bundle) -> Labels:
+    """The labels that a table shows, each with the labels of the bundle that it sums up.
+
+    Args:
+        names: some of the labels, after the map, with commas between; None: all.
+        label_map: from labels of the bundle to shown labels, or `DROP`; others stay as they are.
+        bundle: the model.
 
     Raises:
-        UsageError: a name is not a label of the bundle, or there are fewer than two.
+        UsageError: there is no such label, or fewer than two are left.
     """
-    names = [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in bundle.labels]:
-        raise UsageError(f"--labels {text}: the model has no label '{unknown[0]}'; it has {', '.join(bundle.labels)}")
-    if len(set(names)) < 2:
-        raise UsageError(f"--labels {text}: give two labels or more, with commas between")
-    return tuple(label for label in bundle.labels if label in names)
+    if unknown := [label for label in label_map if label not in bundle.labels]:
+        raise UsageError(f"--label-map: the model has no label '{unknown[0]}'; it has {', '.join(bundle.labels)}")
+    shown: dict[str, tuple[str, ...]] = {}
+    for label in bundle.labels:
+        if (name := label_map.get(label, label)) != DROP:
+            shown[name] = (*shown.get(name, ()), label)
+    if names is not None:
+        wanted = [name.strip() for name in names.split(",")]
+        if missing := [name for name in wanted if name not in shown]:
+            raise UsageError(f"--labels {names}: there is no label '{missing[0]}'; there are {', '.join(shown)}")
+        shown = {name: labels for name, labels in shown.items() if name in wanted}
+    if len(shown) < 2:
+        raise UsageError(f"the labels to choose among are {', '.join(shown) or 'none'}; give two or more")
+    return shown
 
 
 def predictions_of(
@@ -142,7 +165,7 @@ def predictions_of(
 def classify(
     results: Sequence[Embedded], scales: Float32s | None, classifier: Classifier, windows: bool = False
 ) -> Iterator[Float64s]:
-    """The probabilities and novelty of some recordings: of each, float64 ``(rows, chosen labels + 1)``.
+    """The probabilities and novelty of some recordings: of each, float64 ``(rows, shown labels + 1)``.
 
     Args:
         results: of the recordings.

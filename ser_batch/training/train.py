@@ -96,7 +96,8 @@ def train(
                 trainer.fit(on_epoch)
             trainer.write_history()
             trained.append(TrainedPart(part, trainer.final_weights(), train_set.scale, trainer.history[-1]))
-        bundle = package(folder, records, sides, recipe, trained, identity)
+        with deterministic(seed):
+            bundle = package(folder, records, sides, recipe, trained, identity)
         output.finish()
         return TrainingResult(bundle, False, continued_from, tuple(notes))
 

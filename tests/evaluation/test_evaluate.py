@@ -123,12 +123,26 @@ def test_another_front_end_is_refused(tmp_path: Path, emodb_sample: Path, capfd)
     assert not (tmp_path / "eval").exists()
 
 
-def test_labels_unknown_to_the_model_are_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
-    for label in ("anger", "awe"):
+def test_recordings_with_a_label_unknown_to_the_model_are_not_scored(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    for label, name in (("anger", "03a01Wa.wav"), ("awe", "14a05Na.wav"), ("fear", "12a02Ac.wav")):
         (tmp_path / "in" / label).mkdir(parents=True)
-        shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / "in" / label / "one.wav")
-    assert evaluate(build(tmp_path / "in", tmp_path / "records"), tmp_path / "eval") == 1
-    assert "labels that the model does not have: awe" in capfd.readouterr().err
+        shutil.copy(emodb_sample / name, tmp_path / "in" / label / f"{label}.wav")
+    records = build(tmp_path / "in", tmp_path / "records")
+    assert evaluate(records, tmp_path / "eval") == 0
+    output = capfd.readouterr().err
+    assert "warning: not scored: recordings with a label that the model does not have: awe" in output
+    assert {row["label"] for row in read(tmp_path / "eval" / "predictions.csv")} == {"anger", "fear"}
+    assert json.loads((tmp_path / "eval" / "scores.json").read_text())["recordings"] == 2
+
+
+def test_records_without_a_label_of_the_model_are_refused(tmp_path: Path, emodb_sample: Path, capfd) -> None:
+    for label in ("calm", "awe"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        shutil.copy(emodb_sample / "03a01Wa.wav", tmp_path / "in" / label / f"{label}.wav")
+    records = build(tmp_path / "in", tmp_path / "records")
+    assert evaluate(records, tmp_path / "eval") == 1
+    assert "has no label of the model: it has awe, calm, and the model has anger," in capfd.readouterr().err
+    assert not (tmp_path / "eval").exists()
 
 
 def test_an_empty_split_and_another_evaluation_are_refused(records: RecordFolder, tmp_path: Path, capfd) -> None:

@@ -119,11 +119,19 @@ def test_a_folder_of_unusable_files(tmp_path: Path) -> None:
         (["--adapt", "everyone"], "--adapt everyone: choose one of none, batch, speakers, voices"),
         (["--adapt", "speakers"], "--adapt speakers: no recording has a speaker; give --speaker-from or a column"),
         (["--adapt", "batch", "-o", "-"], "--adapt batch: --out - writes each row at once; give --adapt none"),
-        (["--labels", "anger,joy"], "--labels anger,joy: the model has no label 'joy'; it has anger, boredom"),
-        (["--labels", "anger"], "--labels anger: give two labels or more, with commas between"),
+        (["--labels", "anger,joy"], "--labels anger,joy: there is no label 'joy'; there are anger, boredom"),
+        (["--labels", "anger"], "the labels to choose among are anger; give two or more"),
+        (["--label-map", "unknown.csv"], "--label-map: the model has no label 'joy'; it has anger, boredom"),
+        (
+            ["--label-map", "map.csv", "--labels", "fear"],
+            "there is no label 'fear'; there are negative, positive, neut",
+        ),
     ],
 )
-def test_wrong_usage_is_one_line(source: Path, tmp_path: Path, capfd, options: list[str], problem: str) -> None:
+def test_wrong_usage_is_one_line(source: Path, tmp_path: Path, capfd, monkeypatch, options, problem: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("unknown.csv").write_text("from,to\njoy,positive\n")
+    Path("map.csv").write_text(LABEL_MAP)
     assert main(["infer", str(source), "-o", str(tmp_path / "preds.csv"), *options]) == 2
     assert problem in " ".join(capfd.readouterr().err.split())
 
@@ -138,6 +146,32 @@ def test_a_model_without_voices(source: Path, tmp_path: Path, capfd) -> None:
     assert "this model was trained without speakers; choose one of none, batch, speakers" in capfd.readouterr().err
     assert main(["infer", str(source), "-o", str(tmp_path / "preds.csv"), "--model", str(copied)]) == 0
     assert "adapted to the batch" in capfd.readouterr().err
+
+
+# Valence, without boredom and happiness under its own name.
+LABEL_MAP = """from,to
+anger,negative
+disgust,negative
+fear,negative
+sadness,negative
+happiness,positive
+boredom,(drop)
+"""
+
+
+def test_labels_are_merged_renamed_and_dropped(source: Path, tmp_path: Path, capfd) -> None:
+    (tmp_path / "map.csv").write_text(LABEL_MAP)
+    infer(source, tmp_path / "all.csv", "--adapt", "none")
+    infer(source, tmp_path / "valence.csv", "--adapt", "none", "--label-map", str(tmp_path / "map.csv"))
+    every, merged = read(tmp_path / "all.csv"), read(tmp_path / "valence.csv")
+    assert [name for name in merged[0] if name.startswith("p_")] == ["p_negative", "p_positive", "p_neutral"]
+    for one, two in zip(every, merged, strict=True):
+        negative = sum(float(one[f"p_{label}"]) for label in ("anger", "disgust", "fear", "sadness"))
+        assert float(two["p_negative"]) == pytest.approx(negative / (1 - float(one["p_boredom"])), abs=1e-4)
+        best = max(("negative", "positive", "neutral"), key=lambda name: float(two[f"p_{name}"]))
+        assert two["emotion"] == best
+    assert infer(source, tmp_path / "all.csv", "--adapt", "none", "--label-map", str(tmp_path / "map.csv")) == 1
+    assert "negative = anger + disgust + fear + sadness" in capfd.readouterr().err
 
 
 def test_some_labels_only(source: Path, tmp_path: Path) -> None:
