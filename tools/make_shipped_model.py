@@ -34,9 +34,10 @@ It classifies a *German studio* recording as one of seven *acted* emotions.
 - **Data:** EmoDB, the Berlin Database of Emotional Speech (Burkhardt, Paeschke, Rolfes, Sendlmeier, Weiss: "A Database
   of German Emotional Speech", Interspeech 2005; CC0-1.0): {n_train} recordings of 10 actors, 16 kHz, all of them.
 - **Licence:** the weights are under Apache-2.0, as the package.
-- **Network:** {network}, {parameters:,} parameters; front end `{front_end}`.
+- **Network:** {network},
+  {parameters:,} parameters; front end `{front_end}`.
 - **Recipe:** `{recipe}`, {epochs} epochs, seed {seed}. Trained on EmoDB, the recipe `default`, which adds a CRNN, is
-  better on EmoDB and worse on other corpora; for your own recordings it is the better start.
+  better on EmoDB and worse on RAVDESS (`docs/accuracy.md`). To train on your own recordings, use `default`.
 - **Fingerprint:** `{fingerprint}`.
 
 ## Score on other corpora

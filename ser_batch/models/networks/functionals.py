@@ -191,7 +191,6 @@ def _classified(features: Any, n_labels: int, options: NetworkOptions, scale: Sc
         activation="softmax",
         kernel_initializer="zeros",
         kernel_regularizer=keras.regularizers.L2(options.l2),
-        bias_regularizer=keras.regularizers.L2(options.l2),
         dtype="float32",
         name="emotion",
     )

@@ -22,7 +22,7 @@ class NetworkOptions(Settings):
         dropout: dropout rate before the softmax; in ``seed_crnn`` also before the LSTM.
         norm_momentum: of the running averages of batch normalisation. Keras' default of .99 has a
             time constant of 100 steps: in a training of a few hundred steps, the averages lag far behind the weights.
-        l2: penalty on the squared weights and biases of the softmax layer of ``functionals``.
+        l2: penalty on the squared weights of the softmax layer of ``functionals``.
     """
 
     network: Literal["seed_crnn", "functionals", "crnn"]
