@@ -1,10 +1,11 @@
 """AUROC of novelty: unsuitable sounds against speech of speakers that are not in the training data.
 
-    python tools/novelty_auroc.py path/to/emodb/wav work/
+    python tools/novelty_auroc.py path/to/emodb/wav work/ --other RAVDESS=ravdess.csv
 
-Trains the default recipe on seven of EmoDB's speakers (--fractions 0.7,0,0.3), uses the recordings of the other three
+Trains the recipe functionals, which novelty is measured with, on seven of EmoDB's speakers (--fractions 0.7,0,0.3), uses the recordings of the other three
 as suitable speech, and makes as many sounds of each unsuitable kind: noise, tones, music, and the same speech
-reversed, by telephone, in noise, or several voices at once. Prints the area under the ROC curve of each kind.
+reversed, by telephone, in noise, or several voices at once; recordings of other corpora are one kind each. Prints the
+area under the ROC curve of each kind, for recordings alone and adapted to the recordings of the kind as one batch.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from ser_batch.records.folder import open_records
 
 RATE_HZ = 16_000
 Samples = NDArray[np.float64]
+HOW = ("none", "batch")
 
 
 def main() -> None:
@@ -31,10 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="EmoDB's wav folder")
     parser.add_argument("work", type=Path, help="folder for records, model, sounds and tables")
+    parser.add_argument(
+        "--other", action="append", default=[], metavar="NAME=CSV", help="a corpus as a kind of its own"
+    )
     options = parser.parse_args()
     records, model = options.work / "records", options.work / "model"
     ser_batch("build-records", str(options.corpus), "-o", str(records), "--fractions", "0.7,0,0.3")
-    ser_batch("train", str(records), "-o", str(model))
+    ser_batch("train", str(records), "-o", str(model), "--recipe", "functionals")
     tables = open_records(records).manifest("file", "speaker", "split")
     rows = [row for table in tables for row in table.to_pylist()]
     held_out = [row["file"] for row in rows if row["split"] == "test"]
@@ -47,13 +52,18 @@ def main() -> None:
             random = np.random.default_rng(number)
             made = make(samples, speech, random)
             soundfile.write(sounds / kind / f"{number:03d}.wav", 0.5 * made / np.abs(made).max(), RATE_HZ)
-    known = novelty_of(model, sounds / "held-out speakers", options.work / "held-out.csv")
-    print(f"model {records}: held-out speakers {', '.join(speakers)}, {len(known)} recordings, ", end="")
-    print(f"median novelty {np.median(known):.2f}\n\n| kind | median novelty | AUROC |\n| --- | ---: | ---: |")
-    for kind in list(KINDS)[1:]:
-        new = novelty_of(model, sounds / kind, options.work / f"{kind}.csv")
-        area = roc_auc_score([0] * len(known) + [1] * len(new), [*known, *new])
-        print(f"| {kind} | {np.median(new):.2f} | {area:.3f} |")
+    known = {how: novelty_of(model, sounds / "held-out speakers", options.work, how) for how in HOW}
+    print(f"model {records}: held-out speakers {', '.join(speakers)}, {len(held_out)} recordings, ", end="")
+    print(f"median novelty {', '.join(f'{np.median(known[how]):.2f} ({how})' for how in HOW)}\n")
+    print(f"| kind | {' | '.join(f'median, {how} | AUROC, {how}' for how in HOW)} |\n| --- |{' ---: |' * 2 * len(HOW)}")
+    others = dict(one.split("=", 1) for one in options.other)
+    for kind in [*list(KINDS)[1:], *others]:
+        cells = []
+        for how in HOW:
+            new = novelty_of(model, Path(others.get(kind, sounds / kind)), options.work, how)
+            area = roc_auc_score([0] * len(known[how]) + [1] * len(new), [*known[how], *new])
+            cells.append(f"{np.median(new):.2f} | {area:.3f}")
+        print(f"| {kind} | {' | '.join(cells)} |", flush=True)
 
 
 def ser_batch(*arguments: str) -> None:
@@ -61,9 +71,10 @@ def ser_batch(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "ser_batch", *arguments], check=True)
 
 
-def novelty_of(model: Path, folder: Path, table: Path) -> list[float]:
+def novelty_of(model: Path, source: Path, work: Path, adapt: str) -> list[float]:
     """The column novelty of a folder's table."""
-    ser_batch("infer", str(folder), "-o", str(table), "--model", str(model), "-q", "--restart", "--adapt", "none")
+    table = work / f"{source.stem}-{adapt}.csv"
+    ser_batch("infer", str(source), "-o", str(table), "--model", str(model), "-q", "--restart", "--adapt", adapt)
     with open(table, encoding="utf-8", newline="") as file:
         return [float(row["novelty"]) for row in csv.DictReader(file)]
 
@@ -85,7 +96,7 @@ def _tone(samples: Samples, speech: list[Samples], random: np.random.Generator) 
     return np.asarray(np.sin(2 * np.pi * random.uniform(100, 2000) * np.arange(len(samples)) / RATE_HZ))
 
 
-def _music(samples: Samples, speech: list[Samples], random: np.random.Generator) -> Samples:
+def synthetic_music(samples: Samples, speech: list[Samples], random: np.random.Generator) -> Samples:
     """Plucked chords: three notes with falling harmonics, a new chord four times a second."""
     secs = np.arange(len(samples)) / RATE_HZ
     made = 1e-3 * random.normal(size=len(samples))
@@ -124,7 +135,7 @@ KINDS: dict[str, Callable[[Samples, list[Samples], np.random.Generator], Samples
     "white noise": _white_noise,
     "pink noise": _pink_noise,
     "a steady tone": _tone,
-    "music (synthetic chords)": _music,
+    "music (synthetic chords)": synthetic_music,
     "speech reversed": _reversed,
     "speech by telephone (300 to 3400 Hz)": _telephone,
     "speech in pink noise, 0 dB": _in_noise,

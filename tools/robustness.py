@@ -1,8 +1,8 @@
 """Score models on perturbed recordings of speakers that they were not trained on.
 
-    python tools/robustness.py path/to/emodb/wav work/
+    python tools/robustness.py path/to/emodb/wav work/ --recipe functionals
 
-Trains the default recipe without two of EmoDB's ten speakers at a time (five folds), perturbs the recordings of these
+Trains a recipe without two of EmoDB's ten speakers at a time (five folds), perturbs the recordings of these
 two, and predicts them with `ser-batch infer`: each alone, and adapted to each speaker's recordings of the same
 perturbation. Prints the UAR over all recordings, its difference to the unperturbed ones, and the mean confidence.
 """
@@ -11,7 +11,8 @@ import argparse
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,26 +115,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="EmoDB's wav folder")
     parser.add_argument("work", type=Path, help="folder for sounds, records, models and tables")
+    parser.add_argument("--recipe", default="default")
     options = parser.parse_args()
     paths = sorted(options.corpus.glob("*.wav"))
     speakers = sorted({path.name[:2] for path in paths})
-    label_of = CORPORA["emodb"].labels
     found: dict[tuple[str, str], list[pd.DataFrame]] = {(kind, how): [] for kind in PERTURBATIONS for how in HOW}
     for fold in range(N_FOLDS):
         folder = options.work / f"fold-{fold + 1}"
-        held_out = set(speakers[fold::N_FOLDS])
-        for kind, perturb in PERTURBATIONS.items():
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            for number, path in enumerate(paths):
-                if path.name[:2] in held_out:
-                    original, original_hz = soundfile.read(path)
-                    samples, rate_hz = perturb(original, original_hz, np.random.default_rng(number))
-                    soundfile.write(folder / kind / path.name, np.clip(samples, -1, 1), rate_hz)
-        training = [str(path) for path in paths if path.name[:2] not in held_out]
-        (folder / "training.txt").write_text("\n".join(training), encoding="utf-8")
-        source = f"@{folder / 'training.txt'}"
-        ser_batch("build-records", source, "-o", str(folder / "records"), "--labels", "emodb", "--split", "none")
-        ser_batch("train", str(folder / "records"), "-o", str(folder / "model"))
+        held_out = [path for path in paths if path.name[:2] in speakers[fold::N_FOLDS]]
+        write_perturbed(held_out, folder)
+        train_on([path for path in paths if path not in held_out], folder, options.recipe)
         for kind, how in found:
             out = folder / f"{kind}-{how}.csv"
             arguments = ["--model", str(folder / "model"), "--speaker-from", "regex:^(?P<speaker>..)"]
@@ -141,19 +132,37 @@ def main() -> None:
             found[kind, how].append(pd.read_csv(out))
     print("| perturbation | UAR alone | difference | confidence | UAR adapted | difference | confidence |")
     print(f"| --- |{' ---: |' * 6}")
-    clean = {how: _scores(found["none", how], label_of)[0] for how in HOW}
+    clean = {how: _scores(found["none", how])[0] for how in HOW}
     for kind in PERTURBATIONS:
         cells = []
         for how in HOW:
-            uar, confidence = _scores(found[kind, how], label_of)
+            uar, confidence = _scores(found[kind, how])
             cells += [f"{uar:.3f}", f"{uar - clean[how]:+.3f}", f"{confidence:.3f}"]
         print(f"| {kind} | {' | '.join(cells)} |")
 
 
-def _scores(tables: list[pd.DataFrame], label_of: Any) -> tuple[float, float]:
+def write_perturbed(paths: Sequence[Path], folder: Path) -> None:
+    """Write the recordings with each perturbation, in a folder for each."""
+    for kind, perturb in PERTURBATIONS.items():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            samples, rate_hz = soundfile.read(path)
+            changed, changed_hz = perturb(samples, rate_hz, np.random.default_rng(zlib.crc32(path.name.encode())))
+            soundfile.write(folder / kind / path.name, np.clip(changed, -1, 1), changed_hz)
+
+
+def train_on(paths: Sequence[Path], folder: Path, recipe: str) -> None:
+    """Train a recipe on recordings of EmoDB."""
+    (folder / "training.txt").write_text("\n".join(map(str, paths)), encoding="utf-8")
+    source = f"@{folder / 'training.txt'}"
+    ser_batch("build-records", source, "-o", str(folder / "records"), "--labels", "emodb", "--split", "none")
+    ser_batch("train", str(folder / "records"), "-o", str(folder / "model"), "--recipe", recipe)
+
+
+def _scores(tables: list[pd.DataFrame]) -> tuple[float, float]:
     """UAR and mean confidence of all rows."""
     table = pd.concat(tables)
-    truth = table.file.map(lambda name: label_of[name[5]])
+    truth = table.file.map(lambda name: CORPORA["emodb"].labels[name[5]])
     return float(recall_score(truth, table.emotion, average="macro")), float(table.confidence.mean())
 
 
