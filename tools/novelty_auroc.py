@@ -2,10 +2,11 @@
 
     python tools/novelty_auroc.py path/to/emodb/wav work/ --other RAVDESS=ravdess.csv
 
-Trains the recipe functionals, which novelty is measured with, on seven of EmoDB's speakers (--fractions 0.7,0,0.3), uses the recordings of the other three
-as suitable speech, and makes as many sounds of each unsuitable kind: noise, tones, music, and the same speech
-reversed, by telephone, in noise, or several voices at once; recordings of other corpora are one kind each. Prints the
-area under the ROC curve of each kind, for recordings alone and adapted to the recordings of the kind as one batch.
+Trains the recipe functionals, whose features novelty uses, on seven of EmoDB's speakers (--fractions 0.7,0,0.3), uses
+the recordings of the other three as suitable speech, and makes as many sounds of each unsuitable kind: noise, tones,
+music, and the same speech reversed, by telephone, in noise, or several voices at once; recordings of other corpora are
+one kind each. Prints the area under the ROC curve of each kind, for recordings alone and adapted to the recordings of
+the kind as one batch.
 """
 
 import argparse
