@@ -195,6 +195,7 @@ def train(
     normalise: str | None = None,
     class_weight: str | None = None,
     mixed_precision: str = "auto",
+    init: str | os.PathLike[str] | None = None,
     seed: int = 0,
     restart: bool = False,
     report: Report = _ignore,
@@ -211,7 +212,8 @@ def train(
     precision, folder = parse_precision(mixed_precision), open_records(Path(records))
     from ser_batch.training.train import train as run
 
-    result = run(folder, Path(out), chosen, seed, restart, precision=precision, on_epoch=report)
+    start = _start(init)
+    result = run(folder, Path(out), chosen, seed, restart, precision=precision, init=start, on_epoch=report)
     for note in result.notes:
         report(Note(note))
     if result.bundle.uncalibrated:
@@ -257,6 +259,7 @@ def cross_validate(
     epochs: int | None = None,
     normalise: str | None = None,
     class_weight: str | None = None,
+    init: str | os.PathLike[str] | None = None,
     adapt: str = "none",
     seed: int = 0,
     workers: int | None = None,
@@ -281,7 +284,8 @@ def cross_validate(
     from ser_batch.evaluation.cross_validate import cross_validate as run
     from ser_batch.inference.adaptation import parse_adaptation
 
-    options = CrossValidationOptions(rule, folds, seeds, seed, parse_adaptation(adapt))
+    start = _start(init)
+    options = CrossValidationOptions(rule, folds, seeds, seed, parse_adaptation(adapt), start)
     with LocalEngine(parallel_folds(folder, workers or usable_cpus()), worker_bytes=None) as engine:
         return run(folder, Path(out), chosen, options, engine, restart, report)
 
@@ -353,6 +357,11 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
     return shipped_bundle() if path is None else open_bundle(Path(path))
+
+
+def _start(init: str | os.PathLike[str] | None) -> Bundle | None:
+    """The bundle whose weights a training starts from."""
+    return None if init is None else load_bundle(None if init == "shipped" else init)
 
 
 def _list(source: Source, report: Report) -> Listing:

@@ -11,6 +11,7 @@ from ser_batch.cli.console import _print, _say, reporting
 from ser_batch.cli.options import (
     ClassWeight,
     Epochs,
+    Init,
     Normalise,
     Quiet,
     RecipeName,
@@ -63,6 +64,7 @@ def cross_validate(
     epochs: Epochs = None,
     normalise: Normalise = None,
     class_weight: ClassWeight = None,
+    init: Init = None,
     adapt: ScoredAdapt = "none",
     seed: Seed = 0,
     workers: Workers = usable_cpus(),
@@ -89,6 +91,7 @@ def cross_validate(
             epochs=epochs,
             normalise=normalise,
             class_weight=class_weight,
+            init=init,
             adapt=adapt,
             seed=seed,
             workers=workers,

@@ -13,7 +13,9 @@ Sources = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Random seed.")]
 _RECIPES = "the recipe's"
-RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="default, seed, or a TOML file.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", metavar="NAME", help="default, functionals, seed, or a TOML file.")
+]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", min=1, metavar="N", help="Epochs.", show_default="the recipe's")
 ]
@@ -28,6 +30,10 @@ Normalise = Annotated[
 ]
 ClassWeight = Annotated[
     str | None, typer.Option("--class-weight", metavar="HOW", help="balanced or none.", show_default=_RECIPES)
+]
+Init = Annotated[
+    str | None,
+    typer.Option("--init", metavar="BUNDLE", help="Start from a bundle's weights; shipped: the model of the package."),
 ]
 Adapt = Annotated[
     str | None,

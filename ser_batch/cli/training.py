@@ -9,7 +9,7 @@ import typer
 
 from ser_batch import api
 from ser_batch.cli.console import _say, reporting
-from ser_batch.cli.options import ClassWeight, Epochs, Normalise, Quiet, RecipeName, Restart, Seed, Verbose
+from ser_batch.cli.options import ClassWeight, Epochs, Init, Normalise, Quiet, RecipeName, Restart, Seed, Verbose
 from ser_batch.runtime.process import prepare_tensorflow
 from ser_batch.runtime.signals import resumable
 
@@ -24,6 +24,7 @@ def train(
     mixed_precision: Annotated[
         str, typer.Option(metavar="auto|off", help="auto: bfloat16 if the processor supports it; off: float32.")
     ] = "auto",
+    init: Init = None,
     seed: Seed = 0,
     restart: Restart = False,
     verbose: Verbose = False,
@@ -48,6 +49,7 @@ def train(
             normalise=normalise,
             class_weight=class_weight,
             mixed_precision=mixed_precision,
+            init=init,
             seed=seed,
             restart=restart,
             report=report,

@@ -52,6 +52,7 @@ class CrossValidationOptions:
         n_seeds: number of repetitions, with the seeds ``seed``, ``seed + 1``, ….
         seed: the first seed.
         adapt: what the predictions are adapted to; the batch is the held-out side of a fold.
+        init: a bundle whose weights are the start of each training; None: the start is random.
     """
 
     by: FoldRule
@@ -59,6 +60,7 @@ class CrossValidationOptions:
     n_seeds: int
     seed: int
     adapt: Adaptation = "none"
+    init: Bundle | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All values as a JSON object."""
@@ -68,6 +70,7 @@ class CrossValidationOptions:
             "seeds": self.n_seeds,
             "first_seed": self.seed,
             "adapt": self.adapt,
+            "init": self.init and self.init.fingerprint,
         }
 
     def title(self, recipe: Recipe) -> str:
@@ -77,7 +80,8 @@ class CrossValidationOptions:
             how = "leave one speaker out"
         else:
             how = f"{self.n_folds or 10} {how}"
-        return f"recipe {recipe_title(recipe.to_json())}, {how}{_ADAPTED[self.adapt]}"
+        start = f", starting from {self.init.short_fingerprint}" if self.init else ""
+        return f"recipe {recipe_title(recipe.to_json())}, {how}{start}{_ADAPTED[self.adapt]}"
 
 
 _ADAPTED: dict[Adaptation, str] = {
@@ -120,6 +124,7 @@ class _FoldTask:
     seed: int
     number: int
     adapt: Adaptation
+    init: Bundle | None
 
     @property
     def path(self) -> Path:
@@ -179,6 +184,7 @@ def cross_validate(
     }
     check_normalisation(recipe)
     _check_adaptation(options, recipe)
+    _check_init(options.init, records)
     check_no_repeats(records)
     tasks = _tasks(records, folder, recipe, options)
     with open_output(folder, _KIND, identity, restart) as output:
@@ -199,6 +205,14 @@ def _check_adaptation(options: CrossValidationOptions, recipe: Recipe) -> None:
         raise UsageError(f"--adapt {options.adapt}: the recipe needs normalise = speaker; it has {recipe.normalise}")
     if options.adapt in ("batch", "voices") and options.by == "speaker" and options.n_folds is None:
         raise UsageError(f"--adapt {options.adapt}: each fold holds out one speaker only; give --folds N")
+
+
+def _check_init(init: Bundle | None, records: RecordFolder) -> None:
+    if init is not None and init.training.get("records") == records.fingerprint:
+        raise UsageError(
+            f"--init {init.path}: was trained on these records, so that no speaker would be held out; give a bundle "
+            "that was trained on others"
+        )
 
 
 def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
@@ -231,6 +245,7 @@ def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossVa
             seed,
             number,
             options.adapt,
+            options.init,
         )
         for seed in range(options.seed, options.seed + options.n_seeds)
         for number in range(len(make_folds(rows, options.by, options.n_folds, seed)))
@@ -270,12 +285,18 @@ def _read_fold(task: _FoldTask) -> list[FoldPrediction]:
 def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
     one_thread()
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
-    bundle = train_fold(records, folder, task.recipe, task.seed, fold, sides)
+    bundle = train_fold(records, folder, task.recipe, task.seed, fold, sides, task.init)
     return predict_fold(bundle, records, task.seed, fold, task.adapt)
 
 
 def train_fold(
-    records: RecordFolder, folder: Path, recipe: Recipe, seed: int, fold: Fold, description: dict[str, Any]
+    records: RecordFolder,
+    folder: Path,
+    recipe: Recipe,
+    seed: int,
+    fold: Fold,
+    description: dict[str, Any],
+    init: Bundle | None = None,
 ) -> Bundle:
     """Train on the training side of a fold.
 
@@ -286,9 +307,10 @@ def train_fold(
         seed: of the training.
         fold: of the examples.
         description: JSON that distinguishes this fold from others of the same records.
+        init: a bundle whose weights are the start; None: the start is random.
     """
     training = row_selection(records, f"the training side of fold {fold.name}", fold.train)
-    return train(records, folder, recipe, seed, sides=TrainValidation(training, None, description)).bundle
+    return train(records, folder, recipe, seed, sides=TrainValidation(training, None, description), init=init).bundle
 
 
 def predict_fold(

@@ -50,6 +50,7 @@ class FeatureSet:
         recipe: normalisation and augmentation.
         train_set: for validation examples, the training examples, which set the scale; None: these are the
             training examples.
+        variance: of the features, in place of that of the training examples; None: it is measured.
 
     Attributes:
         records: the record folder.
@@ -60,7 +61,12 @@ class FeatureSet:
     scale: Scale | None
 
     def __init__(
-        self, records: RecordFolder, selection: Selection, recipe: Recipe, train_set: FeatureSet | None = None
+        self,
+        records: RecordFolder,
+        selection: Selection,
+        recipe: Recipe,
+        train_set: FeatureSet | None = None,
+        variance: Float32s | None = None,
     ) -> None:
         self.records, self._selection, self._recipe = records, selection, recipe
         self._by_speaker = recipe.normalise == "speaker"
@@ -76,6 +82,8 @@ class FeatureSet:
         preparation = Preparation(augmentation, self._extract, copies, in_order=self._by_speaker)
         self._data = TrainingData(records, selection, preparation)
         self.scale = self._measured_scale() if train_set is None else train_set.scale
+        if self.scale is not None and variance is not None:
+            self.scale = Scale(self.scale.mean, variance)
 
     def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
         """The augmented batches of the given epochs; see `TrainingData.epochs`."""

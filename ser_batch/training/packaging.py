@@ -119,7 +119,7 @@ def _whole_network(
     if len(trained) == 1:
         network = build_network(records.front_end, n_labels, recipe, first.scale)
         network.set_weights(first.weights)
-        return network, first.scale
+        return network, first.scale if recipe.network == "functionals" else None
     learner = build_learner(records.front_end, n_labels, trained[1].recipe, None)
     learner.set_weights(trained[1].weights)
     beside = features_of(learner)

@@ -17,11 +17,13 @@ from ser_batch.formatting import pluralize
 from ser_batch.models.bundles import BUNDLE_FILES, DESCRIPTION, Bundle, open_bundle
 from ser_batch.models.networks.families import build_learner
 from ser_batch.models.networks.options import check_normalisation
+from ser_batch.models.normalisation import Scale
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import TrainValidation, manifest_column, split_train_validation
 from ser_batch.storage.outputs import OutputKind, open_output
 from ser_batch.training.determinism import computing_in, deterministic
 from ser_batch.training.features import FeatureSet
+from ser_batch.training.initial import InitialWeights, initial_weights
 from ser_batch.training.packaging import TrainedPart, package
 from ser_batch.training.recipes import PARTS, Precision, Recipe
 from ser_batch.training.trainer import CHECKPOINTS, LOGS, Epoch, Trainer, history_name
@@ -52,6 +54,7 @@ def train(
     restart: bool = False,
     sides: TrainValidation | None = None,
     precision: Precision = "float32",
+    init: Bundle | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> TrainingResult:
     """Train the recipe's network, or resume an interrupted training.
@@ -64,6 +67,7 @@ def train(
         restart: delete the files of an earlier training in the folder.
         sides: training and validation examples; None: the splits ``train`` and ``validation``.
         precision: of the computations; weights and saved files are always float32.
+        init: a bundle whose weights are the start; None: the start is random.
         on_epoch: called after each epoch.
 
     Raises:
@@ -72,34 +76,56 @@ def train(
         OutputError: the folder is in use, not writable, or holds other files.
     """
     _check_records(records, recipe)
+    initial = initial_weights(init, records, recipe) if init else None
     sides = sides or split_train_validation(records)
     identity = {
         "records": records.fingerprint,
         "recipe": recipe.to_json(),
         "seed": seed,
         "precision": precision,
+        "init": init and init.fingerprint,
         "examples": sides.description,
     }
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
             return TrainingResult(_checked_bundle(folder), True, recipe.epochs)
         notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
+        if init and initial:
+            notes.append(initial.note(init))
         for name, part in recipe.parts.items():
             with deterministic(seed):
-                train_set = FeatureSet(records, sides.train, part)
-                validation = FeatureSet(records, sides.validation, part, train_set) if sides.validation else None
-                with computing_in(precision):
-                    network = build_learner(records.front_end, len(records.labels), part, train_set.scale)
-                trainer = Trainer(network, part, train_set, validation, folder, seed, name)
+                trainer, scale = _trainer(records, folder, sides, part, name, seed, precision, initial)
                 notes += trainer.resume()
                 continued_from += len(trainer.history)
                 trainer.fit(on_epoch)
             trainer.write_history()
-            trained.append(TrainedPart(part, trainer.final_weights(), train_set.scale, trainer.history[-1]))
+            trained.append(TrainedPart(part, trainer.final_weights(), scale, trainer.history[-1]))
         with deterministic(seed):
             bundle = package(folder, records, sides, recipe, trained, identity)
         output.finish()
         return TrainingResult(bundle, False, continued_from, tuple(notes))
+
+
+def _trainer(
+    records: RecordFolder,
+    folder: Path,
+    sides: TrainValidation,
+    part: Recipe,
+    name: str,
+    seed: int,
+    precision: Precision,
+    initial: InitialWeights | None,
+) -> tuple[Trainer, Scale | None]:
+    """The training of a part of the network, and the scale of its features."""
+    start = initial if part.network == "functionals" else None
+    train_set = FeatureSet(records, sides.train, part, variance=start.variance if start else None)
+    validation = FeatureSet(records, sides.validation, part, train_set) if sides.validation else None
+    with computing_in(precision):
+        layer = (start.kernel, start.bias) if start else None
+        network = build_learner(records.front_end, len(records.labels), part, train_set.scale, layer)
+    if initial and part.network == "crnn":
+        initial.apply_to_crnn(network)
+    return Trainer(network, part, train_set, validation, folder, seed, name), train_set.scale
 
 
 def _check_records(records: RecordFolder, recipe: Recipe) -> None:

@@ -24,7 +24,7 @@ from ser_batch.evaluation.cross_validate import CrossValidationOptions, cross_va
 from ser_batch.evaluation.fold_predictions import read_predictions
 from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
-from ser_batch.models.bundles import Adaptation
+from ser_batch.models.bundles import Adaptation, shipped_bundle
 from ser_batch.models.networks.options import Normalisation
 from ser_batch.records.folder import RecordFolder, open_records
 from ser_batch.records.reader import Selection, TrainValidation
@@ -190,9 +190,12 @@ class Trainings:
     seen: list[tuple[int, TrainValidation, Path]]
     held_out: list[Selection]
 
-    def train(self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: TrainValidation) -> Any:
+    def train(
+        self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: TrainValidation, init: Any
+    ) -> Any:
         folder.mkdir(parents=True)
         assert sides.validation is None
+        assert init is None
         self.seen.append((seed, sides, folder))
         return SimpleNamespace(bundle="trained")
 
@@ -267,6 +270,17 @@ def test_copies_of_held_out_recordings_are_in_no_training_of_them(
     assert len(folds) == 22
     for train, held_out in folds:
         assert not values(train, "sha256") & values(held_out, "sha256")
+
+
+def test_a_bundle_that_was_trained_on_the_held_out_speakers_is_no_start(trainings: Trainings, tmp_path: Path) -> None:
+    shipped = shipped_bundle()
+    training = {"records": trainings.records.fingerprint}
+    options = CrossValidationOptions(
+        "speaker", None, 1, 0, init=replace(shipped, content=shipped.content.replace(training=training))
+    )
+    with pytest.raises(UsageError, match="was trained on these records"):
+        cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline())
+    assert not (tmp_path / "cv").exists()
 
 
 @pytest.mark.parametrize("n_folds", [None, 4])

@@ -18,20 +18,28 @@ import numpy as np
 import pytest
 
 from ser_batch.cli.app import main
+from ser_batch.corpus.labels import label_recordings, read_label_map
+from ser_batch.corpus.sources import list_source
+from ser_batch.corpus.splits import SplitPlan
 from ser_batch.errors import OutputError, RecordsError, TrainingError
 from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictions import Classifier
-from ser_batch.models.bundles import Bundle, Calibration, open_bundle
+from ser_batch.models.bundles import Bundle, Calibration, open_bundle, shipped_bundle
 from ser_batch.models.calibration import fit_temperature
+from ser_batch.models.heads import SMALLEST_VARIANCE
 from ser_batch.models.normalisation import identity_scale
+from ser_batch.records.build import build_records
 from ser_batch.records.folder import RecordFolder, open_records
+from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.records.reader import manifest_column, read_examples, split_selection
+from ser_batch.runtime.local import LocalEngine
 from ser_batch.training import train as training
 from ser_batch.training.input_pipeline import EpochOptions, TrainingData, read_batches
 from ser_batch.training.recipes import RECIPES, Augmentation, CrnnOptions, OptimisationOptions, Recipe
 from ser_batch.training.train import train
 from ser_batch.training.trainer import Epoch
 from tests.conftest import fill, made_once, write_tone
+from tests.frontends import KEPT
 from tests.manifests import edit_part
 from tests.recipes import FULL, PLAIN, write_recipe
 
@@ -637,3 +645,63 @@ def test_nothing_to_train_on_is_one_line(tmp_path: Path) -> None:
 def test_missing_records_are_one_line(tmp_path: Path, capfd) -> None:
     assert main(["train", str(tmp_path / "absent"), "-o", str(tmp_path / "out")]) == 1
     assert "no such folder; make one with build-records" in capfd.readouterr().err
+
+
+# --- starting from a bundle
+
+
+def test_a_training_starts_from_a_bundle(kept_records: RecordFolder, tmp_path: Path) -> None:
+    """Weights of known labels and the scale are taken; with no step, the new network is the old one."""
+    before = train(kept_records, tmp_path / "before", TWO_PARTS).bundle
+    still = TWO_PARTS.replace(learning_rate=0.0, crnn=TWO_PARTS.crnn.replace(learning_rate=0.0))  # type: ignore[union-attr]
+    result = train(kept_records, tmp_path / "after", still, init=before)
+    assert f"starts from the softmax layer and CRNN of {before.path} ({before.short_fingerprint})" in result.notes
+    old, new = before.load_arrays().head, result.bundle.load_arrays().head
+    n_functionals = len(old.kernel) - 192
+    np.testing.assert_allclose(new.kernel[:n_functionals], old.kernel[:n_functionals], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(new.bias, old.bias, rtol=1e-4, atol=1e-6)
+    # The CRNN's batch normalisation has new averages, and its features a new scale.
+    rows = slice(n_functionals, None)
+    of_crnn = [head.kernel[rows] / np.sqrt(head.variance[rows] + SMALLEST_VARIANCE)[:, None] for head in (old, new)]
+    np.testing.assert_allclose(*of_crnn, rtol=1e-3, atol=1e-5)
+    convolutions = [
+        bundle.load_network().get_layer("crnn").get_layer("conv_4").get_weights()[0]
+        for bundle in (before, result.bundle)
+    ]
+    np.testing.assert_array_equal(*convolutions)
+    with pytest.raises(OutputError, match="init was"):
+        train(kept_records, tmp_path / "after", still)
+
+
+def test_labels_that_a_bundle_does_not_have_are_new(
+    kept_records: RecordFolder, tmp_path: Path, emodb_sample: Path
+) -> None:
+    before = train(kept_records, tmp_path / "before", PLAIN).bundle
+    rows = [f"{path},{'awe' if path.name[5] == 'W' else path.name[5]},x" for path in sorted(emodb_sample.iterdir())]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,speaker", *rows]))
+    (tmp_path / "map.csv").write_text("from,to\nF,happiness\nL,boredom\n")
+    label_map = read_label_map(tmp_path / "map.csv")
+    labelled = label_recordings(list_source(str(tmp_path / "list.csv")), "auto", label_map)
+    with LocalEngine(2) as engine:
+        records = build_records(
+            plan_build(labelled, BuildOptions(KEPT, SplitPlan("none"))), tmp_path / "r", engine
+        ).records
+    still = PLAIN.replace(learning_rate=0.0, epochs=1)
+    result = train(records, tmp_path / "after", still, init=before)
+    assert any("new labels: A, E, N, T, awe" in note for note in result.notes)
+    old, new = before.load_arrays().head, result.bundle.load_arrays().head
+    for label in records.labels:
+        column = new.kernel[:, records.labels.index(label)]
+        expected = old.kernel[:, before.labels.index(label)] if label in before.labels else 0.0
+        np.testing.assert_allclose(column, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_bundle_that_does_not_fit_is_no_start(
+    kept_records: RecordFolder, small_records: RecordFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="has another front end than"):
+        train(kept_records, tmp_path / "out", PLAIN, init=shipped_bundle())
+    seed = train(small_records, tmp_path / "seed", PLAIN.replace(network="seed_crnn", epochs=1)).bundle
+    with pytest.raises(TrainingError, match="its network is seed_crnn and the recipe's is functionals"):
+        train(small_records, tmp_path / "out", PLAIN, init=seed)
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -48,12 +50,21 @@ def build_extractor(front_end: FrontEnd, options: NetworkOptions) -> keras.Model
     return functional_extractor(front_end, options.normalise == "file")
 
 
-def build_learner(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale | None) -> keras.Model:
-    """The trainable part of a network, which has all of its weights; see `build_network`."""
+def build_learner(
+    front_end: FrontEnd,
+    n_labels: int,
+    options: NetworkOptions,
+    scale: Scale | None,
+    initial: tuple[Any, Any] | None = None,
+) -> keras.Model:
+    """The trainable part of a network, which has all of its weights; see `build_network`.
+
+    ``initial`` is for functionals only; see `functional_head`.
+    """
     if options.network != "functionals":
         return build_network(front_end, n_labels, options, scale)
     assert scale is not None
-    return functional_head(front_end, n_labels, options, scale)
+    return functional_head(front_end, n_labels, options, scale, initial)
 
 
 def encoder_of(network: keras.Model) -> keras.Model:

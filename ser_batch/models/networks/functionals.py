@@ -133,7 +133,13 @@ def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> ker
     return Model(log_mel, _features(log_mel, front_end, centre_files), name="functionals")
 
 
-def functional_head(front_end: FrontEnd, n_labels: int, options: NetworkOptions, scale: Scale) -> keras.Model:
+def functional_head(
+    front_end: FrontEnd,
+    n_labels: int,
+    options: NetworkOptions,
+    scale: Scale,
+    initial: tuple[Any, Any] | None = None,
+) -> keras.Model:
     """A model from functionals to labels: standardisation and one softmax layer (multinomial logistic regression).
 
     Args:
@@ -142,13 +148,20 @@ def functional_head(front_end: FrontEnd, n_labels: int, options: NetworkOptions,
         options: the recipe's network options. With speaker normalisation there is a second input, the factor and
             offset of each feature for the example's speaker, ``(batch, 2, features)``.
         scale: statistics of the training examples' functionals.
+        initial: kernel ``(features, n_labels)`` and bias ``(n_labels,)`` of the softmax layer at the start; the penalty
+            is on the distance to this kernel (Li, Grandvalet and Davoine, "Explicit Inductive Bias for Transfer
+            Learning with Convolutional Networks", ICML 2018). None: zeros.
 
     Returns:
         A model from ``(batch, features)`` to probabilities ``(batch, n_labels)``.
     """
     features = Input((_features(Input(front_end.shape), front_end, False).shape[-1],), name="features")
-    inputs, outputs = _classified(features, n_labels, options, scale)
-    return Model([features, *inputs], outputs, name="head")
+    towards = None if initial is None else initial[0]
+    inputs, outputs = _classified(features, n_labels, options, scale, towards)
+    head = Model([features, *inputs], outputs, name="head")
+    if initial is not None:
+        head.get_layer("emotion").set_weights(list(initial))
+    return head
 
 
 def functional_network(
@@ -177,7 +190,19 @@ def _features(log_mel: Any, front_end: FrontEnd, centre_files: bool) -> Any:
     return layers.Concatenate(name="functionals")(list(groups.values()))
 
 
-def _classified(features: Any, n_labels: int, options: NetworkOptions, scale: Scale) -> tuple[list[Any], Any]:
+class _L2Towards(keras.regularizers.Regularizer):  # type: ignore[misc]  # Keras has no types
+    """Penalty on the squared distance of weights to given values."""
+
+    def __init__(self, l2: float, towards: Any) -> None:
+        self._l2, self._towards = l2, towards
+
+    def __call__(self, weights: Any) -> Any:
+        return self._l2 * ops.sum(ops.square(weights - self._towards))
+
+
+def _classified(
+    features: Any, n_labels: int, options: NetworkOptions, scale: Scale, towards: Any = None
+) -> tuple[list[Any], Any]:
     """The additional inputs, and the output."""
     inputs = []
     if options.normalise == "speaker":
@@ -190,7 +215,7 @@ def _classified(features: Any, n_labels: int, options: NetworkOptions, scale: Sc
         n_labels,
         activation="softmax",
         kernel_initializer="zeros",
-        kernel_regularizer=keras.regularizers.L2(options.l2),
+        kernel_regularizer=keras.regularizers.L2(options.l2) if towards is None else _L2Towards(options.l2, towards),
         dtype="float32",
         name="emotion",
     )
