@@ -54,7 +54,7 @@ def run(held: Held, records_path: Path, work: Path) -> Outcomes:
     one_thread()
     records = open_records(records_path)
     fold = make_folds(fold_rows(records), "speaker", None, held.seed)[held.number]
-    recipe = find_recipe("default", normalise="speaker")
+    recipe = find_recipe("functionals")
     folder = work / f"{fold.name}-{held.seed}"
     sides = TrainValidation(row_selection(records, "all others", fold.train), None, fold.name)
     bundle = train(records, folder, recipe, held.seed, restart=True, sides=sides).bundle
