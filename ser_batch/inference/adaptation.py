@@ -22,6 +22,7 @@ from ser_batch.formatting import pluralize
 from ser_batch.inference.embeddings import in_blocks
 from ser_batch.models.bundles import Adaptation, Bundle, BundleArrays
 from ser_batch.models.normalisation import GroupStatistics, scale_to, shrunk
+from ser_batch.models.novelty import UNFAMILIAR
 
 # Pseudo-recordings, with the statistics of the training and of the batch, that are added to a batch and to a group.
 _PRIOR_OF_BATCH, _PRIOR_OF_GROUP = 10.0, 20.0
@@ -108,11 +109,14 @@ class Groups:
         numbers: of the group of each recording, int64 ``(recordings,)``; -1: without an embedding.
         scales: factor and offset of each group, float32 ``(groups, 2, features)``; empty: none is normalised.
         speakers: of each recording: as given, or the voice; empty: unknown.
+        is_unfamiliar: before adaptation, most recordings are unlike the training data. After it, a batch of nothing but
+            music may look like speech, because its own mean has been taken away.
     """
 
     numbers: NDArray[np.int64]
     scales: Float32s
     speakers: Sequence[str]
+    is_unfamiliar: bool = False
 
     def of(self, rows: Sequence[int]) -> Float32s | None:
         """Factor and offset of some recordings, float32 ``(rows, 2, features)``; None: none is normalised."""
@@ -136,13 +140,17 @@ def find_groups(
     if adaptation == "none":
         return Groups(np.full(len(given), -1), np.empty((0, 2, 0), np.float32), given)
     head = arrays.head
-    (whole,) = _statistics(embeddings, np.zeros(len(given), np.int64), 1)
+    whole, novelties = GroupStatistics(), []
+    for _, block in _blocks(embeddings):
+        whole.add(block)
+        novelties.append(arrays.novelty.of(head.features(block)))
     if not whole.n_recordings:
         return Groups(np.full(len(given), -1), np.empty((0, 2, 0), np.float32), given)
+    is_unfamiliar = bool(np.median(np.concatenate(novelties)) > UNFAMILIAR)
     batch = shrunk(whole, head.reference, _PRIOR_OF_BATCH)
     batch_scale = scale_to(batch, head.reference)
     if adaptation == "batch":
-        return Groups(np.zeros(len(given), np.int64), batch_scale[None], given)
+        return Groups(np.zeros(len(given), np.int64), batch_scale[None], given, is_unfamiliar)
     if adaptation == "speakers":
         known = sorted(set(given) - {""})
         places = {name: number for number, name in enumerate(known)} | {"": len(known)}
@@ -154,7 +162,7 @@ def find_groups(
         speakers = [known[number] if number >= 0 else "" for number in numbers]
     groups = _statistics(embeddings, numbers, len(known))
     scales = [scale_to(shrunk(one, batch, _PRIOR_OF_GROUP), head.reference) for one in groups]
-    return Groups(numbers, np.stack([*scales, batch_scale]), speakers)
+    return Groups(numbers, np.stack([*scales, batch_scale]), speakers, is_unfamiliar)
 
 
 def _statistics(embeddings: Embeddings, numbers: NDArray[np.int64], n_groups: int) -> list[GroupStatistics]:

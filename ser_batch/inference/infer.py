@@ -265,7 +265,7 @@ class _InferenceRun:
             figures = classify(found, scales, self.classifier, self.options.windows)
             for (row, (one, result)), rows in zip(block, figures, strict=True):
                 who = self._who(one, groups.speakers[row])
-                yield predictions_of(result, one, rows, *who)
+                yield predictions_of(result, one, rows, *who, groups.is_unfamiliar)
 
     def _groups(self, results: Callable[[], Iterator[Embedded]]) -> Groups:
         """The groups in which the recordings are normalised."""

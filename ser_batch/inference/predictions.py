@@ -15,12 +15,10 @@ from ser_batch.errors import UsageError
 from ser_batch.inference.embeddings import WINDOWS_AT_ONCE, Embedded, Float64s, in_blocks
 from ser_batch.models.bundles import Bundle, BundleArrays, Calibration
 from ser_batch.models.calibration import apply_temperature
+from ser_batch.models.novelty import UNFAMILIAR
 
 # The labels that a table shows, each with the labels of the model whose probabilities it sums up.
 Labels = dict[str, tuple[str, ...]]
-
-# Recordings with a higher novelty are farther from the training data than 95 % of the training recordings.
-UNFAMILIAR = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,12 @@ def choose_labels(names: str | None, label_map: Mapping[str, str], bundle: Bundl
 
 
 def predictions_of(
-    embedded: Embedded, recording: Recording, figures: Float64s, channel: int | None, speaker: str
+    embedded: Embedded,
+    recording: Recording,
+    figures: Float64s,
+    channel: int | None,
+    speaker: str,
+    is_unfamiliar: bool = False,
 ) -> Iterator[Prediction]:
     """The rows of a recording: one for each window, or one for all.
 
@@ -148,6 +151,7 @@ def predictions_of(
         figures: from `classify`.
         channel: channel number, if every channel has its own rows.
         speaker: of the recording.
+        is_unfamiliar: the whole batch is unlike the training data.
     """
     if embedded.error:
         part = (recording.start_secs, recording.end_secs)
@@ -157,7 +161,7 @@ def predictions_of(
     if len(figures) < len(times):
         times = np.array([[times[0, 0], times[-1, 1]]])
     for (start_secs, end_secs), (*probabilities, novelty) in zip(times.tolist(), figures.tolist(), strict=True):
-        warnings = embedded.warnings + (("unfamiliar",) if novelty > UNFAMILIAR else ())
+        warnings = embedded.warnings + (("unfamiliar",) if is_unfamiliar or novelty > UNFAMILIAR else ())
         shown = (tuple(probabilities), embedded.duration_secs, novelty, warnings)
         yield Prediction(recording.file, start_secs, end_secs, *shown, channel=channel, speaker=speaker)
 

@@ -19,6 +19,8 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.models.arrays import ArrayFile
 
 _MEDIAN, _TAIL = 0.5, 0.95
+# Recordings with a higher novelty are farther from the training data than 95 % of the training recordings.
+UNFAMILIAR = _TAIL
 
 
 @dataclass(frozen=True, eq=False)

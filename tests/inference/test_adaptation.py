@@ -12,6 +12,7 @@ import soundfile
 from ser_batch.cli.app import main
 from ser_batch.models.bundles import DESCRIPTION, VOICES, shipped_bundle
 from ser_batch.storage.writing import write_json
+from tools.novelty_auroc import synthetic_music
 
 
 @pytest.fixture
@@ -146,6 +147,24 @@ def test_a_model_without_voices(source: Path, tmp_path: Path, capfd) -> None:
     assert "this model was trained without speakers; choose one of none, batch, speakers" in capfd.readouterr().err
     assert main(["infer", str(source), "-o", str(tmp_path / "preds.csv"), "--model", str(copied)]) == 0
     assert "adapted to the batch" in capfd.readouterr().err
+
+
+def test_a_batch_of_music_is_unfamiliar_although_it_is_adapted_to(tmp_path: Path, capfd) -> None:
+    """After adaptation to nothing but music, its mean is that of speech."""
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        made = synthetic_music(np.zeros(32_000), [], np.random.default_rng(number))
+        soundfile.write(tmp_path / "in" / f"{number}.wav", 0.5 * made / np.abs(made).max(), 16_000)
+    assert main(["infer", str(tmp_path / "in"), "-o", str(tmp_path / "preds.csv"), "-j", "2"]) == 0
+    assert "12 of 12 recordings are unlike the training data" in capfd.readouterr().err
+    rows = read(tmp_path / "preds.csv")
+    assert all("unfamiliar" in row["warnings"].split() for row in rows)
+    assert min(float(row["novelty"]) for row in rows) < 0.95
+
+
+def test_the_recordings_of_the_training_are_familiar(source: Path, tmp_path: Path) -> None:
+    assert infer(source, tmp_path / "preds.csv") == 0
+    assert sum("unfamiliar" in row["warnings"] for row in read(tmp_path / "preds.csv")) <= 2
 
 
 # Valence, without boredom and happiness under its own name.
