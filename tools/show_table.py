@@ -1,4 +1,4 @@
-"""Show the first rows of a prediction table in a terminal.
+"""Show the first rows of a prediction table in a terminal of 80 columns.
 
 python tools/show_table.py preds.csv
 """
@@ -15,26 +15,22 @@ _SHOWN_ROWS = 14
 
 
 def main(path: Path) -> None:
-    """Print file, emotion, confidence, and the probabilities of one CSV."""
+    """Print the best two emotions of each recording of one CSV, with novelty and warnings."""
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         rows = list(islice(reader, _SHOWN_ROWS))
         labels = [column for column in reader.fieldnames or [] if column.startswith("p_")]
     table = Table(title=f"{path}: the first {len(rows)} rows")
-    for column in (
-        "file",
-        "emotion",
-        "confidence",
-        *(label.removeprefix("p_") for label in labels),
-        "warnings",
-        "error",
-    ):
-        table.add_column(column, justify="left" if column in {"file", "emotion", "warnings", "error"} else "right")
+    for column in ("file", "speaker", "emotion", "next", "novelty", "warnings or error"):
+        table.add_column(column, justify="right" if column == "novelty" else "left")
     for row in rows:
-        shares = [f"{float(row[label]):.2f}" if row[label] else "" for label in labels]
-        confidence = f"{float(row['confidence']):.2f}" if row["confidence"] else ""
-        table.add_row(row["file"], row["emotion"], confidence, *shares, row["warnings"], row["error"])
-    Console(width=150).print(table)
+        if row["error"]:
+            table.add_row(row["file"], row["speaker"], "", "", "", row["error"])
+            continue
+        best = sorted(labels, key=lambda label: -float(row[label]))[:2]
+        shown = [f"{float(row[label]):.2f} {label.removeprefix('p_')}" for label in best]
+        table.add_row(row["file"], row["speaker"], *shown, f"{float(row['novelty']):.2f}", row["warnings"])
+    Console(width=80).print(table)
 
 
 if __name__ == "__main__":
