@@ -8,6 +8,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,8 @@ def main(path: Path) -> None:
         reader = csv.DictReader(file)
         rows = list(islice(reader, _SHOWN_ROWS))
         labels = [column for column in reader.fieldnames or [] if column.startswith("p_")]
-    table = Table(title=f"{path}: the first {len(rows)} rows")
-    for column in ("file", "speaker", "emotion", "next", "novelty", "warnings or error"):
+    table = Table(title=f"{path}: the first {len(rows)} rows", box=SIMPLE)
+    for column in ("file", "speaker", "emotion", "next", "novelty", "notes"):
         table.add_column(column, justify="right" if column == "novelty" else "left")
     for row in rows:
         if row["error"]:
