@@ -64,7 +64,8 @@ def predict_examples(
     names = [f"{row['file']}\0{row['start']}\0{row['end']}" for row in found]
     means = [one.mean for one in embedded]
     groups = find_groups(adapt, lambda: means, [row["speaker"] for row in found], names, classifier.arrays)
-    figures = classify(embedded, groups.of(range(len(found))), classifier)
+    scales = groups.of(range(len(found)))
+    figures = classify(embedded, scales, classifier, is_unfamiliar=groups.is_unfamiliar)
     return [
         _labelled(row, label, one, of_row)
         for row, label, one, of_row in zip(found, labels, embedded, figures, strict=True)

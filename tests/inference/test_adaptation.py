@@ -10,6 +10,7 @@ import scipy.signal
 import soundfile
 
 from ser_batch.cli.app import main
+from ser_batch.inference.predictions import Classifier
 from ser_batch.models.bundles import DESCRIPTION, VOICES, shipped_bundle
 from ser_batch.storage.writing import write_json
 from tools.novelty_auroc import synthetic_music
@@ -160,6 +161,16 @@ def test_a_batch_of_music_is_unfamiliar_although_it_is_adapted_to(tmp_path: Path
     rows = read(tmp_path / "preds.csv")
     assert all("unfamiliar" in row["warnings"].split() for row in rows)
     assert min(float(row["novelty"]) for row in rows) < 0.95
+
+
+def test_confidence_is_lower_in_an_unfamiliar_batch() -> None:
+    classifier = Classifier.of(shipped_bundle())
+    figures = np.array([[0.7, 0.1, 0.1, 0.05, 0.03, 0.01, 0.01, 0.5]])
+    familiar, unfamiliar = classifier.calibrated(figures), classifier.calibrated(figures, is_unfamiliar=True)
+    assert familiar[0, 0] == pytest.approx(0.7)
+    assert 0.4 < unfamiliar[0, 0] < 0.6
+    assert unfamiliar[0, :-1].sum() == pytest.approx(1)
+    assert unfamiliar[0, -1] == familiar[0, -1]
 
 
 def test_the_recordings_of_the_training_are_familiar(source: Path, tmp_path: Path) -> None:
