@@ -107,8 +107,11 @@ class LocalEngine:
                     pool.append(_Worker(self._worker_bytes))
                 try:
                     pool[number].submit(function, taken[0])
-                except BrokenProcessPool:  # it died while it was idle
-                    pool[number].end()
+                except BrokenProcessPool:
+                    if pool[number].tasks:  # it died at its first task, whose outcome `map` takes next
+                        again.append(taken[0])
+                        return
+                    pool[number].end()  # it died while it was idle
                     pool[number] = _Worker(self._worker_bytes)
                     pool[number].submit(function, taken[0])
 

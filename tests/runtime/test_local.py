@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,21 @@ def test_outcomes_come_as_tasks_end() -> None:
         list(engine.map(square, range(4)))
         first = next(iter(engine.map(slow_if_even, [0, 1])))
     assert first.task == 1
+
+
+def test_a_worker_that_dies_before_its_next_task_is_given_loses_none() -> None:
+    """The next task is given to a worker that died at its first, before anybody looked at the outcome."""
+
+    def tasks() -> Iterator[int]:
+        yield 7
+        time.sleep(2)
+        yield from range(8, 12)
+
+    with LocalEngine(1) as engine:
+        outcomes = {outcome.task: outcome for outcome in engine.map(die_on_seven, tasks())}
+    assert sorted(outcomes) == [7, 8, 9, 10, 11]
+    assert "SIGKILL" in str(outcomes[7].failure)
+    assert [outcomes[task].result for task in range(8, 12)] == [8, 9, 10, 11]
 
 
 def test_a_dead_worker_costs_one_task() -> None:
