@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ser_batch.corpus.table import Listing, Recording, paths, recordings
 from ser_batch.errors import OutputError
+from ser_batch.formatting import pluralize
 from ser_batch.inference.embeddings import (
     Block,
     BlockSummary,
@@ -240,6 +241,9 @@ def complete_results(
         engine: runs the tasks.
         folder: of the parts.
         on_progress: called with (recordings done, recordings in all).
+
+    Raises:
+        OutputError: the engine lost a task.
     """
     table, keys = listing.recordings, keys[: len(listing.recordings)]
     stored = StoredResults(folder)
@@ -255,6 +259,9 @@ def complete_results(
             on_progress(done, len(table))
         stored = StoredResults(folder)
         places = stored.places(keys)
+        if missing := int((places < 0).sum()):
+            found = pluralize(missing, "recording")
+            raise OutputError(f"{folder}: {found} without a result; run the same command again")
     return CompleteResults(partial(stored.at, places.tolist()), len(pending), audio_secs)
 
 

@@ -1,22 +1,27 @@
 """What a table's parts are for: runs that stop and go on, folders that grow, tables that are left alone."""
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ser_batch.corpus.sources import list_source
 from ser_batch.corpus.table import recordings
 from ser_batch.errors import OutputError, UsageError
+from ser_batch.inference.embeddings import EmbeddingOptions
 from ser_batch.inference.infer import InferOptions, InferResult, infer
-from ser_batch.inference.results import TableParts, parts_folder
+from ser_batch.inference.results import TableParts, complete_results, keys_of, parts_folder
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.runtime.local import LocalEngine
 from tests.conftest import write_tone
 from tests.counting import CountingNetwork
+from tests.inline import Inline
 
 TASK = 4  # recordings in one: a stop may cost those that are on their way
 SHIPPED = shipped_bundle()
@@ -391,3 +396,14 @@ def test_nothing_else_is_left_beside_the_table(run, source, tmp_path) -> None:
     (tmp_path / "out" / ".preds.csv.123.partial").write_text("from a run that was killed")
     run(source, tmp_path / "out" / "preds.csv")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"preds.csv", ".preds.csv.parts"}
+
+
+def test_a_task_that_the_engine_loses_is_an_error(emodb_sample: Path, tmp_path: Path) -> None:
+    class Losing(Inline):
+        def map(self, function: Any, tasks: Any) -> Any:
+            return (outcome for number, outcome in enumerate(super().map(function, tasks)) if number != 1)
+
+    listing = list_source(str(emodb_sample))
+    options = EmbeddingOptions(partial(CountingNetwork, Path(os.devnull)), shipped_bundle().front_end)
+    with pytest.raises(OutputError, match=r"recordings? without a result; run the same command again"):
+        complete_results(listing, keys_of(listing), options, Losing(), tmp_path)
