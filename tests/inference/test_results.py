@@ -401,7 +401,7 @@ def test_nothing_else_is_left_beside_the_table(run, source, tmp_path) -> None:
 def test_a_task_that_the_engine_loses_is_an_error(emodb_sample: Path, tmp_path: Path) -> None:
     class Losing(Inline):
         def map(self, function: Any, tasks: Any) -> Any:
-            return (outcome for number, outcome in enumerate(super().map(function, tasks)) if number != 1)
+            return super().map(function, (task for number, task in enumerate(tasks) if number != 1))
 
     listing = list_source(str(emodb_sample))
     options = EmbeddingOptions(partial(CountingNetwork, Path(os.devnull)), shipped_bundle().front_end)
