@@ -49,7 +49,8 @@ chosen with the mean of scores within and between EmoDB and RAVDESS, so figures 
 
 Ten speakers of one studio are the limit: on recordings of another language and other microphones, expect about this.
 **Train on your own labelled recordings if you can**, and score the result: `ser-batch train`, then
-`ser-batch cross-validate`. Confidence is too high on other corpora: compare the two columns.
+`ser-batch cross-validate`. Confidence is lowered where a batch is unlike the training data, and still too high on
+RAVDESS: compare the two columns.
 
 ## Score within EmoDB
 
