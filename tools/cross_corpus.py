@@ -8,14 +8,13 @@ the mean confidence, and the UAR when choosing among the corpus' own labels only
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 from sklearn.metrics import accuracy_score, recall_score
 
 from ser_batch.models.bundles import Bundle, open_bundle, shipped_bundle
+from tools.measuring import ser_batch
 
 HOW = {"none": "each recording alone", "batch": "the batch", "voices": "voices found", "speakers": "speakers given"}
 
@@ -44,9 +43,8 @@ def table_lines(corpus: Path, work: Path, bundle: Bundle) -> list[str]:
         columns = ["file", "speaker"] if adapt == "speakers" else ["file"]
         truth[columns].to_csv(work / f"{adapt}-in.csv", index=False)
         out = work / f"{adapt}.csv"
-        command = [sys.executable, "-m", "ser_batch", "infer", str(work / f"{adapt}-in.csv"), "-o", str(out)]
-        command += ["--model", str(bundle.path), "--adapt", adapt, "--restart", "-q"]
-        subprocess.run(command, check=True)
+        source, model = str(work / f"{adapt}-in.csv"), str(bundle.path)
+        ser_batch("infer", source, "-o", str(out), "--model", model, "--adapt", adapt, "--restart", "-q")
         found = pd.read_csv(out)
         among_own = found[[f"p_{label}" for label in own]].idxmax(axis=1).str.removeprefix("p_")
         uar, uar_own = (

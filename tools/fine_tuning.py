@@ -10,8 +10,6 @@ draws and their least and greatest. The speakers that are held out are used for 
 
 import argparse
 import csv
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pandas as pd
 from sklearn.metrics import recall_score
 
 from ser_batch.corpus.naming_schemes import CORPORA
+from tools.measuring import ser_batch
 
 HELD_OUT = ("03", "11", "16")
 SIZES = (5, 10, 20)
@@ -89,11 +88,6 @@ def score(test: Path, folder: Path, how: str) -> float:
     ser_batch("infer", str(test), "-o", str(out), "--model", str(folder / "model"), "--adapt", how, "-q", "--restart")
     truth, found = pd.read_csv(test, dtype=str), pd.read_csv(out)
     return float(recall_score(truth.label, found.emotion, average="macro"))
-
-
-def ser_batch(*arguments: str) -> None:
-    """Run a command of the product."""
-    subprocess.run([sys.executable, "-m", "ser_batch", *arguments], check=True)
 
 
 if __name__ == "__main__":

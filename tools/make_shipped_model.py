@@ -10,8 +10,6 @@ scored, by tools/cross_corpus.py.
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from ser_batch.audio.frontends import preset_name
 from ser_batch.models.bundles import Bundle, Calibration, open_bundle, save_bundle
 from ser_batch.models.networks.families import encoder_of
 from tools.cross_corpus import table_lines
+from tools.measuring import ser_batch
 
 SHIPPED = Path(__file__).parent.parent / "ser_batch" / "shipped"
 SEEDS = 3
@@ -93,11 +92,6 @@ _NETWORKS = {
     "functionals": "functionals of the recording and one softmax layer (`ser_batch.models.networks.functionals`)",
     "seed_crnn": "`ser_batch.models.networks.seed_crnn`",
 }
-
-
-def ser_batch(*arguments: str) -> None:
-    """Run a command of the product."""
-    subprocess.run([sys.executable, "-m", "ser_batch", *arguments], check=True)
 
 
 def main() -> None:

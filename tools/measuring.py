@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: time and memory of commands, run in turn, and Markdown tables."""
+"""Shared by the tools: commands of the product, their time and memory, run in turn, and Markdown tables."""
 
 import datetime
 import os
@@ -15,6 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 _POLL_SECS = 0.1
 _MIB = 1 << 20
+
+
+def ser_batch(*arguments: str) -> None:
+    """Run a command of the product; an error ends the tool."""
+    subprocess.run([sys.executable, "-m", "ser_batch", *arguments], check=True)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ the kind as one batch.
 
 import argparse
 import csv
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from ser_batch.records.folder import open_records
+from tools.measuring import ser_batch
 
 RATE_HZ = 16_000
 Samples = NDArray[np.float64]
@@ -65,11 +64,6 @@ def main() -> None:
             area = roc_auc_score([0] * len(known[how]) + [1] * len(new), [*known[how], *new])
             cells.append(f"{np.median(new):.2f} | {area:.3f}")
         print(f"| {kind} | {' | '.join(cells)} |", flush=True)
-
-
-def ser_batch(*arguments: str) -> None:
-    """Run a command of the product."""
-    subprocess.run([sys.executable, "-m", "ser_batch", *arguments], check=True)
 
 
 def novelty_of(model: Path, source: Path, work: Path, adapt: str) -> list[float]:

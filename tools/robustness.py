@@ -9,8 +9,6 @@ perturbation. Prints the UAR over all recordings, its difference to the unpertur
 
 import argparse
 import io
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
 from ser_batch.corpus.naming_schemes import CORPORA
+from tools.measuring import ser_batch
 
 Samples = NDArray[np.floating[Any]]
 Audio = tuple[Samples, int]
@@ -105,11 +104,6 @@ PERTURBATIONS: dict[str, Perturbation] = {
 }
 
 
-def ser_batch(*arguments: str) -> None:
-    """Run a command of the product."""
-    subprocess.run([sys.executable, "-m", "ser_batch", *arguments, "-q"], check=True)
-
-
 def main() -> None:
     """Perturb, train, predict, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,7 +122,7 @@ def main() -> None:
         for kind, how in found:
             out = folder / f"{kind}-{how}.csv"
             arguments = ["--model", str(folder / "model"), "--speaker-from", "regex:^(?P<speaker>..)"]
-            ser_batch("infer", str(folder / kind), "-o", str(out), "--adapt", how, *arguments)
+            ser_batch("infer", str(folder / kind), "-o", str(out), "--adapt", how, *arguments, "-q")
             found[kind, how].append(pd.read_csv(out))
     print("| perturbation | UAR alone | difference | confidence | UAR adapted | difference | confidence |")
     print(f"| --- |{' ---: |' * 6}")
@@ -155,8 +149,8 @@ def train_on(paths: Sequence[Path], folder: Path, recipe: str) -> None:
     """Train a recipe on recordings of EmoDB."""
     (folder / "training.txt").write_text("\n".join(map(str, paths)), encoding="utf-8")
     source = f"@{folder / 'training.txt'}"
-    ser_batch("build-records", source, "-o", str(folder / "records"), "--labels", "emodb", "--split", "none")
-    ser_batch("train", str(folder / "records"), "-o", str(folder / "model"), "--recipe", recipe)
+    ser_batch("build-records", source, "-o", str(folder / "records"), "--labels", "emodb", "--split", "none", "-q")
+    ser_batch("train", str(folder / "records"), "-o", str(folder / "model"), "--recipe", recipe, "-q")
 
 
 def _scores(tables: list[pd.DataFrame]) -> tuple[float, float]:
