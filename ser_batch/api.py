@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_batch.errors import UsageError
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.resources import usable_cpus
@@ -326,10 +325,11 @@ def infer(
     with LocalEngine(workers or usable_cpus()) as engine:
         engine.start(1, "ser_batch.inference.embeddings")  # first: its imports are as slow as those here
         from ser_batch.audio.channels import parse_channels
+        from ser_batch.corpus.sources import refuse_own_table
 
         channels = parse_channels(channel) if channel is not None else None
         bundle = load_bundle(model)
-        _refuse_own_table(source, os.fspath(out))
+        refuse_own_table(_sources(source), os.fspath(out))
         listing = _with_speakers(_list(source, report), speaker_from, report)
         engine.start(len(listing.recordings), "ser_batch.inference.embeddings")
         from ser_batch.corpus.labels import read_label_map
@@ -392,16 +392,6 @@ def _with_speakers(listing: Listing, speaker_from: str | None, report: Report) -
     for note in speaker_notes(listing.recordings):
         report(Note(note))
     return listing
-
-
-def _refuse_own_table(source: Source, out: str) -> None:
-    """Raise a UsageError if the output table is also a SOURCE, for example because a shell's * matches it."""
-    for one in _sources(source):
-        if out != "-" and os.path.exists(out) and os.path.exists(one) and os.path.samefile(one, out):
-            raise UsageError(
-                f"SOURCE {one}: is the output table; remove it from the SOURCEs (*.wav instead of *), or write "
-                "it to another folder"
-            )
 
 
 def _progress(report: Report) -> Callable[[int, int], Any]:

@@ -313,3 +313,17 @@ def _readable_part(row: dict[str, str]) -> Part:
         return parse_secs(row.get("start") or "0"), parse_secs(row["end"]) if row.get("end") else None
     except ValueError:
         return None, None
+
+
+def refuse_own_table(sources: Iterable[str], out: str) -> None:
+    """Check that an output table is not also a SOURCE, for example because a shell's * matches it.
+
+    Raises:
+        UsageError: it is.
+    """
+    for one in sources:
+        if out != "-" and os.path.exists(out) and os.path.exists(one) and os.path.samefile(one, out):
+            raise UsageError(
+                f"SOURCE {one}: is the output table; remove it from the SOURCEs (*.wav instead of *), or write "
+                "it to another folder"
+            )

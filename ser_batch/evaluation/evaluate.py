@@ -74,11 +74,8 @@ def evaluate(
         evaluated = [one for one in predicted if one.label >= 0]
         if not evaluated:
             raise RecordsError(f"{records.path}: no recording of the split {split} has a label of the model")
-        scores = score(
-            [one.label for one in evaluated],
-            [int(np.argmax(one.prediction.probabilities)) for one in evaluated],
-            bundle.labels,
-        )
+        found = [int(np.argmax(one.prediction.probabilities)) for one in evaluated]
+        scores = score([one.label for one in evaluated], found, bundle.labels)
         title = (
             f"{split}, --adapt {adapt}: {scores.uar_text}, WA {scores.wa:.3f}, {pluralize(len(evaluated), 'recording')}"
         )
