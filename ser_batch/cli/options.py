@@ -17,7 +17,14 @@ RecipeName = Annotated[
     str, typer.Option("--recipe", metavar="NAME", help="default, functionals, seed, or a TOML file.")
 ]
 Epochs = Annotated[
-    int | None, typer.Option("--epochs", min=1, metavar="N", help="Epochs.", show_default="the recipe's")
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        metavar="N",
+        help="Epochs; of a CRNN beside functionals, at most so many.",
+        show_default=_RECIPES,
+    ),
 ]
 Normalise = Annotated[
     str | None,
