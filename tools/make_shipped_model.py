@@ -22,7 +22,8 @@ from tools.measuring import ser_batch
 
 SHIPPED = Path(__file__).parent.parent / "ser_batch" / "shipped"
 SEEDS = 3
-# Trained on EmoDB, the default recipe with its CRNN is better on EmoDB and worse on RAVDESS: see docs/accuracy.md.
+# Trained on EmoDB, the default recipe with its CRNN is a point better on EmoDB, equal on RAVDESS and slower: see
+# docs/accuracy.md.
 RECIPE = "functionals"
 
 CARD = """# Model card: the model shipped with ser-batch
@@ -36,7 +37,7 @@ It classifies a *German studio* recording as one of seven *acted* emotions.
 - **Network:** {network},
   {parameters:,} parameters; front end `{front_end}`.
 - **Recipe:** `{recipe}`, {epochs} epochs, seed {seed}. Trained on EmoDB, the recipe `default`, which adds a CRNN, is
-  better on EmoDB and worse on RAVDESS (`docs/accuracy.md`). To train on your own recordings, use `default`.
+  a point better on EmoDB, equal on RAVDESS and slower (`docs/accuracy.md`). To train on your own recordings, use `default`.
 - **Fingerprint:** `{fingerprint}`.
 
 ## Score on other corpora
