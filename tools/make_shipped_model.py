@@ -37,7 +37,8 @@ It classifies a *German studio* recording as one of seven *acted* emotions.
 - **Network:** {network},
   {parameters:,} parameters; front end `{front_end}`.
 - **Recipe:** `{recipe}`, {epochs} epochs, seed {seed}. Trained on EmoDB, the recipe `default`, which adds a CRNN, is
-  a point better on EmoDB, equal on RAVDESS and slower (`docs/accuracy.md`). To train on your own recordings, use `default`.
+  a point better on EmoDB, equal on RAVDESS and slower (`docs/accuracy.md`). To train on your own recordings, use
+  `default`.
 - **Fingerprint:** `{fingerprint}`.
 
 ## Score on other corpora
