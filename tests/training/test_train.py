@@ -172,8 +172,18 @@ TWO_PARTS = FULL.replace(
 )
 
 
-def test_a_network_of_two_parts_continues_in_the_second(kept_records: RecordFolder, tmp_path: Path) -> None:
-    undisturbed = train(kept_records, tmp_path / "whole", TWO_PARTS).bundle
+@pytest.fixture(scope="module")
+def two_parts(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFolder) -> Bundle:
+    """A training of two parts that nothing disturbed."""
+    return open_bundle(
+        made_once(tmp_path_factory, "two-parts", lambda folder: train(kept_records, folder / "bundle", TWO_PARTS))
+        / "bundle"
+    )
+
+
+def test_a_network_of_two_parts_continues_in_the_second(
+    two_parts: Bundle, kept_records: RecordFolder, tmp_path: Path
+) -> None:
     seen: list[Epoch] = []
 
     def stop(epoch: Epoch) -> None:
@@ -186,14 +196,14 @@ def test_a_network_of_two_parts_continues_in_the_second(kept_records: RecordFold
     assert [epoch.part for epoch in seen] == ["", "", "crnn"]
     result = train(kept_records, tmp_path / "out", TWO_PARTS)
     assert result.continued_from == 3
-    assert result.bundle.fingerprint == undisturbed.fingerprint
+    assert result.bundle.fingerprint == two_parts.fingerprint
     for name in ("history.csv", "history-crnn.csv"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == (two_parts.path / name).read_bytes()
 
 
-def test_the_logits_of_two_parts_are_averaged(kept_records: RecordFolder, tmp_path: Path) -> None:
+def test_the_logits_of_two_parts_are_averaged(two_parts: Bundle, kept_records: RecordFolder, tmp_path: Path) -> None:
     """The head in NumPy and the network in Keras agree, and the CRNN counts as much as its share."""
-    bundle = train(kept_records, tmp_path / "out", TWO_PARTS).bundle
+    bundle = two_parts
     network, head, encoder = bundle.load_network(), bundle.load_arrays().head, bundle.load_encoder()
     features = train(kept_records, tmp_path / "one", TWO_PARTS.replace(crnn=None)).bundle.load_arrays().head
     n_functionals = len(features.mean)
@@ -650,9 +660,9 @@ def test_missing_records_are_one_line(tmp_path: Path, capfd) -> None:
 # --- starting from a bundle
 
 
-def test_a_training_starts_from_a_bundle(kept_records: RecordFolder, tmp_path: Path) -> None:
+def test_a_training_starts_from_a_bundle(two_parts: Bundle, kept_records: RecordFolder, tmp_path: Path) -> None:
     """Weights of known labels and the scale are taken; with no step, the new network is the old one."""
-    before = train(kept_records, tmp_path / "before", TWO_PARTS).bundle
+    before = two_parts
     still = TWO_PARTS.replace(learning_rate=0.0, crnn=TWO_PARTS.crnn.replace(learning_rate=0.0))  # type: ignore[union-attr]
     result = train(kept_records, tmp_path / "after", still, init=before)
     assert f"starts from the softmax layer and CRNN of {before.path} ({before.short_fingerprint})" in result.notes
