@@ -54,6 +54,10 @@ _PART = pa.schema(
 )
 
 
+# Metadata of the table: size of the file of embeddings.
+_N_BYTES = b"embedding bytes"
+
+
 class Stamp(NamedTuple):
     """Size in bytes and modification time of a file; another stamp means another content."""
 
@@ -204,7 +208,8 @@ def write_block(block: Block, options: EmbeddingOptions) -> BlockSummary:
     encoder = options.encoder()
     with open_atomically(embeddings_path(Path(block.path)), "wb") as file:
         results = [_embedded(one, options.front_end, encoder, file) for one in block.recordings]
-    write_part(Path(block.path), block.keys, results)
+        n_bytes = file.tell()
+    write_part(Path(block.path), block.keys, results, n_bytes)
     audio_secs = sum(result.duration_secs for result in results if not result.error)
     return BlockSummary(audio_secs, time.perf_counter() - began)
 
@@ -233,8 +238,8 @@ def embeddings_path(part: Path) -> Path:
     return part.with_suffix(".f32")
 
 
-def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Embedded]) -> None:
-    """Write the rows of a part atomically; the file of its embeddings is not written here."""
+def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Embedded], n_bytes: int = 0) -> None:
+    """Write the rows of a part atomically; the file of its embeddings, of ``n_bytes``, is not written here."""
     columns = [
         keys,
         [result.stamp and result.stamp.size for result in results],
@@ -245,6 +250,7 @@ def write_part(path: Path, keys: Sequence[bytes], results: Sequence[Embedded]) -
         [result.times.tobytes() for result in results],
     ]
     table = pa.table([pa.array(*pair) for pair in zip(columns, _PART.types, strict=True)], _PART)
+    table = table.replace_schema_metadata({_N_BYTES: str(n_bytes)})
     with open_atomically(path, "wb") as file:
         pq.write_table(table, file, compression="none", use_dictionary=False)
 
@@ -255,15 +261,15 @@ def read_part(path: Path) -> list[Embedded]:
     Raises:
         OutputError: the file is damaged.
     """
-    rows = read_columns(path).to_pylist()
+    table = read_columns(path)
+    rows = table.to_pylist()
     spans = [np.frombuffer(row["times"], np.float64).reshape(-1, 2) for row in rows]
     ends = np.cumsum([len(times) for times in spans]).tolist()
-    stored, n_features = embeddings_path(path), 0
-    if n_windows := ends[-1]:
-        size = stored.stat().st_size if stored.exists() else 0
-        n_features, rest = divmod(size, 4 * n_windows)
-        if rest or not size:
-            raise OutputError(f"{stored}: is damaged ({size} bytes); give --restart to make the table again")
+    stored, n_bytes = embeddings_path(path), int(table.schema.metadata[_N_BYTES])
+    size = stored.stat().st_size if stored.exists() else 0
+    if size != n_bytes:
+        raise OutputError(f"{stored}: has {size} bytes, not {n_bytes}; give --restart to make the table again")
+    n_features = n_bytes // (4 * max(ends[-1], 1))
     found = []
     for row, times, end in zip(rows, spans, ends, strict=True):
         stamp = None if row["size"] is None else Stamp(row["size"], row["mtime_ns"])

@@ -17,7 +17,7 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.models.bundles import Bundle, BundleArrays, BundleContent, Calibration, save_bundle
 from ser_batch.models.calibration import fit_temperature
 from ser_batch.models.heads import SMALLEST_VARIANCE, Head
-from ser_batch.models.networks.families import build_learner, build_network, encoder_of, features_of, head_of
+from ser_batch.models.networks.families import build_learner, build_network, encoder_of, head_of
 from ser_batch.models.normalisation import (
     GroupStatistics,
     Scale,
@@ -35,6 +35,9 @@ from ser_batch.training.features import traced
 from ser_batch.training.input_pipeline import read_batches
 from ser_batch.training.recipes import Recipe
 from ser_batch.training.trainer import CHECKPOINTS
+
+# Examples that each part is evaluated on at once: a CRNN on one, because padding would change its features a little.
+_BATCH_SIZES = (32, 1)
 
 
 class TrainedPart(NamedTuple):
@@ -79,10 +82,10 @@ def package(
         trained: the parts of the network, as in ``recipe.parts``.
         identity: JSON that is added to the provenance.
     """
-    network, scale = _whole_network(records, sides, recipe, trained)
-    encoder, head = encoder_of(network), head_of(network, scale)
-    exact = len(trained) == 1  # a CRNN is evaluated on each example alone, without padding
-    examples = _embed(encoder, records, sides.train, 32 if exact else 1)
+    encoders = _encoders(records, trained)
+    examples = _embed(encoders, records, sides.train)
+    network, scale = _whole_network(records, recipe, trained, examples)
+    head = head_of(network, scale)
     provenance = identity | {
         "records_path": records.path.name,
         "n_examples": {
@@ -96,18 +99,41 @@ def package(
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
-        calibration=_calibration(encoder, head, records, sides.validation, 32 if exact else 1),
+        calibration=_calibration(encoders, head, records, sides.validation),
         speaker_normalised=recipe.normalise == "speaker",
         training=provenance,
     )
-    arrays = _arrays(head, examples, recipe.normalise == "speaker", len(head.mean if exact else trained[0].weights[0]))
-    bundle = save_bundle(folder, network, encoder, arrays, content)
+    n_fitted = encoders[0].output.shape[-1]
+    arrays = _arrays(head, examples, recipe.normalise == "speaker", n_fitted)
+    bundle = save_bundle(folder, network, encoder_of(network), arrays, content)
     shutil.rmtree(folder / CHECKPOINTS)
     return bundle
 
 
+def _encoders(records: RecordFolder, trained: Sequence[TrainedPart]) -> list[keras.Model]:
+    """The encoder of each part, from log-mels to features, with its trained weights."""
+    found = []
+    for part in trained:
+        network = build_network(records.front_end, len(records.labels), part.recipe, part.scale)
+        network.set_weights(part.weights)
+        found.append(encoder_of(network))
+    return found
+
+
+def _embed(encoders: Sequence[keras.Model], records: RecordFolder, selection: Selection) -> _Embeddings:
+    """The features of all parts side by side."""
+    columns = []
+    for place, encoder in enumerate(encoders):
+        graph, size = traced(encoder), _BATCH_SIZES[place]
+        batches = [(graph(one.log_mels).numpy(), one.labels) for one in read_batches(records, selection, size)]
+        values, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+        columns.append(values)
+    speakers = manifest_column(records, selection, "speaker").to_pylist()
+    return _Embeddings(np.concatenate(columns, axis=1), labels, speakers)
+
+
 def _whole_network(
-    records: RecordFolder, sides: TrainValidation, recipe: Recipe, trained: Sequence[TrainedPart]
+    records: RecordFolder, recipe: Recipe, trained: Sequence[TrainedPart], examples: _Embeddings
 ) -> tuple[keras.Model, Scale | None]:
     """The network with its trained weights, and the scale of its embeddings.
 
@@ -120,32 +146,20 @@ def _whole_network(
         network = build_network(records.front_end, n_labels, recipe, first.scale)
         network.set_weights(first.weights)
         return network, first.scale if recipe.network == "functionals" else None
-    learner = build_learner(records.front_end, n_labels, trained[1].recipe, None)
-    learner.set_weights(trained[1].weights)
-    beside = features_of(learner)
-    found = _embed(beside, records, sides.train, 1)
-    by_speaker = recipe.normalise == "speaker"
-    own = within_speakers(found.values, found.speakers) if by_speaker else measure_scale([found.values])
     assert first.scale is not None
     assert recipe.crnn is not None
-    scale = Scale(*(np.concatenate(both) for both in zip(_pair(first.scale), _pair(own), strict=True)))
+    learner = build_learner(records.front_end, n_labels, trained[1].recipe, None)
+    learner.set_weights(trained[1].weights)
+    of_crnn = examples.values[:, len(first.scale.mean) :]
+    by_speaker = recipe.normalise == "speaker"
+    own = within_speakers(of_crnn, examples.speakers) if by_speaker else measure_scale([of_crnn])
+    scale = Scale(np.concatenate([first.scale.mean, own.mean]), np.concatenate([first.scale.variance, own.variance]))
     network = build_network(records.front_end, n_labels, recipe, scale, learner.get_layer("crnn"))
     share, (kernel, _) = recipe.crnn.share, learner.get_layer("emotion").get_weights()
     deviation = np.sqrt(own.variance + SMALLEST_VARIANCE)
     merged = np.concatenate([(1.0 - share) * first.weights[0], share * deviation[:, None] * kernel])
     network.get_layer("emotion").set_weights([merged, (1.0 - share) * first.weights[1]])
     return network, scale
-
-
-def _pair(scale: Scale) -> tuple[Float32s, Float32s]:
-    return scale.mean, scale.variance
-
-
-def _embed(encoder: keras.Model, records: RecordFolder, selection: Selection, batch_size: int) -> _Embeddings:
-    graph = traced(encoder)
-    batches = [(graph(one.log_mels).numpy(), one.labels) for one in read_batches(records, selection, batch_size)]
-    values, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-    return _Embeddings(values, labels, manifest_column(records, selection, "speaker").to_pylist())
 
 
 def _arrays(head: Head, examples: _Embeddings, by_speaker: bool, n_fitted: int) -> BundleArrays:
@@ -178,14 +192,14 @@ def _voice_space(head: Head, examples: _Embeddings, n_fitted: int) -> VoiceSpace
 
 
 def _calibration(
-    encoder: keras.Model, head: Head, records: RecordFolder, validation: Selection | None, batch_size: int
+    encoders: Sequence[keras.Model], head: Head, records: RecordFolder, validation: Selection | None
 ) -> Calibration:
     """The temperature of recordings that are predicted alone.
 
     Adapted predictions are right more often, so their confidence is rather low.
     """
     if validation is not None:
-        examples = _embed(encoder, records, validation, batch_size)
+        examples = _embed(encoders, records, validation)
         probabilities = head.probabilities(head.features(examples.values))
         temperature = fit_temperature(probabilities, examples.labels)
         if temperature is not None:

@@ -88,7 +88,8 @@ def train(
     }
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
-            return TrainingResult(_checked_bundle(folder), True, recipe.epochs)
+            n_epochs = sum(part.epochs for part in recipe.parts.values())
+            return TrainingResult(_checked_bundle(folder), True, n_epochs)
         notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
         if init and initial:
             notes.append(initial.note(init))

@@ -407,3 +407,13 @@ def test_a_task_that_the_engine_loses_is_an_error(emodb_sample: Path, tmp_path: 
     options = EmbeddingOptions(partial(CountingNetwork, Path(os.devnull)), shipped_bundle().front_end)
     with pytest.raises(OutputError, match=r"recordings? without a result; run the same command again"):
         complete_results(listing, keys_of(listing), options, Losing(), tmp_path)
+
+
+def test_a_cut_file_of_embeddings_is_one_line(emodb_sample: Path, tmp_path: Path) -> None:
+    listing = list_source(str(emodb_sample))
+    options = EmbeddingOptions(partial(CountingNetwork, Path(os.devnull)), shipped_bundle().front_end)
+    complete = complete_results(listing, keys_of(listing), options, Inline(), tmp_path)
+    largest = max(tmp_path.glob("*.f32"), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    with pytest.raises(OutputError, match=r"\.f32: has \d+ bytes, not \d+; give --restart to make the table again"):
+        list(complete.results())

@@ -191,3 +191,14 @@ def test_the_shipped_network_is_made_of_these_functionals(emodb_sample: Path) ->
     decibels = log_mel(samples, rate_hz, SPEECH)[None]
     shipped = traced(encoder_of(shipped_bundle().load_network()))(decibels).numpy()
     np.testing.assert_allclose(traced(functional_extractor(SPEECH))(decibels), shipped, rtol=1e-3, atol=1e-3)
+
+
+def test_the_penalty_is_on_the_distance_to_initial_weights() -> None:
+    kernel, bias = np.full((N_FEATURES, 7), 0.3, np.float32), np.zeros(7, np.float32)
+    head = functional_head(KEPT, 7, OPTIONS.replace(l2=0.5), UNIT, (kernel, bias))
+    assert float(sum(head.losses)) == pytest.approx(0.0, abs=1e-6)
+    head.get_layer("emotion").set_weights([kernel + 0.1, bias])
+    assert float(sum(head.losses)) == pytest.approx(0.5 * kernel.size * 0.01, rel=1e-4)
+    without = functional_head(KEPT, 7, OPTIONS.replace(l2=0.5), UNIT)
+    without.get_layer("emotion").set_weights([kernel, bias])
+    assert float(sum(without.losses)) == pytest.approx(0.5 * kernel.size * 0.09, rel=1e-4)
