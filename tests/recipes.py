@@ -52,7 +52,6 @@ FULL = PLAIN.replace(
         time_mask=0.15,
         mel_mask_bands=4,
         gain_db=3.0,
-        mixup=0.4,
     ),
     copies=2,
 )

@@ -1,25 +1,29 @@
-"""Time what training's input pipeline costs a step, and what a large record folder costs in memory.
+"""Time what training's input pipeline costs a step, and what trainings on many examples take.
 
-    python tools/bench_train.py path/to/records --recipe default --repeats 5
+    python tools/bench_train.py path/to/records --recipe functionals --repeats 5
     python tools/bench_train.py path/to/records --recipe seed --repeats 3 --epochs 3
-    python tools/bench_train.py path/to/records --large 20
+    python tools/bench_train.py path/to/records --recipe functionals --examples 1000,10000,100000 --epochs 5
 
 Each round trains some epochs from the record folder, as `ser-batch train` does, and as many on the same batches held
 in memory, in turn; the median epoch counts, without the first of each round, in which the pipeline starts. Examples
 must have one shape. What is extracted once and kept is timed by itself.
-``--large`` reads one epoch of a folder of so many GB (the shards again and again, as hard links) without a network,
-and prints the memory this process holds on the way.
+
+``--examples`` runs `ser-batch train` on folders of so many examples: the shards of the train split again and again, as
+hard links, with other speakers for each time. It prints the seconds of the epochs and the memory of the process.
 """
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import platform
 import resource
 import shutil
 import statistics
 import tempfile
+import threading
 import time
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from ser_batch.runtime.process import keep_freed_memory
@@ -28,23 +32,24 @@ os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 keep_freed_memory()
 
 import keras  # noqa: E402
-import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from ser_batch.models.networks.families import build_extractor, build_learner  # noqa: E402
-from ser_batch.models.normalisation import Scale  # noqa: E402
+import ser_batch  # noqa: E402
+from ser_batch.models.networks.families import build_learner  # noqa: E402
 from ser_batch.records.folder import RecordFolder, open_records  # noqa: E402
+from ser_batch.records.manifest import part_path, read_part, shard_facts, write_part  # noqa: E402
 from ser_batch.records.reader import split_selection  # noqa: E402
 from ser_batch.records.tfds import shard_name  # noqa: E402
 from ser_batch.storage.fingerprints import json_fingerprint  # noqa: E402
-from ser_batch.training.augmentation import augment, mixup  # noqa: E402
-from ser_batch.training.features import traced  # noqa: E402
-from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, n_batches  # noqa: E402
+from ser_batch.training.feature_store import FeatureStore  # noqa: E402
+from ser_batch.training.features import ExampleSet, FunctionalSet, LogMelSet  # noqa: E402
+from ser_batch.training.input_pipeline import n_batches  # noqa: E402
 from ser_batch.training.optimisation import make_optimizer  # noqa: E402
 from ser_batch.training.recipes import Recipe, find_recipe  # noqa: E402
+from ser_batch.training.trainer import Epoch  # noqa: E402
+from tools.measuring import print_machine  # noqa: E402
 
 _MIB = 1 << 20
-_REPORTED_EVERY_BYTES = 2_000_000_000
 
 
 def main() -> None:
@@ -54,62 +59,50 @@ def main() -> None:
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20, help="in each round, the first of which does not count")
-    parser.add_argument("--large", type=float, metavar="GB", help="read so much, without a network")
+    parser.add_argument("--examples", metavar="N,N,…", help="train on folders of so many examples")
     arguments = parser.parse_args()
     if arguments.epochs < 2 or arguments.repeats < 1:
         parser.error("give two epochs or more, and one repeat or more")
     records, recipe = open_records(arguments.records), find_recipe(arguments.recipe)
-    if arguments.large:
-        print_memory(records, recipe, arguments.large * 1e9)
+    if arguments.examples:
+        print_large(records, arguments.recipe, [int(one) for one in arguments.examples.split(",")], arguments.epochs)
     else:
         print_cost(records, recipe, arguments.repeats, arguments.epochs)
-
-
-def preparation(records: RecordFolder, recipe: Recipe) -> Preparation:
-    """What the recipe does to examples."""
-    extractor = build_extractor(records.front_end, recipe)
-    augmentation = augment(recipe.augmentation, records.front_end)
-    return Preparation(augmentation, extractor and traced(extractor), recipe.copies)
 
 
 def print_cost(records: RecordFolder, recipe: Recipe, repeats: int, epochs: int) -> None:
     """Seconds per epoch from the folder and from memory, and their ratio."""
     keras.utils.set_random_seed(0)
     train = split_selection(records, "train")
-    extractor = build_extractor(records.front_end, recipe)
-    width = records.front_end.n_mels if extractor is None else extractor.output_shape[-1]
-    nothing = Scale(np.zeros(width, np.float32), np.ones(width, np.float32))
-    network = build_learner(
-        records.front_end, len(records.labels), recipe, None if recipe.normalise == "none" else nothing
-    )
-    network.compile(
-        make_optimizer(recipe, n_batches(train.n_examples, recipe.batch_size)), loss="categorical_crossentropy"
-    )
-    options = EpochOptions(recipe.batch_size, 0, mixup(recipe.augmentation))
-    began = time.perf_counter()
-    data = TrainingData(records, train, preparation(records, recipe))
-    from_folder = data.epochs(options, range(1, epochs + 1))
+    with tempfile.TemporaryDirectory(dir=records.path.parent) as folder:
+        began = time.perf_counter()
+        data: ExampleSet
+        if recipe.network == "functionals":
+            recipe = recipe.parts[""]
+            data = FunctionalSet(FeatureStore(Path(folder), records, recipe), train, recipe)
+        else:
+            data = LogMelSet(records, train, recipe)
+        network = build_learner(records.front_end, len(records.labels), recipe, data.scale)
+        network.compile(
+            make_optimizer(recipe, n_batches(train.n_examples, recipe.batch_size)), loss="categorical_crossentropy"
+        )
+        from_folder = data.training_epochs(0, range(1, epochs + 1))
     once_secs = time.perf_counter() - began
     held = list(from_folder.take(n_batches(train.n_examples, recipe.batch_size)))
-    # The same batches, in no order that has to be computed, as the plainest dataset there is.
-    in_memory = tf.data.Dataset.from_tensor_slices(tuple(tf.concat(column, 0) for column in zip(*held, strict=True)))
-    in_memory = in_memory.batch(recipe.batch_size).repeat()
-    if in_memory.element_spec != from_folder.element_spec:  # the same step for both: it depends on known shapes
-        in_memory = tf.data.Dataset.from_generator(
-            lambda: itertools.cycle(held), output_signature=from_folder.element_spec
-        )
+    in_memory = tf.data.Dataset.from_generator(lambda: itertools.cycle(held), output_signature=from_folder.element_spec)
     secs: dict[str, list[float]] = {"folder": [], "memory": []}
     for number in range(repeats + 1):
         for name in secs:
             of_epochs = epoch_secs(network, in_memory if name == "memory" else from_folder, epochs, len(held))
             secs[name] += of_epochs[1:] if number else []  # the first round traces the graph
-    folder, memory = statistics.median(secs["folder"]), statistics.median(secs["memory"])
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MIB
+    from_records, from_memory = (statistics.median(one) for one in secs.values())
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print("| recipe | examples | parameters | epoch from records | epoch from memory | cost | once | largest RSS |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     print(
-        f"| {recipe.name} | {train.n_examples} | {network.count_params():,} | {1000 * folder:,.1f} ms | "
-        f"{1000 * memory:,.1f} ms | {100 * (folder / memory - 1):+.1f} % | {once_secs:.1f} s | {largest:.0f} MiB |"
+        f"| {recipe.name} | {train.n_examples} | {network.count_params():,} | {1000 * from_records:,.1f} ms | "
+        f"{1000 * from_memory:,.1f} ms | {100 * (from_records / from_memory - 1):+.1f} % | {once_secs:.1f} s | "
+        f"{largest:.0f} MiB |"
     )
     machine = platform.processor() or platform.machine()
     print(f"\n{repeats} rounds of {epochs - 1} in turn, medians; {os.cpu_count()} cores, {machine}")
@@ -123,35 +116,87 @@ def epoch_secs(network: keras.Model, batches: tf.data.Dataset, epochs: int, step
     return [after - before for before, after in itertools.pairwise(ends)]
 
 
-def print_memory(records: RecordFolder, recipe: Recipe, size_bytes: float) -> None:
-    """Resident memory while one epoch of a large folder passes."""
-    with tempfile.TemporaryDirectory(dir=records.path.parent) as folder:
-        large = enlarged(records, Path(folder), size_bytes)
-        size = sum(shard.bytes for shard in large.shards())
-        print(f"{large.n_examples():,} examples in {len(large.shards())} shards, {size / 1e9:.1f} GB")
-        data = TrainingData(large, split_selection(large, "train"), preparation(large, recipe))
-        per_example = size / large.n_examples()
-        began, n_read, shown = time.perf_counter(), 0, 0.0
-        print("| read | examples/s | resident |\n| --- | --- | --- |")
-        for batch in data.epochs(EpochOptions(recipe.batch_size, 0), [1]):
-            n_read += len(batch[1])
-            if n_read * per_example >= shown:
-                pages = int(Path("/proc/self/statm").read_text().split()[1])
-                resident = pages * os.sysconf("SC_PAGE_SIZE") / _MIB
-                rate = n_read / (time.perf_counter() - began)
-                print(f"| {n_read * per_example / 1e9:.1f} GB | {rate:.0f} | {resident:.0f} MiB |", flush=True)
-                shown += _REPORTED_EVERY_BYTES
+def print_large(records: RecordFolder, recipe: str, sizes: list[int], epochs: int) -> None:
+    """Seconds and memory of whole trainings on folders of several sizes."""
+    print("| examples | GB | before the first epoch, s | an epoch, s | own memory, MiB | with mapped files, MiB |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    for size in sizes:
+        with tempfile.TemporaryDirectory(dir=records.path.parent) as folder:
+            large = enlarged(records, Path(folder) / "records", size)
+            gb = sum(shard.bytes for shard in large.shards()) / 1e9
+            secs, anonymous, resident = trained(large, Path(folder) / "bundle", recipe, epochs)
+        of_epoch = statistics.median(secs[1:])
+        print(
+            f"| {large.n_examples():,} | {gb:.1f} | {secs[0] - of_epoch:.1f} | {of_epoch:.2f} | "
+            f"{anonymous / _MIB:,.0f} | {resident / _MIB:,.0f} |",
+            flush=True,
+        )
+    print_machine(f"recipe {recipe}, {epochs} epochs")
 
 
-def enlarged(records: RecordFolder, folder: Path, size_bytes: float) -> RecordFolder:
-    """A record folder whose train split is the given one's, over and over."""
-    shards = records.shards("train")
-    times = max(1, round(size_bytes / sum(shard.bytes for shard in shards)))
+def trained(records: RecordFolder, out: Path, recipe: str, epochs: int) -> tuple[list[float], int, int]:
+    """Train in a process of its own: the seconds of its epochs, and its largest memory.
+
+    The memory is first that of the process alone, then with pages of files that are mapped, which the system can take
+    back.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    times: SimpleQueue[float] = spawn.SimpleQueue()
+    process = spawn.Process(target=train_and_time, args=(records.path, out, recipe, epochs, times))
+    process.start()
+    sizes = [(0, 0)]
+    assert process.pid is not None
+    poll = threading.Thread(target=poll_memory, args=(process.pid, sizes), daemon=True)
+    poll.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"exit code {process.exitcode} of a training with {records.n_examples():,} examples")
+    own, resident = (max(column) for column in zip(*sizes, strict=True))
+    return [times.get() for _ in range(epochs)], own, resident
+
+
+def train_and_time(records: Path, out: Path, recipe: str, epochs: int, times: "SimpleQueue[float]") -> None:
+    """Train, and send the seconds of every epoch."""
+    began = time.perf_counter()
+
+    def report(event: object) -> None:
+        nonlocal began
+        if isinstance(event, Epoch):
+            times.put(time.perf_counter() - began)
+            began = time.perf_counter()
+
+    ser_batch.train(records, out, recipe=recipe, epochs=epochs, report=report)
+
+
+def poll_memory(pid: int, sizes: list[tuple[int, int]]) -> None:
+    """Append the anonymous and the resident memory of a process until it ends."""
+    while True:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return
+        found = dict(line.split(":", 1) for line in status.splitlines())
+        if "VmRSS" not in found:
+            return
+        sizes.append((int(found["RssAnon"].split()[0]) * 1024, int(found["VmRSS"].split()[0]) * 1024))
+        time.sleep(0.1)
+
+
+def enlarged(records: RecordFolder, folder: Path, n_examples: int) -> RecordFolder:
+    """A record folder whose train split is the given one's, over and over, with other speakers each time."""
+    shards = [shard for shard in records.shards("train") if shard.examples]
+    times = max(1, round(n_examples / sum(shard.examples for shard in shards)))
+    folder.mkdir()
+    part_path(folder, "any").parent.mkdir()
     many = []
     for number in range(times * len(shards)):
         shard = shards[number % len(shards)]
         name = shard_name("train", number, times * len(shards))
         os.link(records.path / shard.name, folder / name)
+        part = read_part(part_path(records.path, shard.name))
+        again = f"-{number // len(shards)}"
+        rows = [row | {"shard": name, "speaker": row["speaker"] + again} for row in part.to_pylist()]
+        write_part(part_path(folder, name), rows, shard_facts(part))
         many.append(shard.model_copy(update={"name": name}))
     changes = {"shards": tuple(many), "fingerprint": json_fingerprint(len(many))}
     provenance = records.provenance.model_copy(update=changes)

@@ -1,8 +1,9 @@
 """Cross-validation: every example is predicted by a network that was not trained on its speaker.
 
-Each fold and seed is one task, which continues after a kill and writes a small file with its predictions. The held-out
-examples are used only for the final score. The probabilities of a fold are calibrated with the predictions of the other
-folds: see `ser_batch.evaluation.fold_scores.cross_fitted_temperatures`.
+Each fold and seed is one task, which continues after a kill and writes a small file with its predictions. Functionals
+are extracted once for all folds. The held-out examples are used only for the final score. The probabilities of a fold
+are calibrated with the predictions of the other folds: see
+`ser_batch.evaluation.fold_scores.cross_fitted_temperatures`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ser_batch.runtime.resources import usable_memory
 from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
 from ser_batch.storage.writing import write_json
 from ser_batch.training.determinism import one_thread
+from ser_batch.training.feature_store import FeatureStore, copy_seeds
 from ser_batch.training.recipes import Recipe, recipe_title
 from ser_batch.training.train import train
 
@@ -132,6 +134,14 @@ class _FoldTask:
         return self.folder / f"seed-{self.seed}-fold-{self.number + 1:02d}.json"
 
 
+@dataclass(frozen=True)
+class _ExtractionTask:
+    records: Path
+    folder: Path
+    recipe: Recipe
+    copy_seed: int | None
+
+
 # A cross-validation folder; while unfinished, its parts are one file for each finished fold.
 _KIND = OutputKind(
     "a cross-validation",
@@ -193,6 +203,7 @@ def cross_validate(
                 raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run again")
             return True
         _try_pictures(output.parts, records.labels, options.title(recipe))
+        _extract(records, tasks, engine)
         _run_folds(tasks, engine, on_fold)
         predictions = [one for task in tasks for one in _read_fold(task)]
         write_folds(folder, predictions, records.labels, options.title(recipe), identity)
@@ -252,6 +263,35 @@ def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossVa
     ]
 
 
+def _extract(records: RecordFolder, tasks: list[_FoldTask], engine: Engine) -> None:
+    """Extract the features that the unfinished folds use, unless done before."""
+    left = {task.seed: task for task in tasks if not task.path.exists()}
+    if not left or tasks[0].recipe.network != "functionals":
+        return
+    folder, recipe = _features_folder(tasks[0]), tasks[0].recipe
+    epochs = range(1, recipe.epochs + 1)
+    copies = {one for seed in left for one in copy_seeds(recipe, seed, epochs)}
+    extractions = [_ExtractionTask(records.path.absolute(), folder, recipe, one) for one in (None, *sorted(copies))]
+    for outcome in engine.map(extract_features, extractions):
+        if outcome.failure is not None:
+            raise TrainingError(
+                f"features: {outcome.failure}; run the same command again to continue, with fewer --workers if memory "
+                "was short"
+            )
+
+
+def _features_folder(task: _FoldTask) -> Path:
+    return task.folder / "features"
+
+
+def extract_features(task: _ExtractionTask) -> None:
+    """Extract the features of one copy of all examples, unless done before."""
+    one_thread()
+    records = open_records(task.records)
+    everything = row_selection(records, "all folds", np.ones(records.n_examples(), np.bool_))
+    FeatureStore(task.folder, records, task.recipe).load(everything, task.copy_seed)
+
+
 def _run_folds(tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldReport], None]) -> None:
     for done, outcome in enumerate(engine.map(run_fold, tasks), 1):
         task = outcome.task
@@ -285,7 +325,7 @@ def _read_fold(task: _FoldTask) -> list[FoldPrediction]:
 def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
     one_thread()
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
-    bundle = train_fold(records, folder, task.recipe, task.seed, fold, sides, task.init)
+    bundle = train_fold(records, folder, task.recipe, task.seed, fold, sides, task.init, _features_folder(task))
     return predict_fold(bundle, records, task.seed, fold, task.adapt)
 
 
@@ -297,6 +337,7 @@ def train_fold(
     fold: Fold,
     description: dict[str, Any],
     init: Bundle | None = None,
+    features: Path | None = None,
 ) -> Bundle:
     """Train on the training side of a fold.
 
@@ -308,9 +349,12 @@ def train_fold(
         fold: of the examples.
         description: JSON that distinguishes this fold from others of the same records.
         init: a bundle whose weights are the start; None: the start is random.
+        features: folder of the files of extracted features, which all folds of these records and this recipe share;
+            None: within the bundle's folder.
     """
     training = row_selection(records, f"the training side of fold {fold.name}", fold.train)
-    return train(records, folder, recipe, seed, sides=TrainValidation(training, None, description), init=init).bundle
+    sides = TrainValidation(training, None, description)
+    return train(records, folder, recipe, seed, sides=sides, init=init, features=features).bundle
 
 
 def predict_fold(

@@ -16,6 +16,9 @@ from ser_batch.audio.decoders import Float32s
 # In training: number of pseudo-recordings with the training statistics that are added to every speaker's.
 _PRIOR_RECORDINGS = 10.0
 
+# In training: the most examples that a random scale is from. More would change it little, and take long.
+_MOST_EXAMPLES = 200
+
 
 @dataclass(frozen=True, eq=False)
 class Scale:
@@ -90,46 +93,63 @@ def identity_scale(reference: Scale) -> Float32s:
     return np.stack([np.ones_like(reference.mean), np.zeros_like(reference.mean)])
 
 
-def speaker_scales(features: NDArray[np.floating[Any]], speakers: Sequence[str], reference: Scale) -> Float32s:
-    """The scale of every example's speaker, from all of that speaker's examples.
+class SpeakerScales:
+    """The scale of each example's speaker, from all or from random examples of that speaker.
 
     Args:
         features: of the examples, ``(examples, features)``.
         speakers: of the examples; examples with an empty name are not normalised.
         reference: mean and variance that every speaker's are transformed to.
-
-    Returns:
-        float32 ``(examples, 2, features)``.
     """
-    scales = np.repeat(identity_scale(reference)[None], len(speakers), axis=0)
-    for rows in _members(speakers).values():
-        scales[rows] = _speaker_scale(features[rows], reference)
-    return scales
 
+    def __init__(self, features: NDArray[np.floating[Any]], speakers: Sequence[str], reference: Scale) -> None:
+        self._features, self._speakers, self._reference = features, speakers, reference
+        self._members = _members(speakers)
+        self._of_all: dict[str, Float32s] = {}
 
-def random_speaker_scales(
-    features: NDArray[np.floating[Any]], speakers: Sequence[str], reference: Scale, random: np.random.Generator
-) -> Float32s:
-    """As `speaker_scales`, but from each example itself and a random number of other examples of its speaker.
+    def of_speakers(self, chosen: Iterable[int]) -> Float32s:
+        """The scales of some examples, from all examples of their speakers; float32 ``(chosen, 2, features)``."""
+        return np.stack([self._of_speaker(self._speakers[index]) for index in chosen])
 
-    The number of others is drawn uniformly on a logarithmic scale, so that a network trained on these works for
-    speakers with one recording and for speakers with many.
-    """
-    members = _members(speakers)
-    scales = []
-    for index, name in enumerate(speakers):
-        if not name:
-            scales.append(identity_scale(reference))
-            continue
-        rows = members[name]
-        n_used = min(int(np.exp(random.uniform(0.0, np.log(len(rows) + 1)))), len(rows))
-        others = random.choice(rows, size=n_used - 1, replace=False)
-        scales.append(_speaker_scale(features[np.union1d(others, [index])], reference))
-    return np.stack(scales)
+    def of_random_examples(self, chosen: Sequence[int] | NDArray[np.intp], random: np.random.Generator) -> Float32s:
+        """As `of_speakers`, but from each example itself and a random number of other examples of its speaker.
 
+        The number of others is drawn uniformly on a logarithmic scale, so that a network trained on these works for
+        speakers with one recording and for speakers with many.
+        """
+        used = [self._random_rows(index, random) for index in chosen]
+        sizes = np.array([[len(rows)] for rows in used], np.float32)
+        starts = (np.cumsum(sizes) - sizes[:, 0]).astype(np.intp)
+        deviations = self._features[np.concatenate(used)] - self._reference.mean  # small, for sums in float32
+        mean = np.add.reduceat(deviations, starts) / sizes
+        variance = np.maximum(np.add.reduceat(np.square(deviations), starts) / sizes - np.square(mean), 0.0)
+        mean = self._reference.mean + mean * (sizes / (sizes + _PRIOR_RECORDINGS))
+        variance = (sizes * variance + _PRIOR_RECORDINGS * self._reference.variance) / (sizes + _PRIOR_RECORDINGS)
+        factor = np.sqrt(self._reference.variance / np.maximum(variance, 1e-12))
+        scales: Float32s = np.stack([factor, self._reference.mean - factor * mean], axis=1).astype(np.float32)
+        scales[[not self._speakers[index] for index in chosen]] = identity_scale(self._reference)
+        return scales
 
-def _speaker_scale(features: NDArray[np.floating[Any]], reference: Scale) -> Float32s:
-    return scale_to(shrunk(GroupStatistics().add(features), reference, _PRIOR_RECORDINGS), reference)
+    def _of_speaker(self, name: str) -> Float32s:
+        if name not in self._of_all:
+            self._of_all[name] = self._scale(self._members[name]) if name else identity_scale(self._reference)
+        return self._of_all[name]
+
+    def _scale(self, rows: NDArray[np.intp]) -> Float32s:
+        statistics = GroupStatistics()
+        for begin in range(0, len(rows), 1024):
+            statistics.add(self._features[rows[begin : begin + 1024]])
+        return scale_to(shrunk(statistics, self._reference, _PRIOR_RECORDINGS), self._reference)
+
+    def _random_rows(self, index: int, random: np.random.Generator) -> NDArray[np.intp]:
+        """The example itself, and random other examples of its speaker."""
+        rows = self._members.get(self._speakers[index])
+        if rows is None:
+            return np.array([index])
+        most = min(len(rows), _MOST_EXAMPLES)
+        n_used = min(int(np.exp(random.uniform(0.0, np.log(most + 1)))), most)
+        others = rows[random.choice(len(rows), size=n_used - 1, replace=False)]
+        return np.append(others[others != index], index)
 
 
 def _members(speakers: Sequence[str]) -> dict[str, NDArray[np.intp]]:

@@ -1,56 +1,32 @@
-"""The inputs of training and validation: examples or their features, with scales and weights."""
+"""The inputs of training and validation: log-mels or functionals, with scales and weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.models.networks.families import build_extractor
-from ser_batch.models.normalisation import (
-    Scale,
-    measure_scale,
-    random_speaker_scales,
-    speaker_scales,
-    within_speakers,
-)
+from ser_batch.models.normalisation import Scale, SpeakerScales, measure_scale, within_speakers
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, manifest_column
 from ser_batch.training.augmentation import augment, mixup
-from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, read_batches
+from ser_batch.training.feature_store import FeatureStore, copy_seeds
+from ser_batch.training.input_pipeline import EpochOptions, TrainingData, read_batches
 from ser_batch.training.recipes import Recipe
 
 _BATCH_SIZE = 32
 
 
-def traced(network: keras.Model) -> Callable[..., tf.Tensor]:
-    """The network's inference as a graph that is traced once for all batch sizes."""
-    signature = [tf.TensorSpec(one.shape, tf.float32) for one in network.inputs]
+class ExampleSet(Protocol):
+    """Training or validation examples of one training.
 
-    def called(*inputs: tf.Tensor) -> tf.Tensor:
-        return network(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
-
-    graph: Callable[..., tf.Tensor] = tf.function(called, input_signature=signature, autograph=False)
-    return graph
-
-
-class FeatureSet:
-    """Training or validation examples of one training: as stored, and augmented for training.
-
-    Features of the stored examples are cached if they fit in memory, or if examples are normalised by speaker.
-
-    Args:
-        records: a finished record folder.
-        selection: the examples to use.
-        recipe: normalisation and augmentation.
-        train_set: for validation examples, the training examples, which set the scale; None: these are the
-            training examples.
-        variance: of the features, in place of that of the training examples; None: it is measured.
+    Batches are ``(inputs of the network, one-hot labels (batch, labels), weights (batch,))``. All epochs are one
+    dataset, in order, and an epoch does not depend on earlier ones: a resumed training gets the same batches.
 
     Attributes:
         records: the record folder.
@@ -58,97 +34,171 @@ class FeatureSet:
         scale: of the training examples; None if the network does not standardise.
     """
 
+    records: RecordFolder
+    n_examples: int
+    scale: Scale | None
+
+    def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
+        """The augmented batches of the given epochs."""
+        ...
+
+    def validation_epoch(self, seed: int) -> tf.data.Dataset:
+        """Batches of the examples as stored, without augmentation."""
+        ...
+
+
+class LogMelSet:
+    """Log-mels, for networks that are trained as a whole; see `ExampleSet`.
+
+    Args:
+        records: a finished record folder.
+        selection: the examples to use.
+        recipe: normalisation and augmentation.
+        train_set: for validation examples, the training examples, which set the scale; None: these are the
+            training examples.
+    """
+
+    def __init__(
+        self, records: RecordFolder, selection: Selection, recipe: Recipe, train_set: ExampleSet | None = None
+    ) -> None:
+        self.records, self._selection, self._recipe = records, selection, recipe
+        self.n_examples = selection.n_examples
+        augmentation = augment(recipe.augmentation, records.front_end) if train_set is None else None
+        self._data = TrainingData(records, selection, augmentation)
+        self.scale = self._measured_scale() if train_set is None else train_set.scale
+
+    def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
+        """See `ExampleSet`."""
+        weights = label_weights(self.records, self._selection, self._recipe)
+        options = EpochOptions(self._recipe.batch_size, seed, mixup(self._recipe.augmentation), weights)
+        return self._data.epochs(options, numbers)
+
+    def validation_epoch(self, seed: int) -> tf.data.Dataset:
+        """See `ExampleSet`."""
+        return self._data.epochs(EpochOptions(self._recipe.batch_size, seed), [0])
+
+    def _measured_scale(self) -> Scale | None:
+        """Scale of every mel band over all frames."""
+        if self._recipe.normalise == "none":
+            return None
+        n_mels = self.records.front_end.n_mels
+        batches = read_batches(self.records, self._selection, _BATCH_SIZE)
+        return measure_scale(batch.log_mels.transpose(0, 2, 1).reshape(-1, n_mels) for batch in batches)
+
+
+class FunctionalSet:
+    """Functionals, for the softmax layer on them; see `ExampleSet`.
+
+    Args:
+        store: of the functionals.
+        selection: the examples to use.
+        recipe: normalisation and augmentation.
+        train_set: for validation examples, the training examples, which set the scale; None: these are the
+            training examples.
+        variance: of the functionals, in place of that of the training examples; None: it is measured.
+    """
+
     scale: Scale | None
 
     def __init__(
         self,
-        records: RecordFolder,
+        store: FeatureStore,
         selection: Selection,
         recipe: Recipe,
-        train_set: FeatureSet | None = None,
+        train_set: ExampleSet | None = None,
         variance: Float32s | None = None,
     ) -> None:
-        self.records, self._selection, self._recipe = records, selection, recipe
-        self._by_speaker = recipe.normalise == "speaker"
-        self._kept: list[tuple[Float32s, NDArray[np.int64]]] = []
+        self.records, self._store, self._selection, self._recipe = store.records, store, selection, recipe
         self.n_examples = selection.n_examples
+        self._labels = example_labels(self.records, selection)
+        self._features = selected_features(store, selection)
+        speakers = manifest_column(self.records, selection, "speaker").to_pylist()
+        by_speaker = recipe.normalise == "speaker"
         if train_set is None:
-            extractor = build_extractor(records.front_end, recipe)
-            self._extract = traced(extractor) if extractor else None
-            augmentation, self._mix = augment(recipe.augmentation, records.front_end), mixup(recipe.augmentation)
+            scale = within_speakers(self._features, speakers) if by_speaker else measure_scale(self._parts())
+            self.scale = scale if variance is None else Scale(scale.mean, variance)
         else:
-            self._extract, augmentation, self._mix = train_set._extract, None, None
-        copies = recipe.copies if train_set is None else 1
-        preparation = Preparation(augmentation, self._extract, copies, in_order=self._by_speaker)
-        self._data = TrainingData(records, selection, preparation)
-        self.scale = self._measured_scale() if train_set is None else train_set.scale
-        if self.scale is not None and variance is not None:
-            self.scale = Scale(self.scale.mean, variance)
+            self.scale = train_set.scale
+        assert self.scale is not None  # see `check_normalisation`
+        self._speaker_scales = SpeakerScales(self._features, speakers, self.scale) if by_speaker else None
 
     def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
-        """The augmented batches of the given epochs; see `TrainingData.epochs`."""
-        weights = self._label_weights() if self._recipe.class_weight == "balanced" else None
-        options = EpochOptions(self._recipe.batch_size, seed, self._mix, self._random_speaker_scales(seed), weights)
-        return self._data.epochs(options, numbers)
+        """See `ExampleSet`; features of all copies that the epochs use are extracted first."""
+        of_epoch = dict(zip(numbers, copy_seeds(self._recipe, seed, numbers), strict=True))
+        copies = {one: self._store.load(self._selection, one) for one in sorted({*of_epoch.values()})}
+        rows = selected_rows(self._selection)
+        weights = label_weights(self.records, self._selection, self._recipe)
+
+        def batches() -> Iterator[Any]:
+            for number in numbers:
+                features, random = copies[of_epoch[number]], np.random.default_rng([seed, number])
+                for chosen in self._slices(random.permutation(self.n_examples)):
+                    inputs: Any = features[rows[chosen]]
+                    if self._speaker_scales is not None:
+                        inputs = inputs, self._speaker_scales.of_random_examples(chosen, random)
+                    yield inputs, *self._targets(chosen, weights)
+
+        return self._dataset(batches)
 
     def validation_epoch(self, seed: int) -> tf.data.Dataset:
-        """Batches of the examples as stored, without augmentation."""
-        scales = self._speaker_scales()
-        of_epoch = None if scales is None else lambda _: scales
-        return self._data.epochs(EpochOptions(self._recipe.batch_size, seed, scales=of_epoch), [0])
+        """See `ExampleSet`."""
 
-    def _batches(self) -> Iterator[tuple[Float32s, NDArray[np.int64]]]:
-        """The examples as stored, or their features, with their labels."""
-        if self._kept:
-            yield from self._kept
-            return
-        keep = self._extract is not None and (self._data.fits or self._by_speaker)
-        for batch in read_batches(self.records, self._selection, _BATCH_SIZE):
-            pair = (self._extract(batch.log_mels).numpy() if self._extract else batch.log_mels, batch.labels)
-            if keep:
-                self._kept.append(pair)
-            yield pair
+        def batches() -> Iterator[Any]:
+            for chosen in self._slices(np.arange(self.n_examples)):
+                inputs: Any = self._features[chosen]
+                if self._speaker_scales is not None:
+                    inputs = inputs, self._speaker_scales.of_speakers(chosen)
+                yield inputs, *self._targets(chosen, None)
 
-    def _features(self) -> Float32s:
-        return np.concatenate([examples for examples, _ in self._batches()])
+        return self._dataset(batches)
 
-    def _speakers(self) -> list[str]:
-        speakers: list[str] = manifest_column(self.records, self._selection, "speaker").to_pylist()
-        return speakers
+    def _targets(self, chosen: NDArray[np.int64], label_weights: Float32s | None) -> tuple[Float32s, Float32s]:
+        """One-hot labels and weights of some examples."""
+        labels = self._labels[chosen]
+        weights = np.ones(len(labels), np.float32) if label_weights is None else label_weights[labels]
+        return np.eye(len(self.records.labels), dtype=np.float32)[labels], weights
 
-    def _measured_scale(self) -> Scale | None:
-        """Scale of the functionals, or of every mel band over all frames."""
-        if self._recipe.normalise == "none":
-            return None
-        if self._by_speaker:
-            return within_speakers(self._features(), self._speakers())
-        examples = (examples for examples, _ in self._batches())
-        if self._extract is None:
-            n_mels = self.records.front_end.n_mels
-            return measure_scale(log_mels.transpose(0, 2, 1).reshape(-1, n_mels) for log_mels in examples)
-        return measure_scale(examples)
+    def _dataset(self, batches: Callable[[], Iterator[Any]]) -> tf.data.Dataset:
+        width = self._features.shape[1]
+        features, scales = tf.TensorSpec((None, width)), tf.TensorSpec((None, 2, width))
+        inputs = features if self._speaker_scales is None else (features, scales)
+        signature = (inputs, tf.TensorSpec((None, len(self.records.labels))), tf.TensorSpec((None,)))
+        return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(tf.data.AUTOTUNE)
 
-    def _speaker_scales(self) -> Float32s | None:
-        """Scale of every example, from all examples of its speaker; None if not normalised by speaker."""
-        if not self._by_speaker or self.scale is None:
-            return None
-        return speaker_scales(self._features(), self._speakers(), self.scale)
+    def _slices(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        size = self._recipe.batch_size
+        return (order[begin : begin + size] for begin in range(0, len(order), size))
 
-    def _random_speaker_scales(self, seed: int) -> Callable[[int], Float32s] | None:
-        """Function from an epoch's number to the scale of every example, from some examples of its speaker."""
-        scale = self.scale
-        if not self._by_speaker or scale is None:
-            return None
-        features, speakers = self._features(), self._speakers()
-        return lambda number: random_speaker_scales(features, speakers, scale, np.random.default_rng([seed, number]))
+    def _parts(self) -> Iterator[Float32s]:
+        return (self._features[begin : begin + 1024] for begin in range(0, self.n_examples, 1024))
 
-    def _label_weights(self) -> Float32s:
-        """Weight of every label, float32 ``(labels,)``: labels count equally; the mean over examples is 1."""
-        labels = [
-            self.records.labels.index(label)
-            for label in manifest_column(self.records, self._selection, "label").to_pylist()
-        ]
-        present = np.unique(labels)
-        weights = np.ones(len(self.records.labels), np.float32)
-        weights[present] = compute_class_weight("balanced", classes=present, y=labels)
-        return weights
+
+def selected_rows(selection: Selection) -> NDArray[np.int64]:
+    """Places of the selected examples among all examples of the selection's shards."""
+    return np.arange(selection.n_examples) if selection.chosen is None else np.flatnonzero(selection.chosen)
+
+
+def selected_features(store: FeatureStore, selection: Selection) -> Float32s:
+    """Features of the selected examples as stored, float32 ``(examples, features)``."""
+    features = store.load(selection)
+    return features if selection.chosen is None else features[selection.chosen]
+
+
+def example_labels(records: RecordFolder, selection: Selection) -> NDArray[np.int64]:
+    """Labels of the selected examples, ``(examples,)``, indices into the record folder's labels."""
+    places = {label: place for place, label in enumerate(records.labels)}
+    return np.array([places[label] for label in manifest_column(records, selection, "label").to_pylist()], np.int64)
+
+
+def label_weights(records: RecordFolder, selection: Selection, recipe: Recipe) -> Float32s | None:
+    """Weight of every label, float32 ``(labels,)``: labels count equally; the mean over examples is 1.
+
+    None: the recipe gives all examples the same weight.
+    """
+    if recipe.class_weight != "balanced":
+        return None
+    labels = example_labels(records, selection)
+    present = np.unique(labels)
+    weights = np.ones(len(records.labels), np.float32)
+    weights[present] = compute_class_weight("balanced", classes=present, y=labels)
+    return weights

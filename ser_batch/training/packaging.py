@@ -21,23 +21,28 @@ from ser_batch.models.networks.families import build_learner, build_network, enc
 from ser_batch.models.normalisation import (
     GroupStatistics,
     Scale,
+    SpeakerScales,
     measure_scale,
     scale_to,
     shrunk,
-    speaker_scales,
     within_speakers,
 )
 from ser_batch.models.novelty import fit_novelty
 from ser_batch.models.voices import VoiceSpace, fit_voice_space
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, TrainValidation, manifest_column
-from ser_batch.training.features import traced
+from ser_batch.training.feature_store import FeatureStore, traced
+from ser_batch.training.features import example_labels, selected_features, selected_rows
 from ser_batch.training.input_pipeline import read_batches
 from ser_batch.training.recipes import Recipe
 from ser_batch.training.trainer import CHECKPOINTS
 
 # Examples that each part is evaluated on at once: a CRNN on one, because padding would change its features a little.
 _BATCH_SIZES = (32, 1)
+
+
+# The most training examples that scales of a CRNN, novelty and voices are fitted to.
+_MOST_EXAMPLES = 20_000
 
 
 class TrainedPart(NamedTuple):
@@ -66,7 +71,7 @@ class _Embeddings(NamedTuple):
 
 def package(
     folder: Path,
-    records: RecordFolder,
+    store: FeatureStore,
     sides: TrainValidation,
     recipe: Recipe,
     trained: Sequence[TrainedPart],
@@ -76,14 +81,16 @@ def package(
 
     Args:
         folder: of the bundle.
-        records: that the network was trained on.
+        store: of the functionals of the records that the network was trained on.
         sides: training examples, to fit novelty and voices, and validation examples, to fit the temperature.
         recipe: of the training.
         trained: the parts of the network, as in ``recipe.parts``.
         identity: JSON that is added to the provenance.
     """
+    records = store.records
     encoders = _encoders(records, trained)
-    examples = _embed(encoders, records, sides.train)
+    stored = store if recipe.network == "functionals" else None
+    examples = _embed(encoders, records, _evenly(sides.train, _MOST_EXAMPLES), stored)
     network, scale = _whole_network(records, recipe, trained, examples)
     head = head_of(network, scale)
     provenance = identity | {
@@ -99,7 +106,7 @@ def package(
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
-        calibration=_calibration(encoders, head, records, sides.validation),
+        calibration=_calibration(encoders, head, records, sides.validation, stored),
         speaker_normalised=recipe.normalise == "speaker",
         training=provenance,
     )
@@ -120,16 +127,27 @@ def _encoders(records: RecordFolder, trained: Sequence[TrainedPart]) -> list[ker
     return found
 
 
-def _embed(encoders: Sequence[keras.Model], records: RecordFolder, selection: Selection) -> _Embeddings:
-    """The features of all parts side by side."""
-    columns = []
-    for place, encoder in enumerate(encoders):
+def _embed(
+    encoders: Sequence[keras.Model], records: RecordFolder, selection: Selection, store: FeatureStore | None
+) -> _Embeddings:
+    """The features of all parts side by side; those of the first are in the store, if there is one."""
+    columns = [selected_features(store, selection)] if store else []
+    for place, encoder in list(enumerate(encoders))[len(columns) :]:
         graph, size = traced(encoder), _BATCH_SIZES[place]
-        batches = [(graph(one.log_mels).numpy(), one.labels) for one in read_batches(records, selection, size)]
-        values, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-        columns.append(values)
+        columns.append(np.concatenate([graph(one.log_mels) for one in read_batches(records, selection, size)]))
+    labels = example_labels(records, selection)
     speakers = manifest_column(records, selection, "speaker").to_pylist()
     return _Embeddings(np.concatenate(columns, axis=1), labels, speakers)
+
+
+def _evenly(selection: Selection, most: int) -> Selection:
+    """At most so many of the selected examples, evenly spaced."""
+    rows = selected_rows(selection)
+    if len(rows) <= most:
+        return selection
+    chosen = np.zeros(sum(shard.examples for shard in selection.shards), np.bool_)
+    chosen[rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]] = True
+    return Selection(selection.name, selection.shards, chosen)
 
 
 def _whole_network(
@@ -177,7 +195,8 @@ def _arrays(head: Head, examples: _Embeddings, by_speaker: bool, n_fitted: int) 
     alone = head.features(examples.values)[:, :n_fitted]
     versions, voices = [alone], None
     if by_speaker:
-        scales = speaker_scales(examples.values, examples.speakers, head.reference)
+        of_speakers = SpeakerScales(examples.values, examples.speakers, head.reference)
+        scales = of_speakers.of_speakers(range(len(examples.values)))
         versions.append(head.features(examples.values, scales)[:, :n_fitted])
         voices = _voice_space(head, examples, n_fitted)
     novelty = fit_novelty(lambda: [(version, examples.labels) for version in versions])
@@ -192,14 +211,18 @@ def _voice_space(head: Head, examples: _Embeddings, n_fitted: int) -> VoiceSpace
 
 
 def _calibration(
-    encoders: Sequence[keras.Model], head: Head, records: RecordFolder, validation: Selection | None
+    encoders: Sequence[keras.Model],
+    head: Head,
+    records: RecordFolder,
+    validation: Selection | None,
+    store: FeatureStore | None,
 ) -> Calibration:
     """The temperature of recordings that are predicted alone.
 
     Adapted predictions are right more often, so their confidence is rather low.
     """
     if validation is not None:
-        examples = _embed(encoders, records, validation)
+        examples = _embed(encoders, records, validation, store)
         probabilities = head.probabilities(head.features(examples.values))
         temperature = fit_temperature(probabilities, examples.labels)
         if temperature is not None:

@@ -121,6 +121,12 @@ class Recipe(OptimisationOptions, NetworkOptions):
             raise ValueError(f"the table crnn is for the network functionals, not for {self.network}")
         return self
 
+    @model_validator(mode="after")
+    def _functionals_are_not_mixed(self) -> Self:
+        if self.augmentation.mixup and self.network == "functionals":
+            raise ValueError("augmentation.mixup mixes log-mels; the network functionals cannot be trained on mixtures")
+        return self
+
     @property
     def parts(self) -> dict[str, Recipe]:
         """The recipes of the parts of the network, which are trained one after the other, by name; see `PARTS`."""

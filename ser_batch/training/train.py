@@ -22,7 +22,8 @@ from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import TrainValidation, manifest_column, split_train_validation
 from ser_batch.storage.outputs import OutputKind, open_output
 from ser_batch.training.determinism import computing_in, deterministic
-from ser_batch.training.features import FeatureSet
+from ser_batch.training.feature_store import FeatureStore
+from ser_batch.training.features import ExampleSet, FunctionalSet, LogMelSet
 from ser_batch.training.initial import InitialWeights, initial_weights
 from ser_batch.training.packaging import TrainedPart, package
 from ser_batch.training.recipes import PARTS, Precision, Recipe
@@ -55,6 +56,7 @@ def train(
     sides: TrainValidation | None = None,
     precision: Precision = "float32",
     init: Bundle | None = None,
+    features: Path | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> TrainingResult:
     """Train the recipe's network, or resume an interrupted training.
@@ -68,6 +70,7 @@ def train(
         sides: training and validation examples; None: the splits ``train`` and ``validation``.
         precision: of the computations; weights and saved files are always float32.
         init: a bundle whose weights are the start; None: the start is random.
+        features: folder of the files of extracted features; None: within the bundle's folder until it is finished.
         on_epoch: called after each epoch.
 
     Raises:
@@ -93,22 +96,23 @@ def train(
         notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
         if init and initial:
             notes.append(initial.note(init))
+        store = FeatureStore(features or output.parts / _FEATURES, records, recipe)
         for name, part in recipe.parts.items():
             with deterministic(seed):
-                trainer, scale = _trainer(records, folder, sides, part, name, seed, precision, initial)
+                trainer, scale = _trainer(store, folder, sides, part, name, seed, precision, initial)
                 notes += trainer.resume()
                 continued_from += len(trainer.history)
                 trainer.fit(on_epoch)
             trainer.write_history()
             trained.append(TrainedPart(part, trainer.final_weights(), scale, trainer.history[-1]))
         with deterministic(seed):
-            bundle = package(folder, records, sides, recipe, trained, identity)
+            bundle = package(folder, store, sides, recipe, trained, identity)
         output.finish()
         return TrainingResult(bundle, False, continued_from, tuple(notes))
 
 
 def _trainer(
-    records: RecordFolder,
+    store: FeatureStore,
     folder: Path,
     sides: TrainValidation,
     part: Recipe,
@@ -118,9 +122,17 @@ def _trainer(
     initial: InitialWeights | None,
 ) -> tuple[Trainer, Scale | None]:
     """The training of a part of the network, and the scale of its features."""
-    start = initial if part.network == "functionals" else None
-    train_set = FeatureSet(records, sides.train, part, variance=start.variance if start else None)
-    validation = FeatureSet(records, sides.validation, part, train_set) if sides.validation else None
+    records, start = store.records, initial if part.network == "functionals" else None
+    train_set: ExampleSet
+    validation: ExampleSet | None = None
+    if part.network == "functionals":
+        train_set = FunctionalSet(store, sides.train, part, variance=start.variance if start else None)
+        if sides.validation:
+            validation = FunctionalSet(store, sides.validation, part, train_set)
+    else:
+        train_set = LogMelSet(records, sides.train, part)
+        if sides.validation:
+            validation = LogMelSet(records, sides.validation, part, train_set)
     with computing_in(precision):
         layer = (start.kernel, start.bias) if start else None
         network = build_learner(records.front_end, len(records.labels), part, train_set.scale, layer)
@@ -156,6 +168,9 @@ def _checked_bundle(folder: Path) -> Bundle:
     except BundleError as error:
         raise OutputError(f"{error}, or give --restart to train again from the start") from error
     return bundle
+
+
+_FEATURES = "features"
 
 
 def _is_output(name: str) -> bool:

@@ -21,7 +21,7 @@ import tensorflow as tf
 from ser_batch.audio.decoders import Float32s
 from ser_batch.errors import RecordsError
 from ser_batch.storage.writing import open_atomically, write_rows
-from ser_batch.training.features import FeatureSet
+from ser_batch.training.features import ExampleSet
 from ser_batch.training.input_pipeline import damage_as_records_error, n_batches
 from ser_batch.training.optimisation import MovingAverage, make_optimizer
 from ser_batch.training.recipes import OptimisationOptions
@@ -78,8 +78,8 @@ class Trainer:
         self,
         network: keras.Model,
         options: OptimisationOptions,
-        train: FeatureSet,
-        validation: FeatureSet | None,
+        train: ExampleSet,
+        validation: ExampleSet | None,
         folder: Path,
         seed: int,
         part: str = "",

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,13 @@ import pytest
 from ser_batch.cli.app import main
 from ser_batch.errors import OutputError, RecordsError, TrainingError, UsageError
 from ser_batch.evaluation import cross_validate as validation
-from ser_batch.evaluation.cross_validate import CrossValidationOptions, cross_validate, parallel_folds
+from ser_batch.evaluation.cross_validate import (
+    CrossValidationOptions,
+    cross_validate,
+    extract_features,
+    parallel_folds,
+    run_fold,
+)
 from ser_batch.evaluation.fold_predictions import read_predictions
 from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
@@ -191,7 +197,14 @@ class Trainings:
     held_out: list[Selection]
 
     def train(
-        self, records: RecordFolder, folder: Path, recipe: Recipe, seed: int, sides: TrainValidation, init: Any
+        self,
+        records: RecordFolder,
+        folder: Path,
+        recipe: Recipe,
+        seed: int,
+        sides: TrainValidation,
+        init: Any,
+        features: Path,
     ) -> Any:
         folder.mkdir(parents=True)
         assert sides.validation is None
@@ -371,9 +384,12 @@ def test_other_files_in_the_folder_are_left_alone(trainings: Trainings, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_worker_that_dies_is_one_line(kept_records: RecordFolder, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"fold 1 of seed 0: the worker was killed; run the same command again"):
-        cross_validate(kept_records, tmp_path / "cv", QUICK, TWO_FOLDS, Dying())
+@pytest.mark.parametrize(("dies_at", "what"), [(extract_features, "features"), (run_fold, "fold 1 of seed 0")])
+def test_a_worker_that_dies_is_one_line(
+    kept_records: RecordFolder, tmp_path: Path, dies_at: Callable[[Any], Any], what: str
+) -> None:
+    with pytest.raises(TrainingError, match=f"^{what}: the worker was killed; run the same command again"):
+        cross_validate(kept_records, tmp_path / "cv", QUICK, TWO_FOLDS, Dying(dies_at))
 
 
 # --- what cannot be divided

@@ -13,7 +13,7 @@ from ser_batch.models.exports import convert
 from ser_batch.models.litert import RuntimeEncoder
 from ser_batch.models.networks.crnn import crnn, crnn_encoder
 from ser_batch.models.networks.options import NetworkOptions
-from ser_batch.training.features import traced
+from ser_batch.training.feature_store import traced
 from tests.batches import stack
 
 

@@ -21,7 +21,7 @@ from ser_batch.models.networks.functionals import (
 )
 from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.normalisation import Scale
-from ser_batch.training.features import traced
+from ser_batch.training.feature_store import traced
 from tests.batches import stack
 from tests.frontends import KEPT, WINDOWED
 
@@ -118,7 +118,7 @@ def test_the_head_on_the_extractor_is_the_network(plain: Traced, speech: np.ndar
     features, seen, probabilities = plain(stack([speech[:, :n_frames] for n_frames in (50, 83, 118)]))
     assert features.shape == (3, N_FEATURES)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    head = functional_head(KEPT, 7, OPTIONS, UNIT)
+    head = functional_head(7, OPTIONS, UNIT)
     head.set_weights(plain.network.get_weights())
     np.testing.assert_allclose(traced(head)(features), probabilities, atol=1e-6)
     np.testing.assert_allclose(np.asarray(head.get_layer("emotion")(seen)), probabilities, atol=1e-6)
@@ -130,7 +130,7 @@ def test_a_speakers_scale_is_a_second_input(scaled: Traced, speech: np.ndarray) 
     as_before, otherwise, other = scaled(speech[None], halved)
     np.testing.assert_array_equal(as_before, features)
     assert np.abs(other - probabilities).max() > 1e-3
-    head = functional_head(KEPT, 7, OPTIONS, UNIT)
+    head = functional_head(7, OPTIONS, UNIT)
     head.set_weights(scaled.network.get_weights())
     np.testing.assert_allclose(traced(head)(0.5 * features + 3.0), other, atol=1e-6)
     assert np.abs(otherwise - seen).max() > 1e-3
@@ -195,10 +195,10 @@ def test_the_shipped_network_is_made_of_these_functionals(emodb_sample: Path) ->
 
 def test_the_penalty_is_on_the_distance_to_initial_weights() -> None:
     kernel, bias = np.full((N_FEATURES, 7), 0.3, np.float32), np.zeros(7, np.float32)
-    head = functional_head(KEPT, 7, OPTIONS.replace(l2=0.5), UNIT, (kernel, bias))
+    head = functional_head(7, OPTIONS.replace(l2=0.5), UNIT, (kernel, bias))
     assert float(sum(head.losses)) == pytest.approx(0.0, abs=1e-6)
     head.get_layer("emotion").set_weights([kernel + 0.1, bias])
     assert float(sum(head.losses)) == pytest.approx(0.5 * kernel.size * 0.01, rel=1e-4)
-    without = functional_head(KEPT, 7, OPTIONS.replace(l2=0.5), UNIT)
+    without = functional_head(7, OPTIONS.replace(l2=0.5), UNIT)
     without.get_layer("emotion").set_weights([kernel, bias])
     assert float(sum(without.losses)) == pytest.approx(0.5 * kernel.size * 0.09, rel=1e-4)

@@ -18,7 +18,7 @@ from ser_batch.models.networks.functionals import functional_extractor, function
 from ser_batch.models.networks.options import NetworkOptions
 from ser_batch.models.networks.seed_crnn import seed_crnn
 from ser_batch.models.normalisation import Scale, identity_scale
-from ser_batch.training.features import traced
+from ser_batch.training.feature_store import traced
 
 
 def log_mels(folder: Path, front_end: FrontEnd) -> list[np.ndarray]:

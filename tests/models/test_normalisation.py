@@ -6,12 +6,11 @@ import pytest
 from ser_batch.models.normalisation import (
     GroupStatistics,
     Scale,
+    SpeakerScales,
     identity_scale,
     measure_scale,
-    random_speaker_scales,
     scale_to,
     shrunk,
-    speaker_scales,
     within_speakers,
 )
 
@@ -53,7 +52,7 @@ def test_within_speakers_is_what_is_left_without_their_differences() -> None:
 def test_many_recordings_bring_a_speaker_to_the_reference() -> None:
     loud, soft = features_of(5000, 70.0, 9.0, 1), features_of(5000, -70.0, 0.5, 2)
     features = np.concatenate([loud, soft])
-    scales = speaker_scales(features, ["loud"] * 5000 + ["soft"] * 5000, REFERENCE)
+    scales = SpeakerScales(features, ["loud"] * 5000 + ["soft"] * 5000, REFERENCE).of_speakers(range(10_000))
     assert scales.shape == (10_000, 2, 3)
     assert scales.dtype == np.float32
     for part in (slice(0, 5000), slice(5000, None)):
@@ -65,7 +64,7 @@ def test_many_recordings_bring_a_speaker_to_the_reference() -> None:
 
 def test_one_recording_is_pulled_only_a_part_of_the_way() -> None:
     features = features_of(1, 70.0, 0.0)
-    (scale,) = speaker_scales(features, ["a"], REFERENCE)
+    (scale,) = SpeakerScales(features, ["a"], REFERENCE).of_speakers([0])
     assert (scale[0] >= 1).all()
     assert (scale[0] < 1.2).all()
     distances = np.abs(applied(features[0], scale) - REFERENCE.mean) / np.abs(features[0] - REFERENCE.mean)
@@ -103,42 +102,46 @@ def test_a_small_group_is_pulled_towards_what_it_is_part_of() -> None:
 
 def test_recordings_without_a_speaker_are_unchanged() -> None:
     features = features_of(4, 70.0, 9.0)
-    for make in (speaker_scales, lambda *known: random_speaker_scales(*known, np.random.default_rng(0))):
-        scales = make(features, ["", "a", "", "a"], REFERENCE)
+    known = SpeakerScales(features, ["", "a", "", "a"], REFERENCE)
+    for scales in (known.of_speakers(range(4)), known.of_random_examples(range(4), np.random.default_rng(0))):
         for number in (0, 2):
             np.testing.assert_array_equal(scales[number], identity_scale(REFERENCE))
             np.testing.assert_array_equal(applied(features[number], scales[number]), features[number])
         assert (scales[1] != identity_scale(REFERENCE)).all()
 
 
-def test_a_random_subset_has_the_example_itself() -> None:
-    features = np.zeros((50, 3), np.float32)
-    features[np.arange(50), 0] = 2.0 ** np.arange(50)  # the sum tells which examples were in it
-    speakers = ["a"] * 30 + ["b"] * 20
-    reference = Scale(np.zeros(3, np.float32), np.ones(3, np.float32))
-    own, sizes = [], []
-    original = GroupStatistics.add
+def test_a_random_subset_has_the_example_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, speakers = features_of(50, 3.0, 2.0), ["a"] * 30 + ["b"] * 20
+    known, used = SpeakerScales(features, speakers, REFERENCE), []
+    original = SpeakerScales._random_rows
 
-    def spied(self: GroupStatistics, used: np.ndarray) -> GroupStatistics:
-        sizes.append(len(used))
-        own.append(set(np.log2(used[:, 0]).astype(int).tolist()))
-        return original(self, used)
+    def spied(self: SpeakerScales, index: int, random: np.random.Generator) -> np.ndarray:
+        used.append(original(self, index, random))
+        return used[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GroupStatistics, "add", spied)
-        random_speaker_scales(features, speakers, reference, np.random.default_rng(0))
-    for index, used in enumerate(own):
-        assert index in used
-        assert len({speakers[one] for one in used}) == 1
-    assert min(sizes) == 1
-    assert max(sizes) > 10
-    assert sorted(sizes)[25] < 12  # evenly on a logarithmic scale
+    monkeypatch.setattr(SpeakerScales, "_random_rows", spied)
+    scales = known.of_random_examples(range(50), np.random.default_rng(0))
+    for index, rows in enumerate(used):
+        assert index in rows
+        assert len({speakers[one] for one in rows}) == 1
+        assert len(set(rows.tolist())) == len(rows)
+        expected = scale_to(shrunk(GroupStatistics().add(features[rows]), REFERENCE, 10.0), REFERENCE)
+        np.testing.assert_allclose(scales[index], expected, rtol=1e-4, atol=1e-4)
+    sizes = sorted(map(len, used))
+    assert sizes[0] == 1
+    assert sizes[-1] > 10
+    assert sizes[25] < 12  # evenly on a logarithmic scale
+
+
+def test_a_random_subset_of_a_speaker_with_many_recordings_is_bounded() -> None:
+    features = features_of(30_000, 3.0, 2.0)
+    known = SpeakerScales(features, ["a"] * 30_000, REFERENCE)
+    sizes = [len(known._random_rows(index, np.random.default_rng(index))) for index in range(300)]
+    assert 100 < max(sizes) <= 201
 
 
 def test_random_subsets_are_a_function_of_their_seed() -> None:
-    features, speakers = features_of(40, 3.0, 2.0), ["a"] * 25 + ["b"] * 15
-    one, again, other = (
-        random_speaker_scales(features, speakers, REFERENCE, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    )
+    known = SpeakerScales(features_of(40, 3.0, 2.0), ["a"] * 25 + ["b"] * 15, REFERENCE)
+    one, again, other = (known.of_random_examples(range(40), np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 0.01

@@ -20,7 +20,7 @@ from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.records.reader import row_selection, split_selection
 from ser_batch.records.tfrecords import read_records
 from ser_batch.runtime.local import LocalEngine
-from ser_batch.training.input_pipeline import EpochOptions, Preparation, TrainingData, n_batches, read_batches
+from ser_batch.training.input_pipeline import EpochOptions, TrainingData, n_batches, read_batches
 from tests.batches import stack
 from tests.frontends import KEPT
 from tests.manifests import example_rows
@@ -150,8 +150,6 @@ def test_epochs_differ_and_runs_do_not(records: RecordFolder, stored: dict[str, 
     assert order(stored, again, EpochOptions(5, 0), 3) == first[3]  # without the epochs before it
     assert order(stored, data, EpochOptions(4, 0), 1) == first[1]
     assert order(stored, data, EpochOptions(4, 1), 1) != first[1]
-    in_order = TrainingData(records, everything, Preparation(in_order=True))
-    assert sorted(order(stored, in_order, EpochOptions(4, 0), 1)) == sorted(stored)
 
 
 def test_epochs_follow_each_other_without_sharing_a_batch(
@@ -167,27 +165,6 @@ def test_epochs_follow_each_other_without_sharing_a_batch(
     for place, number in enumerate(range(2, 5)):
         of_epoch = batches[4 * place : 4 * place + 4]
         assert [file for batch in of_epoch for file in batch] == order(stored, data, EpochOptions(4, 0), number)
-
-
-def test_scales_are_those_of_the_example_and_the_epoch(
-    records: RecordFolder, stored: dict[str, Example], everything: Any
-) -> None:
-    for selection in (everything, split_selection(records, "train")):
-        expected = files(records, selection)
-
-        def scales(epoch: int, n_examples: int = len(expected)) -> Any:
-            found = np.zeros((n_examples, 2, 5), np.float32)
-            found[:, 0] = np.arange(n_examples)[:, None]
-            found[:, 1] = epoch
-            return found
-
-        data = TrainingData(records, selection, Preparation(in_order=True))
-        seen = []
-        for (log_mels, of_batch), _, _ in data.epochs(EpochOptions(3, 0, scales=scales), [1, 2]):
-            for log_mel, scale in zip(unpadded(log_mels), of_batch.numpy(), strict=True):
-                assert expected[int(scale[0, 0])] == named(stored, log_mel)
-                seen.append(int(scale[1, 0]))
-        assert seen == [1] * len(expected) + [2] * len(expected)
 
 
 def test_label_weights_are_those_of_the_label(records: RecordFolder, everything: Any) -> None:
@@ -241,74 +218,12 @@ def tags(stored: dict[str, Example], data: TrainingData, options: EpochOptions, 
 def test_every_example_is_varied_anew_in_every_epoch(
     records: RecordFolder, stored: dict[str, Example], everything: Any
 ) -> None:
-    data = TrainingData(records, everything, Preparation(augment=tagged))
+    data = TrainingData(records, everything, tagged)
     first, second = (tags(stored, data, EpochOptions(4, 0), epoch) for epoch in (1, 2))
     assert len(set(first.values()) | set(second.values())) == 28
-    again = TrainingData(records, everything, Preparation(augment=tagged))
+    again = TrainingData(records, everything, tagged)
     assert tags(stored, again, EpochOptions(5, 0), 2) == second
     assert tags(stored, again, EpochOptions(4, 1), 2) != second
-
-
-def extracted(batch: Any) -> Any:
-    """The tag and the second band's first frame: enough to know a varied example again."""
-    import tensorflow as tf
-
-    return tf.stack([batch[:, 0, 0], batch[:, 1, 0]], axis=1)
-
-
-@pytest.mark.parametrize("memory", ["enough", "for the records alone", "none"])
-def test_of_what_is_extracted_so_many_varied_copies_are_used_in_turn(
-    records: RecordFolder, stored: dict[str, Example], everything: Any, monkeypatch: pytest.MonkeyPatch, memory: str
-) -> None:
-    if memory == "none":
-        monkeypatch.setattr("ser_batch.training.input_pipeline.usable_memory", lambda: 0)
-    by_place = {float(example.log_mel[1, 0]): file for file, example in stored.items()}
-    assert len(by_place) == 14
-    data = TrainingData(records, everything, Preparation(augment=tagged, extract=extracted, copies=2))
-    assert data.fits == (memory != "none")
-    if memory == "for the records alone":
-        monkeypatch.setattr("ser_batch.training.input_pipeline.usable_memory", lambda: 0)
-
-    def epoch(number: int) -> dict[str, float]:
-        rows = np.concatenate([np.asarray(batch) for batch, *_ in data.epochs(EpochOptions(4, 0), [number])])
-        assert rows.shape == (14, 2)
-        return {by_place[float(place)]: float(tag) for tag, place in rows}
-
-    first, second, third, fourth = (epoch(number) for number in (1, 2, 3, 4))
-    assert first.keys() == stored.keys()
-    assert (third, fourth) == (first, second)
-    assert all(first[file] != second[file] for file in stored)
-    both = np.concatenate([np.asarray(batch) for batch, *_ in data.epochs(EpochOptions(4, 0), [2, 1])])
-    assert {by_place[float(place)]: float(tag) for tag, place in both[:14]} == second
-    assert {by_place[float(place)]: float(tag) for tag, place in both[14:]} == first
-
-
-def test_copies_are_kept_only_if_they_fit_beside_the_records(
-    records: RecordFolder, everything: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import tensorflow as tf
-
-    def extract(batch: Any) -> Any:
-        return tf.debugging.check_numerics(extracted(batch) * np.nan, "extracted")
-
-    data = TrainingData(records, everything, Preparation(extract=extract))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="extracted"):
-        data.epochs(EpochOptions(4, 0), [1])
-    monkeypatch.setattr("ser_batch.training.input_pipeline.usable_memory", lambda: 0)
-    later = data.epochs(EpochOptions(4, 0), [1])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="extracted"):
-        next(iter(later))
-
-
-def test_extracted_scales_are_those_of_the_example(
-    records: RecordFolder, stored: dict[str, Example], everything: Any
-) -> None:
-    expected = files(records, everything)
-    scales = np.zeros((14, 2, 2), np.float32)
-    scales[:, 0, 0] = [stored[file].log_mel[1, 0] for file in expected]
-    data = TrainingData(records, everything, Preparation(extract=extracted, in_order=True))
-    for (features, of_batch), _, _ in data.epochs(EpochOptions(4, 0, scales=lambda _: scales), [1]):
-        np.testing.assert_array_equal(features.numpy()[:, 1], of_batch.numpy()[:, 0, 0])
 
 
 # --- damage

@@ -64,7 +64,7 @@ def build_learner(
     if options.network != "functionals":
         return build_network(front_end, n_labels, options, scale)
     assert scale is not None
-    return functional_head(front_end, n_labels, options, scale, initial)
+    return functional_head(n_labels, options, scale, initial)
 
 
 def encoder_of(network: keras.Model) -> keras.Model:

@@ -134,7 +134,6 @@ def functional_extractor(front_end: FrontEnd, centre_files: bool = False) -> ker
 
 
 def functional_head(
-    front_end: FrontEnd,
     n_labels: int,
     options: NetworkOptions,
     scale: Scale,
@@ -143,7 +142,6 @@ def functional_head(
     """A model from functionals to labels: standardisation and one softmax layer (multinomial logistic regression).
 
     Args:
-        front_end: of the log-mels that the functionals are computed from.
         n_labels: width of the softmax.
         options: the recipe's network options. With speaker normalisation there is a second input, the factor and
             offset of each feature for the example's speaker, ``(batch, 2, features)``.
@@ -155,7 +153,7 @@ def functional_head(
     Returns:
         A model from ``(batch, features)`` to probabilities ``(batch, n_labels)``.
     """
-    features = Input((_features(Input(front_end.shape), front_end, False).shape[-1],), name="features")
+    features = Input((len(scale.mean),), name="features")
     towards = None if initial is None else initial[0]
     inputs, outputs = _classified(features, n_labels, options, scale, towards)
     head = Model([features, *inputs], outputs, name="head")
