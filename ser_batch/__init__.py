@@ -4,7 +4,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ("build_records", "verify", "train", "cross_validate", "evaluate", "compare", "infer", "load_bundle")
+__all__ = (
+    "build_records",
+    "verify",
+    "train",
+    "cross_validate",
+    "evaluate",
+    "compare",
+    "infer",
+    "report",
+    "load_bundle",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ser_batch.events import Note, Report, ignore, progress_of
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.local import LocalEngine
 from ser_batch.runtime.resources import usable_cpus
@@ -20,7 +20,6 @@ from ser_batch.runtime.resources import usable_cpus
 if TYPE_CHECKING:
     from ser_batch.corpus.table import Listing
     from ser_batch.evaluation.compare import ModelComparison
-    from ser_batch.evaluation.cross_validate import FoldReport
     from ser_batch.evaluation.metrics import Scores
     from ser_batch.inference.infer import InferResult
     from ser_batch.models.bundles import Bundle
@@ -29,42 +28,8 @@ if TYPE_CHECKING:
     from ser_batch.records.plan import BuildPlan
     from ser_batch.records.verification.metadata import Problem
     from ser_batch.training.train import TrainingResult
-    from ser_batch.training.trainer import Epoch
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-
-@dataclass(frozen=True)
-class Note:
-    """A one-line message for the user.
-
-    Attributes:
-        text: the line.
-        is_warning: a warning (the result may be worse than expected), or information.
-    """
-
-    text: str
-    is_warning: bool = True
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a command.
-
-    Attributes:
-        done, total: number of recordings; for `verify`, of examples and audio files.
-    """
-
-    done: int
-    total: int
-
-
-# Receives a `Note`, a `Progress`, an `Epoch` of a training, or a `FoldReport` of a cross-validation.
-Report = Callable[["Note | Progress | Epoch | FoldReport"], None]
-
-
-def _ignore(event: object) -> None:
-    pass
 
 
 def build_records(
@@ -81,7 +46,7 @@ def build_records(
     seed: int = 0,
     workers: int | None = None,
     restart: bool = False,
-    report: Report = _ignore,
+    report: Report = ignore,
 ) -> BuildResult:
     """Convert audio to a record folder: sharded TFRecords of log-mels. For the options see ``ser-batch build-records``.
 
@@ -93,7 +58,7 @@ def build_records(
         plan, bases = _plan_build(source, *choice, engine, report)
         from ser_batch.records.build import build_records as build
 
-        result = build(plan, Path(out), engine, restart, _progress(report))
+        result = build(plan, Path(out), engine, restart, progress_of(report))
     return dataclasses.replace(result, bases=bases)
 
 
@@ -109,7 +74,7 @@ def plan_records(
     num_shards: int | None = None,
     seed: int = 0,
     workers: int | None = None,
-    report: Report = _ignore,
+    report: Report = ignore,
 ) -> tuple[BuildPlan, Estimate]:
     """Plan `build_records` and estimate size and time, without writing anything.
 
@@ -169,7 +134,7 @@ def verify(
     *,
     source: Source | None = None,
     workers: int | None = None,
-    report: Report = _ignore,
+    report: Report = ignore,
 ) -> list[Problem]:
     """Check a record folder and return its problems. For the options see ``ser-batch verify``.
 
@@ -180,9 +145,9 @@ def verify(
     from ser_batch.records.verification.verify import verify_records
 
     folder = open_records(Path(records))
-    listing = _list(source, _ignore) if source is not None else None
+    listing = _list(source, ignore) if source is not None else None
     with LocalEngine(workers or usable_cpus()) as engine:
-        return verify_records(folder, engine, listing, _progress(report))
+        return verify_records(folder, engine, listing, progress_of(report))
 
 
 def train(
@@ -197,7 +162,7 @@ def train(
     init: str | os.PathLike[str] | None = None,
     seed: int = 0,
     restart: bool = False,
-    report: Report = _ignore,
+    report: Report = ignore,
 ) -> TrainingResult:
     """Train a model on a record folder. For the options see ``ser-batch train``.
 
@@ -228,7 +193,7 @@ def evaluate(
     split: str = "test",
     adapt: str = "none",
     restart: bool = False,
-    report: Report = _ignore,
+    report: Report = ignore,
 ) -> tuple[Scores, bool]:
     """Score a model on a split of a record folder; return the scores and whether ``out`` was already complete.
 
@@ -263,7 +228,7 @@ def cross_validate(
     seed: int = 0,
     workers: int | None = None,
     restart: bool = False,
-    report: Report = _ignore,
+    report: Report = ignore,
 ) -> bool:
     """Cross-validate a recipe; return whether ``out`` was already complete.
 
@@ -300,6 +265,24 @@ def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) 
     return run(Path(folder_a), Path(folder_b))
 
 
+def report(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    truth: str | os.PathLike[str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write a report page as one HTML file. For the options see ``ser-batch report``.
+
+    Raises:
+        SerBatchError: ``path`` is not an output of a command, or ``out`` cannot be written.
+    """
+    from ser_batch.reports.report import write_report
+
+    of_truth, of_figures = (None if one is None else Path(one) for one in (truth, figures))
+    write_report(Path(path), Path(out), of_truth, of_figures)
+
+
 def infer(
     source: Source,
     out: str | os.PathLike[str],
@@ -315,7 +298,7 @@ def infer(
     workers: int | None = None,
     update: bool = False,
     restart: bool = False,
-    report: Report = _ignore,
+    report: Report = ignore,
 ) -> InferResult:
     """Predict the emotion of every recording and write the table. For the options see ``ser-batch infer``.
 
@@ -342,7 +325,7 @@ def infer(
         changes = read_label_map(Path(label_map)) if label_map is not None else {}
         chosen = choose_labels(labels, changes, bundle) if labels is not None or changes else None
         options = InferOptions(windows, table_format, restart, update, channels, adaptation, chosen)
-        result = run(listing, bundle, os.fspath(out), engine, options, _progress(report))
+        result = run(listing, bundle, os.fspath(out), engine, options, progress_of(report))
     for note in notes:
         report(Note(note))
     return dataclasses.replace(result, model=bundle.short_fingerprint, adapt=adaptation, bases=listing.bases)
@@ -392,7 +375,3 @@ def _with_speakers(listing: Listing, speaker_from: str | None, report: Report) -
     for note in speaker_notes(listing.recordings):
         report(Note(note))
     return listing
-
-
-def _progress(report: Report) -> Callable[[int, int], Any]:
-    return lambda done, total: report(Progress(done, total))

@@ -12,6 +12,7 @@ PACKAGE = Path(ser_batch.__file__).parent
 WINGS = [
     "cli",
     "api",
+    "events",
     "reports",
     "evaluation",
     "inference",

@@ -118,30 +118,33 @@ def epoch_secs(network: keras.Model, batches: tf.data.Dataset, epochs: int, step
 
 def print_large(records: RecordFolder, recipe: str, sizes: list[int], epochs: int) -> None:
     """Seconds and memory of whole trainings on folders of several sizes."""
-    print("| examples | GB | before the first epoch, s | an epoch, s | own memory, MiB | with mapped files, MiB |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| examples | GB | part | before its first epoch, s | an epoch, s | own memory, MiB | with mapped files, MiB |"
+    )
+    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=records.path.parent) as folder:
             large = enlarged(records, Path(folder) / "records", size)
             gb = sum(shard.bytes for shard in large.shards()) / 1e9
-            secs, anonymous, resident = trained(large, Path(folder) / "bundle", recipe, epochs)
-        of_epoch = statistics.median(secs[1:])
-        print(
-            f"| {large.n_examples():,} | {gb:.1f} | {secs[0] - of_epoch:.1f} | {of_epoch:.2f} | "
-            f"{anonymous / _MIB:,.0f} | {resident / _MIB:,.0f} |",
-            flush=True,
-        )
+            parts, own, resident = trained(large, Path(folder) / "bundle", recipe, epochs)
+        for part, secs in parts.items():
+            of_epoch = statistics.median(secs[1:])
+            print(
+                f"| {large.n_examples():,} | {gb:.1f} | {part or 'first'} | {secs[0] - of_epoch:.1f} | "
+                f"{of_epoch:.2f} | {own / _MIB:,.0f} | {resident / _MIB:,.0f} |",
+                flush=True,
+            )
     print_machine(f"recipe {recipe}, {epochs} epochs")
 
 
-def trained(records: RecordFolder, out: Path, recipe: str, epochs: int) -> tuple[list[float], int, int]:
-    """Train in a process of its own: the seconds of its epochs, and its largest memory.
+def trained(records: RecordFolder, out: Path, recipe: str, epochs: int) -> tuple[dict[str, list[float]], int, int]:
+    """Train in a process of its own: the seconds of the epochs of each part, and the largest memory of all.
 
     The memory is first that of the process alone, then with pages of files that are mapped, which the system can take
     back.
     """
     spawn = multiprocessing.get_context("spawn")
-    times: SimpleQueue[float] = spawn.SimpleQueue()
+    times: SimpleQueue[tuple[str, float]] = spawn.SimpleQueue()
     process = spawn.Process(target=train_and_time, args=(records.path, out, recipe, epochs, times))
     process.start()
     sizes = [(0, 0)]
@@ -152,17 +155,21 @@ def trained(records: RecordFolder, out: Path, recipe: str, epochs: int) -> tuple
     if process.exitcode:
         raise SystemExit(f"exit code {process.exitcode} of a training with {records.n_examples():,} examples")
     own, resident = (max(column) for column in zip(*sizes, strict=True))
-    return [times.get() for _ in range(epochs)], own, resident
+    parts: dict[str, list[float]] = {}
+    while not times.empty():
+        part, secs = times.get()
+        parts.setdefault(part, []).append(secs)
+    return parts, own, resident
 
 
-def train_and_time(records: Path, out: Path, recipe: str, epochs: int, times: "SimpleQueue[float]") -> None:
+def train_and_time(records: Path, out: Path, recipe: str, epochs: int, times: "SimpleQueue[tuple[str, float]]") -> None:
     """Train, and send the seconds of every epoch."""
     began = time.perf_counter()
 
     def report(event: object) -> None:
         nonlocal began
         if isinstance(event, Epoch):
-            times.put(time.perf_counter() - began)
+            times.put((event.part, time.perf_counter() - began))
             began = time.perf_counter()
 
     ser_batch.train(records, out, recipe=recipe, epochs=epochs, report=report)

@@ -48,6 +48,7 @@ app.command("cross-validate")(evaluation.cross_validate)
 app.command()(evaluation.compare)
 app.command()(inference.infer)
 app.command()(reports.info)
+app.command()(reports.report)
 
 
 def _refuse_urls(arguments: list[str]) -> None:

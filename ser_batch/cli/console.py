@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ser_batch.api import Note, Progress, Report
+from ser_batch.events import Note, Progress, Report
 from ser_batch.runtime.signals import cleanup_on_signal
 from ser_batch.storage.writing import standard_output, write_rows
 

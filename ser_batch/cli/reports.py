@@ -1,11 +1,13 @@
-"""The command info."""
+"""The commands info and report."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ser_batch.cli.console import _print, _print_csv
+from ser_batch import api
+from ser_batch.cli.console import _print, _print_csv, _say
+from ser_batch.cli.options import Quiet
 from ser_batch.errors import UsageError
 
 
@@ -32,3 +34,22 @@ def info(
         _print_csv(manifest_table(path) if manifest else error_table(path))
     else:
         _print(describe(path))
+
+
+def report(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Records, bundle, prediction table, evaluation or cross-validation.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="Page to write.")],
+    truth: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Prediction table: score it; columns file and label.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture as PNG and SVG, too.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page with figures, tables and scores as one HTML file.
+
+    Example: ser-batch report preds.csv -o report.html
+    """
+    api.report(path, out, truth=truth, figures=figures)
+    _say(f"{out}: written, {out.stat().st_size / 1e6:.1f} MB", quiet)

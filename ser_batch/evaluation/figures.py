@@ -1,7 +1,7 @@
 """Plots of confusion matrices and reliability."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -21,13 +21,17 @@ matplotlib.rcParams["text.parse_math"] = False  # a label may contain dollar sig
 
 
 def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
-    """Draw a confusion matrix as a PNG: shaded by the share of each true label, with counts if labels are few.
+    """Write a confusion matrix as a PNG; see `draw_confusion`."""
+    _write(draw_confusion(confusion, labels, title), path)
+
+
+def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: shaded by the share of each true label, with counts if labels are few.
 
     Args:
         confusion: int64 ``(labels, labels)``; rows are true labels, columns predicted ones.
         labels: names of rows and columns.
         title: title of the plot.
-        path: the PNG to write.
     """
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     few = len(labels) <= _LABELS_WITH_COUNTS  # the counts of more labels do not fit into the cells
@@ -56,35 +60,42 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
     axes.set(xlabel="predicted emotion", ylabel="true emotion", title=_wrapped(title))
     axes.tick_params(axis="x", rotation=45)
     axes.tick_params(axis="y", rotation=0)
-    with open_atomically(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return figure
 
 
 def plot_reliability(before: Reliability, after: Reliability, title: str, path: Path) -> None:
-    """Draw a reliability diagram as a PNG: accuracy over confidence, and below it the number of predictions.
+    """Write a reliability diagram as a PNG; see `draw_reliability`."""
+    _write(draw_reliability({"before calibration": before, "after calibration": after}, title), path)
+
+
+def draw_reliability(found: Mapping[str, Reliability], title: str) -> Figure:
+    """A reliability diagram: accuracy over confidence, and below it the number of predictions.
 
     Args:
-        before, after: the reliability before and after calibration.
+        found: at most two, by name.
         title: title of the plot.
-        path: the PNG to write.
     """
     figure = Figure(figsize=(5.6, 7.2), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect calibration")
-    edges = np.linspace(0, 1, before.n_bins + 1)
-    for one, name, colour in ((before, "before", "#d08020"), (after, "after", "#1f5fa8")):
+    for (name, one), colour in zip(found.items(), ("#d08020", "#1f5fa8"), strict=False):
+        edges = np.linspace(0, 1, one.n_bins + 1)
         filled = one.counts > 0
         shares = one.counts[filled] / one.counts.sum()
         points = one.confidence[filled], one.accuracy[filled]
         axes.scatter(*points, s=8 + 400 * shares, color=colour, alpha=0.8, linewidths=0)
         # Bins with few predictions have noisy accuracies: no line.
         steady = shares >= 0.01
-        named = f"{name} calibration, ECE {one.error:.3f}"
+        named = f"{name}, ECE {one.error:.3f}"
         axes.plot(points[0][steady], points[1][steady], color=colour, linewidth=1.5, label=named)
         counts.stairs(one.counts, edges, color=colour, linewidth=1.4)
     axes.set(ylabel="share of correct predictions", title=_wrapped(title), ylim=(-0.03, 1.03))
     figure.legend(loc="outside lower center", frameon=False)
     counts.set(xlabel="confidence (probability of the predicted emotion)", ylabel="predictions", xlim=(-0.02, 1.02))
+    return figure
+
+
+def _write(figure: Figure, path: Path) -> None:
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
 

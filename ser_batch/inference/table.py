@@ -6,9 +6,10 @@ All formats have the same columns and the same numbers, rounded to six decimals.
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ser_batch.errors import OutputError, UsageError
-from ser_batch.formatting import format_timestamp
+from ser_batch.formatting import format_timestamp, parse_secs
 from ser_batch.inference.predictions import Prediction
 from ser_batch.storage.writing import write_rows
 
@@ -231,6 +232,33 @@ def read_kind(path: Path) -> tuple[str, tuple[str, ...]]:
     if header != TableForm(labels, by_channel).columns:
         raise OutputError(f"{path}: is not a prediction table")
     return kind, labels
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a prediction table of any format: text, numbers (times in seconds), None for an empty cell.
+
+    Raises:
+        OutputError: the file is not a prediction table, or a row is damaged.
+    """
+    kind, labels = read_kind(path)
+    numbers = {"confidence", "duration", "novelty", *(f"p_{label}" for label in labels)}
+    n_read = 0
+    try:
+        for row in _READERS[kind](path):
+            yield {column: _value(column, value, numbers) for column, value in row.items()}
+            n_read += 1
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise OutputError(f"{path}: row {n_read + 1} is damaged ({error}); run infer again with --restart") from error
+
+
+def _value(column: str, value: Any, numbers: Collection[str]) -> Any:
+    if value is None or value == "":
+        return None
+    if column in _TIMES:
+        return value.total_seconds() if isinstance(value, timedelta) else parse_secs(str(value))
+    if column == "channel":
+        return int(value)
+    return float(value) if column in numbers else str(value)
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:

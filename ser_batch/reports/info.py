@@ -1,25 +1,23 @@
 """Short descriptions of build plans, record folders, bundles, prediction tables, evaluations, cross-validations."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from ser_batch.audio.frontends import FrontEnd, preset_name
 from ser_batch.corpus.splits import SPLITS
-from ser_batch.errors import SourceError
-from ser_batch.evaluation.folders import FOLDS, SCORES
+from ser_batch.evaluation.folders import SCORES
 from ser_batch.formatting import format_uar, pluralize
-from ser_batch.inference.results import parts_folder
 from ser_batch.inference.table import read_table_info
-from ser_batch.models.bundles import DESCRIPTION, open_bundle
+from ser_batch.models.bundles import open_bundle
 from ser_batch.records.estimates import Estimate
-from ser_batch.records.folder import BUILDING, PROVENANCE, RecordFolder, error_parts, open_records
+from ser_batch.records.folder import error_parts, open_records
 from ser_batch.records.manifest import ERROR_COLUMNS, MANIFEST_COLUMNS
 from ser_batch.records.plan import BuildPlan
+from ser_batch.reports.kinds import OutputKind, output_kind
 from ser_batch.reports.text import cross_validation_lines
 from ser_batch.storage.outputs import read_own_json
 from ser_batch.storage.tables import counts
@@ -35,22 +33,7 @@ def describe(path: Path) -> list[str]:
     Raises:
         SourceError: the path is missing, unfinished or not an output of ser-batch.
     """
-    if (path / PROVENANCE).exists() or (path / BUILDING).exists():
-        return _describe_records(open_records(path))
-    if (path / DESCRIPTION).exists() or (path / "checkpoints").exists():
-        return _describe_bundle(path)
-    if path.is_file():
-        return _describe_table(path)
-    if (path / SCORES).exists():
-        scores = read_own_json(path / SCORES)
-        return _describe_evaluation(path, scores) if "split" in scores else cross_validation_lines(path)
-    if (path / FOLDS).is_dir():
-        raise SourceError(f"{path}: an unfinished cross-validation; run its command again")
-    if not path.exists():
-        if parts_folder(path).exists():
-            raise SourceError(f"{path}: an unfinished prediction table; run its infer command again")
-        raise SourceError(f"{path}: no such file or folder")
-    raise SourceError(f"{path}: is not a record folder, bundle, prediction table, evaluation or cross-validation")
+    return _DESCRIPTIONS[output_kind(path)](path)
 
 
 def describe_plan(plan: BuildPlan, estimate: Estimate, workers: int) -> list[str]:
@@ -128,7 +111,8 @@ def _census(cells: Counter[tuple[str, str | None, str]], labels: Sequence[str]) 
     return lines
 
 
-def _describe_records(records: RecordFolder) -> list[str]:
+def _describe_records(path: Path) -> list[str]:
+    records = open_records(path)
     plan = records.provenance.plan
     cells: Counter[tuple[str, str | None, str]] = Counter()
     for table in records.manifest("split", "speaker", "label"):
@@ -170,7 +154,8 @@ def _describe_table(path: Path) -> list[str]:
     ]
 
 
-def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
+def _describe_evaluation(path: Path) -> list[str]:
+    scores = read_own_json(path / SCORES)
     classes = scores.get("classes", {})
     n_scored = sum(one["support"] > 0 for one in classes.values())
     return [
@@ -178,6 +163,15 @@ def _describe_evaluation(path: Path, scores: dict[str, Any]) -> list[str]:
         f"{format_uar(scores['uar'], n_scored, len(classes))}, WA {scores['wa']:.3f}",
         f"model {scores['model'][:12]}, records {scores['records'][:12]}",
     ]
+
+
+_DESCRIPTIONS: dict[OutputKind, Callable[[Path], list[str]]] = {
+    "records": _describe_records,
+    "bundle": _describe_bundle,
+    "table": _describe_table,
+    "evaluation": _describe_evaluation,
+    "cross-validation": cross_validation_lines,
+}
 
 
 def _shown(front_end: FrontEnd) -> str:

@@ -141,7 +141,7 @@ def table_lines(summary: TableSummary, out: str, audio_secs: float, secs: float)
     """
     lines = []
     unfamiliar, predicted = summary.warnings["unfamiliar"], summary.files - summary.errors
-    if unfamiliar > _MANY_UNFAMILIAR * predicted:
+    if many_unfamiliar(unfamiliar, predicted):
         lines.append(
             f"warning: {unfamiliar:,} of {pluralize(predicted, 'recording')} are unlike the training data: do not "
             "trust these predictions"
@@ -153,9 +153,9 @@ def table_lines(summary: TableSummary, out: str, audio_secs: float, secs: float)
     if summary.rows != summary.files:
         rows += f" of {pluralize(summary.files, 'recording')}"
     lines.append(f"{out}: {rows}, {summary.errors:,} of them errors, in {secs:.1f} s")
-    now = "" if math.isclose(audio_secs, summary.audio_secs) else f", {_long(audio_secs)} of it now"
+    now = "" if math.isclose(audio_secs, summary.audio_secs) else f", {duration_text(audio_secs)} of it now"
     speed = f"{now}, {audio_secs / secs:,.0f} x real time" if audio_secs else ""
-    lines.append(f"  audio     {_long(summary.audio_secs)}{speed}")
+    lines.append(f"  audio     {duration_text(summary.audio_secs)}{speed}")
     if summary.emotions:
         n_rows = summary.emotions.total()
         shares = [f"{emotion} {count / n_rows:.1%}" for emotion, count in _ranked(summary.emotions)]
@@ -169,7 +169,13 @@ def table_lines(summary: TableSummary, out: str, audio_secs: float, secs: float)
     return lines + [f"  {'' if index else 'errors':10}{reason}" for index, reason in enumerate(reasons)]
 
 
-def _long(secs: float) -> str:
+def many_unfamiliar(unfamiliar: int, predicted: int) -> bool:
+    """Whether so many of the predictions are unlike the training data that a warning stands first."""
+    return unfamiliar > _MANY_UNFAMILIAR * predicted
+
+
+def duration_text(secs: float) -> str:
+    """A duration in seconds, minutes or hours."""
     if secs < 60:
         return f"{secs:.1f} s"
     return f"{secs / 60:.1f} min" if secs < 3600 else f"{secs / 3600:,.1f} h"

@@ -210,6 +210,11 @@ def recipe_title(recipe: Mapping[str, Any]) -> str:
     return f"{recipe['name']} ({', '.join(changes)})" if changes else str(recipe["name"])
 
 
+def history_name(part: str) -> str:
+    """Name of the file in a bundle with the history of a part of the network; see `PARTS`."""
+    return f"history-{part}.csv" if part else "history.csv"
+
+
 def parse_precision(text: str) -> Precision:
     """Parse ``auto``: bfloat16 if the CPU supports it natively, otherwise float32; or ``off``: float32.
 

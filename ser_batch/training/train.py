@@ -26,8 +26,8 @@ from ser_batch.training.feature_store import FeatureStore
 from ser_batch.training.features import ExampleSet, FunctionalSet, LogMelSet
 from ser_batch.training.initial import InitialWeights, initial_weights
 from ser_batch.training.packaging import TrainedPart, package
-from ser_batch.training.recipes import PARTS, Precision, Recipe
-from ser_batch.training.trainer import CHECKPOINTS, LOGS, Epoch, Trainer, history_name
+from ser_batch.training.recipes import PARTS, Precision, Recipe, history_name
+from ser_batch.training.trainer import CHECKPOINTS, LOGS, Epoch, Trainer
 
 
 @dataclass(frozen=True)

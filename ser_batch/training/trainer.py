@@ -24,10 +24,9 @@ from ser_batch.storage.writing import open_atomically, write_rows
 from ser_batch.training.features import ExampleSet
 from ser_batch.training.input_pipeline import damage_as_records_error, n_batches
 from ser_batch.training.optimisation import MovingAverage, make_optimizer
-from ser_batch.training.recipes import OptimisationOptions
+from ser_batch.training.recipes import OptimisationOptions, history_name
 
 CHECKPOINTS = "checkpoints"
-HISTORY = "history.csv"  # of the second part of a network: history-PART.csv
 LOGS = "logs"
 
 _KEPT_CHECKPOINTS = 2
@@ -209,11 +208,6 @@ class Trainer:
     def _checkpoints(self) -> list[Path]:
         """All checkpoints, oldest first."""
         return sorted((self.folder / CHECKPOINTS).glob(f"{self._part and self._part + '-'}epoch-*.npz"))
-
-
-def history_name(part: str) -> str:
-    """Name of the file with the history of a part of a network."""
-    return f"history-{part}.csv" if part else HISTORY
 
 
 def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:

@@ -1,0 +1,86 @@
+"""The report page of a model bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ser_batch.errors import BundleError
+from ser_batch.models.bundles import open_bundle
+from ser_batch.reports.drawing import curves
+from ser_batch.reports.page import Page, Picture, Section, Table
+from ser_batch.training.recipes import PARTS, history_name, recipe_title
+
+
+def bundle_page(folder: Path) -> Page:
+    """The page of a model bundle.
+
+    Raises:
+        BundleError: it is missing, unfinished or damaged.
+    """
+    bundle = open_bundle(folder)
+    training = bundle.training
+    facts = [
+        ("labels", f"{len(bundle.labels)}"),
+        ("weights", f"{training['parameters']:,}"),
+        ("training recordings", f"{training['n_examples']['train']:,}"),
+        ("validation recordings", f"{training['n_examples']['validation']:,}"),
+        ("temperature", f"{bundle.temperature:.3f}"),
+        ("adapts to", ", ".join(bundle.adaptations)),
+        ("fingerprint", bundle.short_fingerprint),
+    ]
+    warnings = [f"{bundle.uncalibrated}. Its probabilities may be too high or too low."] if bundle.uncalibrated else []
+    settings = [
+        *_flat("recipe", training["recipe"]),
+        *_flat("front end", bundle.front_end.to_json()),
+        ("records", training["records"][:12]),
+        ("seed", str(training["seed"])),
+        *((f"version of {name}", version) for name, version in sorted(training["versions"].items())),
+    ]
+    sections = [
+        *_training(folder),
+        Section("Settings", tables=[Table("settings", "All settings", ["setting", "value"], settings)]),
+    ]
+    subtitle = f"recipe {recipe_title(training['recipe'])}; labels: {', '.join(bundle.labels)}"
+    return Page(f"Model: {folder.name}", subtitle, warnings, facts, sections)
+
+
+def _training(folder: Path) -> list[Section]:
+    """The curves of each part of the network; none for a bundle without histories."""
+    pictures = []
+    for part in PARTS:
+        path = folder / history_name(part)
+        if not path.exists():
+            continue
+        try:
+            history = pd.read_csv(path).astype(float)
+            epochs = history.epoch.astype(int).tolist()
+        except (OSError, ValueError, AttributeError) as error:
+            raise BundleError(f"{path}: is damaged ({error}); train again with --restart") from error
+        data = Table(f"history{part and '-' + part}", "History", history.columns.tolist(), history.to_numpy().tolist())
+        for name in ("loss", "accuracy"):
+            lines = {column: history[column].tolist() for column in (name, f"val_{name}") if column in history}
+            named = {"val_" + name: "validation", name: "training"}
+            shown = {named[column]: values for column, values in lines.items()}
+            last = ", ".join(f"{column} {values[-1]:.3f}" for column, values in shown.items())
+            pictures.append(
+                Picture(
+                    f"{part or 'network'}-{name}",
+                    f"{name.capitalize()} of {part.upper() or 'the network'} after each epoch; last: {last}",
+                    f"{name} over epochs; last: {last}",
+                    lambda shown=shown, name=name, epochs=epochs: curves(epochs, shown, name),  # type: ignore[misc]
+                    data,
+                )
+            )
+    return [Section("Training", pictures=pictures)] if pictures else []
+
+
+def _flat(name: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{name}, {key.replace('_', ' ')}", value)
+        else:
+            yield f"{name}: {key.replace('_', ' ')}", str(value)

@@ -1,0 +1,53 @@
+"""Report pages: from an output of a command to one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ser_batch.errors import UsageError
+from ser_batch.reports.bundle_report import bundle_page
+from ser_batch.reports.kinds import OutputKind, output_kind
+from ser_batch.reports.page import Page
+from ser_batch.reports.prediction_report import prediction_page
+from ser_batch.reports.records_report import records_page
+from ser_batch.reports.score_report import cross_validation_page, evaluation_page
+from ser_batch.storage.writing import open_atomically, os_errors_named
+
+SUFFIXES = (".html", ".htm")
+
+
+def write_report(path: Path, out: Path, truth: Path | None = None, figures: Path | None = None) -> None:
+    """Write the report page of a record folder, bundle, evaluation, cross-validation or prediction table.
+
+    Args:
+        path: of the output of a command.
+        out: the HTML file; replaced if it exists.
+        truth: for a prediction table, a CSV with the columns ``file`` and ``label``, to score it.
+        figures: a folder that gets every picture as a PNG and an SVG file; None: none is written.
+
+    Raises:
+        UsageError: ``out`` does not end with .html, or ``truth`` is given for something else than a table.
+        SourceError: the path is missing, unfinished, damaged or not an output of ser-batch.
+        OutputError: a file cannot be written.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out {out}: a report is an HTML file; end the name with .html")
+    kind = output_kind(path)
+    if truth is not None and kind != "table":
+        raise UsageError(f"--truth {truth}: is for prediction tables; {path} already has true labels")
+    pages: dict[OutputKind, Callable[[Path], Page]] = {
+        "records": records_page,
+        "bundle": bundle_page,
+        "evaluation": evaluation_page,
+        "cross-validation": cross_validation_page,
+        "table": partial(prediction_page, truth=truth),
+    }
+    page = pages[kind](path)
+    html = page.to_html()
+    with os_errors_named(out):
+        with open_atomically(out) as file:
+            file.write(html)
+        if figures is not None:
+            page.write_pictures(figures)

@@ -1,0 +1,206 @@
+"""Sections with scores, and the report pages of evaluations and cross-validations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ser_batch.errors import SourceError
+from ser_batch.evaluation.fold_predictions import label_codes, read_predictions
+from ser_batch.evaluation.folders import PREDICTIONS, SCORES, read_validation_summary
+from ser_batch.evaluation.metrics import Reliability, Scores, reliability, score
+from ser_batch.reports.drawing import bars, confusion, reliability_diagram
+from ser_batch.reports.page import Cell, Page, Picture, Section, Table
+from ser_batch.storage.outputs import read_own_json
+
+_SHOWN_MISTAKES = 30
+_SHOWN_SPEAKERS = 40
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of predictions, and what the sections show of them.
+
+    Attributes:
+        scores: of all predictions.
+        reliabilities: at most two, by name.
+        mistakes: the most confident wrong predictions: file, speaker, true label, prediction, confidence.
+        recall_intervals: 95 % interval of the recall of each label, by label; empty: not known.
+        speakers: recordings, UAR and WA of each speaker; empty: not known.
+        notes: sentences, for example on what is not scored.
+        facts: names and values.
+    """
+
+    scores: Scores
+    reliabilities: Mapping[str, Reliability]
+    mistakes: Sequence[tuple[str, str | None, str, str, float]]
+    recall_intervals: Mapping[str, Sequence[float] | None]
+    speakers: Mapping[str, Mapping[str, float]]
+    notes: Sequence[str]
+    facts: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of(
+        cls,
+        files: Sequence[str],
+        truth: NDArray[np.int64],
+        probabilities: NDArray[np.float64],
+        scores: Scores,
+        reliabilities: Mapping[str, Reliability],
+        notes: Sequence[str],
+        speakers: Sequence[str] | None = None,
+    ) -> Scored:
+        """From predictions: files, true labels ``(n,)`` and probabilities ``(n, labels)``."""
+        labels = [one.label for one in scores.classes]
+        found, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+        wrong = np.flatnonzero(found != truth)
+        wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_SHOWN_MISTAKES]
+        mistakes = [
+            (files[row], speakers[row] if speakers else None, labels[truth[row]], labels[found[row]], confidence[row])
+            for row in wrong
+        ]
+        gap = float(confidence.mean() - (found == truth).mean())
+        facts = [
+            ("UAR", f"{scores.uar:.3f}"),
+            ("accuracy (WA)", f"{scores.wa:.3f}"),
+            ("scored recordings", f"{scores.confusion.sum():,}"),
+            ("confidence - accuracy", f"{gap:+.2f}"),
+        ]
+        own_notes = [f"Without recordings, and not in the UAR: {', '.join(scores.absent)}."] if scores.absent else []
+        return cls(scores, reliabilities, mistakes, {}, {}, [*own_notes, *notes], facts)
+
+
+def score_sections(scored: Scored) -> list[Section]:
+    """Confusion matrix, scores of each label, calibration, speakers and mistakes."""
+    labels = [one.label for one in scored.scores.classes]
+    matrix = scored.scores.confusion
+    explanation = (
+        "UAR is the mean of the recalls of all labels; WA is the share of correct predictions. Rows of the matrix are "
+        "true labels, columns are predicted ones."
+    )
+    counts: list[list[Cell]] = [[label, *map(int, row)] for label, row in zip(labels, matrix, strict=True)]
+    confused = Picture(
+        "confusion",
+        "Confusion matrix: number and share of the recordings of each true label",
+        f"Confusion matrix of {len(labels)} labels; {scored.scores.uar_text}, WA {scored.scores.wa:.3f}",
+        lambda: confusion(matrix, labels),
+        Table("confusion", "Confusion matrix", ["true", *labels], counts),
+    )
+    sections = [Section("Scores", [explanation, *scored.notes], [confused], [_label_table(scored)])]
+    data = [
+        (name, int(n), float(mean), float(share))
+        for name, one in scored.reliabilities.items()
+        for n, mean, share in zip(one.counts, one.confidence, one.accuracy, strict=True)
+        if n
+    ]
+    errors = ", ".join(f"{name} {one.error:.3f}" for name, one in scored.reliabilities.items())
+    diagram = Picture(
+        "reliability",
+        f"Reliability diagram. Expected calibration error: {errors}",
+        f"Share of correct predictions over confidence. Expected calibration error: {errors}",
+        lambda: reliability_diagram(scored.reliabilities),
+        Table("reliability", "Reliability", ["predictions", "recordings", "mean confidence", "correct"], data),
+    )
+    text = "Where a point is below the diagonal, predictions of that confidence are right less often than they claim."
+    sections.append(Section("Confidence", [text], [diagram]))
+    if len(scored.speakers) > 1:
+        sections.append(_speaker_section(scored.speakers))
+    columns = ["file", "speaker", "true", "predicted", "confidence"]
+    rows: list[list[Cell]] = [list(one) for one in scored.mistakes]
+    if not any(row[1] for row in rows):
+        columns, rows = [*columns[:1], *columns[2:]], [[*row[:1], *row[2:]] for row in rows]
+    caption = f"The {len(rows)} most confident wrong predictions"
+    return [*sections, Section("Mistakes", tables=[Table("mistakes", caption, columns, rows)])]
+
+
+def _label_table(scored: Scored) -> Table:
+    columns = ["label", "recordings", "recall", "precision", "F1"]
+    rows: list[list[Cell]] = [
+        [one.label, one.support, one.recall, one.precision, one.f1] for one in scored.scores.classes
+    ]
+    if scored.recall_intervals:
+        columns[3:3] = ["from", "to"]
+        for row in rows:
+            row[3:3] = list(scored.recall_intervals.get(str(row[0])) or (None, None))
+    caption = "Scores of each label" + ("; from and to: 95 % interval of the recall" if scored.recall_intervals else "")
+    return Table("labels", caption, columns, rows)
+
+
+def _speaker_section(speakers: Mapping[str, Mapping[str, float]]) -> Section:
+    ranked = sorted(speakers.items(), key=lambda item: (item[1]["uar"], item[0]))
+    rows = [(name, int(one["recordings"]), float(one["uar"]), float(one["wa"])) for name, one in ranked]
+    table = Table("speakers", "Scores of each speaker", ["speaker", "recordings", "UAR", "WA"], rows)
+    shown = ranked if len(ranked) <= _SHOWN_SPEAKERS else [*ranked[: _SHOWN_SPEAKERS // 2], *ranked[-20:]]
+    names, values = [name for name, _ in shown], [float(one["uar"]) for _, one in shown]
+    picture = Picture(
+        "speaker-uar",
+        "UAR of each speaker" + (", the worst and the best" if len(shown) < len(ranked) else ""),
+        f"UAR from {values[0]:.3f} for speaker {names[0]} to {values[-1]:.3f} for speaker {names[-1]}",
+        lambda: bars(names, values, "UAR"),
+        table,
+    )
+    return Section("Speakers", pictures=[picture], tables=[table])
+
+
+def evaluation_page(folder: Path) -> Page:
+    """The page of an evaluation.
+
+    Raises:
+        SourceError: a file of it is missing or damaged.
+    """
+    summary = read_own_json(folder / SCORES)
+    try:
+        labels = list(summary["classes"])
+        table = pd.read_csv(folder / PREDICTIONS, dtype={"file": str, "speaker": str}, keep_default_na=False)
+        truth = np.array([labels.index(label) for label in table.label])
+        probabilities = table[[f"p_{label}" for label in labels]].to_numpy(float)
+        files, speakers = table.file.tolist(), table.speaker.tolist()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise SourceError(f"{folder}: is damaged ({error}); run evaluate again with --restart") from error
+    scores = score(truth, probabilities.argmax(axis=1), labels)
+    found = {"predictions": reliability(probabilities, truth)}
+    scored = Scored.of(files, truth, probabilities, scores, found, [], speakers)
+    subtitle = f"split {summary['split']}, adapted to: {summary.get('adapt', 'none')}"
+    facts = [*scored.facts, ("model", summary["model"][:12]), ("records", summary["records"][:12])]
+    return Page(f"Evaluation: {folder.name}", subtitle, [], facts, score_sections(scored))
+
+
+def cross_validation_page(folder: Path) -> Page:
+    """The page of a cross-validation.
+
+    Raises:
+        SourceError: it is missing, unfinished or damaged.
+    """
+    summary, found = read_validation_summary(folder), read_predictions(folder)
+    table, labels = found.table, list(found.labels)
+    truth = label_codes(table.label)
+    probabilities = table[[f"p_{label}" for label in labels]].to_numpy(float)
+    scores = score(truth, label_codes(table.emotion), labels)
+    after = reliability(probabilities, truth)
+    n_seeds = len(summary["seeds"])
+    notes = [f"Counts are over all {n_seeds} seeds."] if n_seeds > 1 else []
+    base = Scored.of(
+        table.file.tolist(), truth, probabilities, scores, {"after calibration": after}, notes, table.speaker.tolist()
+    )
+    intervals = {label: one["recall_interval"] for label, one in summary["classes"].items()}
+    scored = Scored(
+        base.scores, base.reliabilities, base.mistakes, intervals, summary["speakers"], base.notes, base.facts
+    )
+    interval, over = summary["uar"]["interval"], summary["interval"]
+    limits = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
+    facts = [
+        ("UAR", f"{summary['uar']['mean']:.3f}"),
+        ("95 % interval", limits),
+        ("accuracy (WA)", f"{summary['wa']['mean']:.3f}"),
+        ("recordings", f"{summary['recordings']:,}"),
+        (over["over"], f"{over['units']:,}"),
+        ("seeds", f"{n_seeds}"),
+        ("calibration error", f"{summary['ece']['pooled']['after']:.3f}"),
+        ("before calibration", f"{summary['ece']['pooled']['before']:.3f}"),
+    ]
+    return Page(f"Cross-validation: {folder.name}", summary["title"], [], facts, score_sections(scored))

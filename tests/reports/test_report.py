@@ -1,0 +1,330 @@
+"""Report pages: complete, safe for any file name, small for any table, and usable in a browser."""
+
+import base64
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ser_batch.cli.app import main
+from ser_batch.inference.predictions import Prediction
+from ser_batch.inference.table import FORMATS, TableForm
+from ser_batch.models.bundles import shipped_bundle
+from ser_batch.records.folder import RecordFolder
+from ser_batch.reports.prediction_report import SHOWN_ROWS
+from tests.folding import LABELS, made_predictions, written
+
+FORM = TableForm(("anger", "joy", "neutral"))
+HOSTILE = '<script>alert("x")</script> & "quotes" \n$math$ ünï 日本.wav'
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def row(file: str, best: int = 0, confidence: float = 0.7, **changes: Any) -> Prediction:
+    shares = [(1.0 - confidence) / 2] * 3
+    shares[best] = confidence
+    values = {"end_secs": 2.0, "duration_secs": 2.0, "novelty": 0.5, "speaker": "voice-001"}
+    return Prediction(file, probabilities=tuple(shares), **(values | changes))
+
+
+def table(path: Path, rows: Iterable[Prediction], kind: str = "csv") -> Path:
+    with open(path, "wb") as file, FORMATS[kind](file, FORM, "abcdef012345") as append:
+        append(rows)
+    return path
+
+
+def report(path: Path, *options: str) -> str:
+    """The page of an output, without its downloads."""
+    out = path.with_name("report.html")
+    assert main(["report", str(path), "-o", str(out), "-q", *options]) == 0
+    return re.sub(r'href="data:[^"]*"', "", out.read_text(encoding="utf-8"))
+
+
+def facts(page: str) -> dict[str, str]:
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+
+
+def error(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["report", *map(str, arguments)]) in (1, 2)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+# --- prediction tables
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_a_table_of_any_format_is_counted(tmp_path: Path, kind: str) -> None:
+    rows = [row("a.wav", 0, 0.9), row("b.wav", 1, 0.5), row("c.wav", 1, 0.4, warnings=("quiet",))]
+    rows.append(Prediction("d.wav", error="holds 0 samples"))
+    page = report(table(tmp_path / f"preds.{kind}", rows, kind))
+    found = facts(page)
+    assert (found["recordings"], found["errors"], found["mean confidence"]) == ("4", "1", "0.60")
+    assert (found["audio"], found["model"]) == ("6.0 s", "abcdef012345")
+    assert "holds N samples" in page
+    assert "very low level" in page
+    assert "Timelines" not in page
+    assert "do not trust" not in page.lower()
+
+
+def test_names_are_text_not_markup(tmp_path: Path) -> None:
+    rows = [row(HOSTILE, speaker=HOSTILE), row(HOSTILE, 1, start_secs=2.0, end_secs=4.0, speaker=HOSTILE)]
+    page = report(table(tmp_path / "preds.csv", [*rows, Prediction(HOSTILE, error=f"'{HOSTILE}' is odd")]))
+    assert page.count("<script>") == 1  # the page's own
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in page
+
+
+def test_unlike_the_training_data_stands_first(tmp_path: Path) -> None:
+    rows = [row(f"{number}.wav", novelty=0.99, warnings=("unfamiliar",)) for number in range(3)]
+    page = report(table(tmp_path / "preds.csv", rows))
+    assert "3 of 3 rows are unlike the training data. Do not trust these predictions." in page
+
+
+def test_a_table_without_a_prediction(tmp_path: Path) -> None:
+    page = report(table(tmp_path / "errors.csv", [Prediction("a.wav", error="holds no samples")] * 2))
+    assert (facts(page)["recordings"], facts(page)["errors"]) == ("2", "2")
+
+
+def test_windows_are_a_timeline(tmp_path: Path) -> None:
+    rows = [
+        row(f"call-{call}.wav", window % 3, start_secs=5.0 * window, end_secs=5.0 * window + 10.0, duration_secs=60.0)
+        for call in range(20)
+        for window in range(11)
+    ]
+    page = report(table(tmp_path / "windows.csv", rows))
+    assert (facts(page)["recordings"], facts(page)["windows"], facts(page)["audio"]) == ("20", "220", "20.0 min")
+    assert page.count('<div class="strip"') == 12
+    assert "The first 12 of 20 recordings are shown." in page
+    assert 'title="5.0 to 15.0 s: joy 0.70"' in page
+    widths = [float(width) for width in re.findall(r"width:([\d.]+)%", page)]
+    assert sum(widths) == pytest.approx(12 * 100, abs=0.5)
+
+
+def large_table(path: Path, n_rows: int) -> Path:
+    rows = (
+        row(f"folder/{number:07d}.wav", number % 3, speaker=f"voice-{number % 5000:03d}") for number in range(n_rows)
+    )
+    return table(path, rows, "parquet")
+
+
+def test_a_large_table_has_a_small_page(tmp_path: Path) -> None:
+    page = report(large_table(tmp_path / "large.parquet", 20_000))
+    assert (tmp_path / "report.html").stat().st_size < 1.5e6
+    assert f"The first {SHOWN_ROWS:,} of 20,000 rows" in page
+    assert "for 300 of 5,000 speakers with the most rows" in page
+    assert facts(page)["recordings"] == "20,000"
+
+
+@pytest.mark.slow
+def test_a_million_rows_take_little_memory(tmp_path: Path) -> None:
+    path, out = large_table(tmp_path / "large.parquet", 1_000_000), tmp_path / "report.html"
+    command = [sys.executable, "-m", "ser_batch", "report", str(path), "-o", str(out), "-q"]
+    with subprocess.Popen(command) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < 600 << 10  # KiB
+    assert out.stat().st_size < 3e6
+    assert facts(out.read_text(encoding="utf-8"))["recordings"] == "1,000,000"
+
+
+# --- scores
+
+
+def truth_file(folder: Path, labels: dict[str, str]) -> Path:
+    path = folder / "truth.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "label"), *labels.items()])
+    return path
+
+
+def test_a_table_is_scored_by_true_labels(tmp_path: Path) -> None:
+    rows = [row("a.wav", 0), row("b.wav", 1), row("c.wav", 1, 0.9), row("d.wav", 2), row("e.wav", 2)]
+    path = table(tmp_path / "preds.csv", [*rows, Prediction("f.wav", error="holds no samples")])
+    known = {"a.wav": "anger", "b.wav": "joy", "c.wav": "anger", "d.wav": "rage", "f.wav": "joy", "x.wav": "joy"}
+    page = report(path, "--truth", str(truth_file(tmp_path, known)))
+    found = facts(page)
+    assert (found["UAR"], found["accuracy (WA)"], found["scored recordings"]) == ("0.750", "0.667", "3")
+    assert "does not have these labels: rage." in page
+    assert "2 files of the table without a true label or a prediction." in page
+    assert "2 files of truth.csv without a row of the table." in page
+    assert re.search(r"Mistakes.*c\.wav.*anger.*joy.*0\.900", page, re.DOTALL)
+
+
+def test_true_labels_of_other_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = table(tmp_path / "preds.csv", [row("a.wav")])
+    truth = truth_file(tmp_path, {"calls/a.wav": "anger"})
+    line = error(capfd, path, "-o", tmp_path / "r.html", "--truth", truth)
+    assert "has no file of the table with a label of the model (anger, joy, neutral); its files are calls/a.wav" in line
+    (tmp_path / "bad.csv").write_text("file,mood\na.wav,anger\n")
+    line = error(capfd, path, "-o", tmp_path / "r.html", "--truth", tmp_path / "bad.csv")
+    assert "has no column label" in line
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_cross_validation(tmp_path: Path) -> None:
+    folder = written(tmp_path / "cv", made_predictions())
+    page = report(folder, "--figures", str(tmp_path / "figures"))
+    assert {"UAR", "95 % interval", "calibration error", "seeds"} <= facts(page).keys()
+    assert facts(page)["seeds"] == "2"
+    for label in LABELS:
+        assert f">{label}</td>" in page
+    assert "Counts are over all 2 seeds." in page
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert names == [
+        f"{name}.{kind}" for name in ("confusion", "reliability", "speaker-uar") for kind in ("png", "svg")
+    ]
+    with Image.open(tmp_path / "figures" / "confusion.png") as picture:
+        assert min(picture.size) > 500
+
+
+def test_records_and_an_evaluation_of_them(tmp_path: Path, emodb_sample: Path) -> None:
+    shutil.copytree(emodb_sample, tmp_path / "wav")
+    (tmp_path / "wav" / "03a01Xx.wav").write_text("no audio")
+    records, evaluation = tmp_path / "records", tmp_path / "evaluation"
+    assert main(["build-records", str(tmp_path / "wav"), "-o", str(records), "-q", "--labels", "emodb"]) == 3
+    page = report(records)
+    assert (facts(page)["recordings"], facts(page)["errors"], facts(page)["labels"]) == ("14", "1", "7")
+    assert "Log-mel spectrogram of one recording of each label" in page
+    assert "1 recording that cannot be used" in page
+    command = ["evaluate", str(shipped_bundle().path), str(records), "-o", str(evaluation), "--split", "train", "-q"]
+    assert main(command) == 0
+    page = report(evaluation)
+    assert facts(page)["model"] == shipped_bundle().fingerprint[:12]
+    assert 0.5 < float(facts(page)["UAR"]) <= 1
+    assert "split train" in page
+
+
+def test_a_bundle(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(shipped_bundle().path, tmp_path / "bundle"))
+    (bundle / "history.csv").write_text(
+        "epoch,loss,val_loss,accuracy,val_accuracy\n1,2.0,1.9,.3,.35\n2,1.5,1.6,.6,.5\n"
+    )
+    page = report(bundle)
+    assert facts(page)["fingerprint"] == shipped_bundle().short_fingerprint
+    assert "last: training 1.500, validation 1.600" in page
+    assert "recipe: learning rate" in page
+
+
+def test_what_is_no_output_is_one_line(
+    tmp_path: Path, small_records: RecordFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "r.html"
+    assert "no such file or folder" in error(capfd, tmp_path / "none", "-o", page)
+    (tmp_path / "notes.txt").write_text("file,emotion\na.wav,anger\n")
+    assert "is not a prediction table" in error(capfd, tmp_path / "notes.txt", "-o", page)
+    path = table(tmp_path / "preds.csv", [row("a.wav")])
+    assert "end the name with .html" in error(capfd, path, "-o", tmp_path / "r.pdf")
+    assert "missing" in error(capfd, path, "-o", tmp_path / "none" / "r.html")
+    assert "is for prediction tables" in error(capfd, small_records.path, "-o", page, "--truth", path)
+    content = path.read_text().replace("0.700000", "many", 1)
+    path.write_text(content)
+    assert "row 1 is damaged (could not convert string to float: 'many')" in error(capfd, path, "-o", page)
+    assert not page.exists()
+
+
+def test_downloads_hold_what_is_shown(tmp_path: Path) -> None:
+    path = table(tmp_path / "preds.csv", [row("a.wav"), row("b,c.wav", 1)])
+    report(path)
+    page = path.with_name("report.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'href="data:text/csv;base64,([^"]*)" download="rows.csv"', page)
+    rows = list(csv.reader(base64.b64decode(data).decode().splitlines()))
+    assert [one[0] for one in rows] == ["file", "a.wav", "b,c.wav"]
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("install Chromium (Debian: apt-get install chromium) to open the pages in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_sorts_filters_and_changes_its_theme(tmp_path: Path, browser: Any, scheme: str) -> None:
+    rows = [row(f"{number}.wav", number % 3, 0.4 + 0.05 * number, novelty=0.1 * number) for number in range(10)]
+    path = table(tmp_path / "preds.csv", [*rows, row(HOSTILE, 1), Prediction("z.wav", error="holds no samples")])
+    report(path)
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    problems: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda problem: problems.append(str(problem)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.with_name("report.html").as_uri())
+
+    def shown(column: int) -> list[str]:
+        cells = page.locator(f"#rows tbody tr:visible td:nth-child({column})")
+        found: list[str] = cells.all_inner_texts()
+        return found
+
+    assert len(shown(1)) == 12
+    page.get_by_role("button", name="confidence").last.click()
+    ascending = [float(text) for text in shown(4) if text]
+    assert ascending == sorted(ascending)
+    assert shown(4)[-1] == ""  # an error has no confidence, and is last in both orders
+    page.get_by_role("button", name="confidence").last.click()
+    assert [float(text) for text in shown(4) if text] == ascending[::-1]
+    assert page.locator("#rows th[aria-sort]").get_attribute("aria-sort") == "descending"
+    page.locator('select[data-filter="emotion"]').select_option("joy")
+    assert set(shown(3)) == {"joy"}
+    page.get_by_label("Find").fill("4.wav")
+    assert shown(1) == ["4.wav"]
+    assert "1 of 12 rows" in page.locator("[data-count]").inner_text()
+
+    def background() -> str:
+        colour: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return colour
+
+    before = background()
+    page.get_by_role("button", name="Dark or light").click()
+    assert background() != before
+    page.get_by_role("button", name="Dark or light").click()
+    assert background() == before
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390  # nothing is wider than a phone
+    assert problems == []
+    assert requests == [page.url]
+    page.close()
+
+
+def test_text_is_legible_on_every_background(tmp_path: Path, browser: Any) -> None:
+    """Contrast of at least 4.5 (WCAG AA), in both themes."""
+    rows = [row(f"{number}.wav", number % 3, novelty=0.99, warnings=("unfamiliar",)) for number in range(4)]
+    report(table(tmp_path / "preds.csv", rows))
+
+    def luminance(colour: str) -> float:
+        channels = np.array([int(value) for value in re.findall(r"\d+", colour)[:3]]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto((tmp_path / "report.html").as_uri())
+        pairs = page.evaluate(
+            """() => [...document.querySelectorAll("p, dt, dd, th, td, figcaption, caption, a, h1, label")].map(one => {
+                let ground = one;
+                while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+                return [getComputedStyle(one).color, getComputedStyle(ground).backgroundColor, one.textContent];
+            })"""
+        )
+        assert len(pairs) > 30
+        for text, ground, content in pairs:
+            low, high = sorted((luminance(text), luminance(ground)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, content, text, ground)
+        page.close()
