@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 BIN := .venv/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo test test-slow lint docs lock clean
 
 demo: .venv/ready
 	$(BIN)/ser-batch infer tests/data/emodb -o preds.csv --restart
@@ -20,6 +20,9 @@ lint: .venv/ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
 # The environment, with exactly the versions that were tested.
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,4 +36,4 @@ lock:
 		--no-annotate --quiet --output-file requirements.txt
 
 clean:
-	rm -rf .venv preds.csv .preds.csv.parts dist
+	rm -rf .venv build preds.csv .preds.csv.parts dist

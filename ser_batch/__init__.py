@@ -12,6 +12,7 @@ __all__ = (
     "evaluate",
     "compare",
     "infer",
+    "tracks",
     "report",
     "load_bundle",
 )

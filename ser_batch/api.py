@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ser_batch.evaluation.compare import ModelComparison
     from ser_batch.evaluation.metrics import Scores
     from ser_batch.inference.infer import InferResult
+    from ser_batch.inference.tracks import TrackCounts
     from ser_batch.models.bundles import Bundle
     from ser_batch.records.build import BuildResult
     from ser_batch.records.estimates import Estimate
@@ -329,6 +330,19 @@ def infer(
     for note in notes:
         report(Note(note))
     return dataclasses.replace(result, model=bundle.short_fingerprint, adapt=adaptation, bases=listing.bases)
+
+
+def tracks(
+    table: str | os.PathLike[str], out: str | os.PathLike[str], *, table_format: str = "audacity"
+) -> TrackCounts:
+    """Write the label tracks of a prediction table. For the options see ``ser-batch tracks``.
+
+    Raises:
+        SerBatchError: ``table`` is not a prediction table, or a file cannot be written.
+    """
+    from ser_batch.inference.tracks import write_tracks
+
+    return write_tracks(Path(table), Path(out), table_format)
 
 
 def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:

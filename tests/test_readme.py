@@ -1,55 +1,72 @@
-"""The README cannot rot: its commands run, and every command and option stands in it."""
+"""README and docs: their commands run, their links lead somewhere, and all commands and options are in them."""
 
 import importlib
 import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from ser_batch.cli.app import app, main
 from ser_batch.models.bundles import shipped_bundle
-from ser_batch.training.recipes import RECIPES
+from tools.make_cli_docs import cli_page
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def shell_lines() -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+def shell_lines(page: Path) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line]
 
 
 def test_every_command_and_option_is_documented() -> None:
-    group = typer.main.get_command(app)
-    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == cli_page(), "run python tools/make_cli_docs.py"
+    group: Any = typer.main.get_command(app)
+    sections = dict(re.findall(r"^## ([a-z-]+)\n(.*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL))
+    rows = re.findall(r"^\| `([a-z-]+)", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(rows) == sorted(sections) == sorted(group.commands)
     for name, command in group.commands.items():
-        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
-        assert re.findall(r"`(--[a-z-]+)`", rows.get(name, "")) == [o for o in options if o != "--help"], name
+        for parameter in command.params:
+            if "--help" not in parameter.opts and parameter.param_type_name == "option":
+                assert re.search(rf"{max(parameter.opts, key=len)}[ `]", sections[name]), (name, parameter.opts)
 
 
-def test_its_commands_run(tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_their_commands_run(tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(emodb_sample, tmp_path / "recordings")
     shutil.copytree(emodb_sample, tmp_path / "calls")
-    front_end = RECIPES["default"].front_end
-    lines = shell_lines()
-    assert [line[1] for line in lines] == ["build-records", "train", "evaluate", "infer"]
+    lines = [line for page in (README, *PAGES[1:]) for line in shell_lines(page)]
+    assert [line[1] for line in shell_lines(README)] == ["infer", "report", "build-records", "train", "evaluate"]
+    assert len(lines) > 8
     for program, *arguments in lines:
         assert program == "ser-batch"
-        quick = ["--front-end", front_end] if arguments[0] == "build-records" else []
         few = ["--epochs", "1"] if arguments[0] == "train" else []
-        assert main([*arguments, *quick, *few]) == 0
+        assert main([*arguments, *few]) == 0, arguments
     assert len((tmp_path / "preds.csv").read_text().splitlines()) == 15
+    assert {"report.html", "records.html", "model.html", "evaluation.html"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
-def test_nothing_is_left_to_fill_in() -> None:
-    assert not re.findall(r"[A-Z]+_TABLE|TODO|TBD", README.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in(page: Path) -> None:
+    assert not re.findall(r"[A-Z]+_TABLE|TODO|TBD", page.read_text(encoding="utf-8"))
 
 
 def test_the_functions_it_names_exist() -> None:
-    names = re.findall(r"`(ser_batch(?:\.\w+)+)`", README.read_text(encoding="utf-8"))
+    names = re.findall(r"`(ser_batch(?:\.\w+)+)`", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
     assert len(names) >= 6
     for name in names:
         module, _, attribute = name.rpartition(".")

@@ -47,6 +47,7 @@ app.command()(evaluation.evaluate)
 app.command("cross-validate")(evaluation.cross_validate)
 app.command()(evaluation.compare)
 app.command()(inference.infer)
+app.command()(inference.tracks)
 app.command()(reports.info)
 app.command()(reports.report)
 

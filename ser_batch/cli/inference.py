@@ -1,4 +1,4 @@
-"""The command infer."""
+"""The commands infer and tracks."""
 
 import time
 from contextlib import nullcontext
@@ -108,3 +108,20 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
         _say(line, quiet)
     if summary.errors:
         raise typer.Exit(1 if summary.errors == summary.files else SOME_FAILED)
+
+
+def tracks(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Prediction table, best of infer --windows.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the files.")],
+    table_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="audacity, textgrid, rttm or elan.")
+    ] = "audacity",
+    quiet: Quiet = False,
+) -> None:
+    """Write label tracks: the emotions over time, one file for each recording.
+
+    Example: ser-batch tracks preds.csv -o tracks/ --format textgrid
+    """
+    counts = api.tracks(table, out, table_format=table_format)
+    without = f"; {pluralize(counts.without, 'row')} without a prediction" if counts.without else ""
+    _say(f"{out}: {pluralize(counts.files, 'file')} of {pluralize(counts.recordings, 'recording')}{without}", quiet)
