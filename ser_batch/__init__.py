@@ -4,7 +4,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = (
+_COMMANDS = (
     "build_records",
     "verify",
     "train",
@@ -14,14 +14,20 @@ __all__ = (
     "infer",
     "tracks",
     "report",
-    "load_bundle",
 )
+_FRAMES = ("load_bundle", "load_records", "read_predictions")
+
+__all__ = (*_COMMANDS, *_FRAMES)
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `ser_batch.api`, loaded on first use (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module 'ser_batch' has no attribute {name!r}")
-    from ser_batch import api
+    """The functions of `ser_batch.api` and `ser_batch.frames`, loaded on first use (PEP 562)."""
+    if name in _COMMANDS:
+        from ser_batch import api
 
-    return getattr(api, name)
+        return getattr(api, name)
+    if name in _FRAMES:
+        from ser_batch import frames
+
+        return getattr(frames, name)
+    raise AttributeError(f"module 'ser_batch' has no attribute {name!r}")

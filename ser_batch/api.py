@@ -312,7 +312,7 @@ def infer(
         from ser_batch.corpus.sources import refuse_own_table
 
         channels = parse_channels(channel) if channel is not None else None
-        bundle = load_bundle(model)
+        bundle = _bundle(model)
         refuse_own_table(_sources(source), os.fspath(out))
         listing = _with_speakers(_list(source, report), speaker_from, report)
         engine.start(len(listing.recordings), "ser_batch.inference.embeddings")
@@ -345,20 +345,16 @@ def tracks(
     return write_tracks(Path(table), Path(out), table_format)
 
 
-def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
-    """Open a model bundle; None: the shipped model.
+def _start(init: str | os.PathLike[str] | None) -> Bundle | None:
+    """The bundle whose weights a training starts from."""
+    return None if init is None else _bundle(None if init == "shipped" else init)
 
-    Raises:
-        BundleError: the bundle is missing, unfinished or damaged.
-    """
+
+def _bundle(path: str | os.PathLike[str] | None) -> Bundle:
+    """A bundle; None: the shipped model."""
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
     return shipped_bundle() if path is None else open_bundle(Path(path))
-
-
-def _start(init: str | os.PathLike[str] | None) -> Bundle | None:
-    """The bundle whose weights a training starts from."""
-    return None if init is None else load_bundle(None if init == "shipped" else init)
 
 
 def _list(source: Source, report: Report) -> Listing:

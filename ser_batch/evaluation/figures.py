@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -16,8 +17,8 @@ from ser_batch.storage.writing import open_atomically
 
 _LABELS_WITH_COUNTS = 20
 
-matplotlib.use("Agg")
-matplotlib.rcParams["text.parse_math"] = False  # a label may contain dollar signs
+# A label may contain dollar signs. The settings of the process, of a notebook for instance, are left as they are.
+_as_text = partial(matplotlib.rc_context, {"text.parse_math": False})
 
 
 def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
@@ -25,6 +26,7 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
     _write(draw_confusion(confusion, labels, title), path)
 
 
+@_as_text()
 def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str) -> Figure:
     """A confusion matrix: shaded by the share of each true label, with counts if labels are few.
 
@@ -68,6 +70,7 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
     _write(draw_reliability({"before calibration": before, "after calibration": after}, title), path)
 
 
+@_as_text()
 def draw_reliability(found: Mapping[str, Reliability], title: str) -> Figure:
     """A reliability diagram: accuracy over confidence, and below it the number of predictions.
 
@@ -96,7 +99,7 @@ def draw_reliability(found: Mapping[str, Reliability], title: str) -> Figure:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    with open_atomically(path, "wb") as file:
+    with open_atomically(path, "wb") as file, _as_text():
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
 
 

@@ -166,17 +166,21 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
     Raises:
         RecordsError: the selection is empty, or a shard is damaged.
     """
+    batches = log_mels_and_labels(records, selection).padded_batch(batch_size, padding_values=(PADDING_DB, np.int64(0)))
+    with damage_as_records_error(records):
+        for log_mels, labels in batches.prefetch(tf.data.AUTOTUNE):
+            yield Batch(log_mels.numpy(), labels.numpy())
+
+
+def log_mels_and_labels(records: RecordFolder, selection: Selection) -> tf.data.Dataset:
+    """Elements ``(log_mel, label)`` in the manifest's order: float32 ``(n_mels, n_frames)``, and int64."""
 
     @without_autograph
     def to_pair(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = parse_tensors(serialized, records.front_end.shape)
         return features["log_mel"], features["label"]
 
-    parsed = serialized_examples(records, selection, shards_at_once=1).map(to_pair, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = parsed.padded_batch(batch_size, padding_values=(PADDING_DB, np.int64(0)))
-    with damage_as_records_error(records):
-        for log_mels, labels in batches.prefetch(tf.data.AUTOTUNE):
-            yield Batch(log_mels.numpy(), labels.numpy())
+    return serialized_examples(records, selection, 1).map(to_pair, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 @contextmanager
