@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ser_batch.errors import UsageError
 from ser_batch.events import Note, Report, ignore, progress_of
 from ser_batch.formatting import pluralize
-from ser_batch.runtime.local import LocalEngine
+from ser_batch.runtime.local import AUDIO_WORKER_BYTES, LocalEngine
+from ser_batch.runtime.ray_engine import RayEngine
 from ser_batch.runtime.resources import usable_cpus
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def build_records(
     num_shards: int | None = None,
     seed: int = 0,
     workers: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     restart: bool = False,
     report: Report = ignore,
 ) -> BuildResult:
@@ -55,11 +59,11 @@ def build_records(
         SerBatchError: nothing in ``source`` can be used, or ``out`` cannot be written.
     """
     choice = (labels, label_map, front_end, channel, split, fractions, num_shards, seed)
-    with LocalEngine(workers or usable_cpus()) as engine:
-        plan, bases = _plan_build(source, *choice, engine, report)
+    with _engine(engine, workers, ray_address) as running:
+        plan, bases = _plan_build(source, *choice, running, report)
         from ser_batch.records.build import build_records as build
 
-        result = build(plan, Path(out), engine, restart, progress_of(report))
+        result = build(plan, Path(out), running, restart, progress_of(report))
     return dataclasses.replace(result, bases=bases)
 
 
@@ -100,7 +104,7 @@ def _plan_build(
     fractions: str,
     num_shards: int | None,
     seed: int,
-    engine: LocalEngine,
+    engine: LocalEngine | RayEngine,
     report: Report,
 ) -> tuple[BuildPlan, dict[str, str]]:
     engine.start(1, "ser_batch.records.shards")  # first: its imports are as slow as those here
@@ -135,6 +139,8 @@ def verify(
     *,
     source: Source | None = None,
     workers: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     report: Report = ignore,
 ) -> list[Problem]:
     """Check a record folder and return its problems. For the options see ``ser-batch verify``.
@@ -147,8 +153,8 @@ def verify(
 
     folder = open_records(Path(records))
     listing = _list(source, ignore) if source is not None else None
-    with LocalEngine(workers or usable_cpus()) as engine:
-        return verify_records(folder, engine, listing, progress_of(report))
+    with _engine(engine, workers, ray_address) as running:
+        return verify_records(folder, running, listing, progress_of(report))
 
 
 def train(
@@ -228,6 +234,8 @@ def cross_validate(
     adapt: str = "none",
     seed: int = 0,
     workers: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     restart: bool = False,
     report: Report = ignore,
 ) -> bool:
@@ -251,8 +259,10 @@ def cross_validate(
 
     start = _start(init)
     options = CrossValidationOptions(rule, folds, seeds, seed, parse_adaptation(adapt), start)
-    with LocalEngine(parallel_folds(folder, workers or usable_cpus()), worker_bytes=None) as engine:
-        return run(folder, Path(out), chosen, options, engine, restart, report)
+    if engine == "local":
+        workers = parallel_folds(folder, workers or usable_cpus())
+    with _engine(engine, workers, ray_address, worker_bytes=None) as running:
+        return run(folder, Path(out), chosen, options, running, restart, report)
 
 
 def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:
@@ -297,6 +307,8 @@ def infer(
     labels: str | None = None,
     label_map: str | os.PathLike[str] | None = None,
     workers: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     update: bool = False,
     restart: bool = False,
     report: Report = ignore,
@@ -306,8 +318,8 @@ def infer(
     Raises:
         SerBatchError: ``source`` cannot be listed, the model is damaged, or ``out`` cannot be written.
     """
-    with LocalEngine(workers or usable_cpus()) as engine:
-        engine.start(1, "ser_batch.inference.embeddings")  # first: its imports are as slow as those here
+    with _engine(engine, workers, ray_address) as running:
+        running.start(1, "ser_batch.inference.embeddings")  # first: its imports are as slow as those here
         from ser_batch.audio.channels import parse_channels
         from ser_batch.corpus.sources import refuse_own_table
 
@@ -315,7 +327,7 @@ def infer(
         bundle = _bundle(model)
         refuse_own_table(_sources(source), os.fspath(out))
         listing = _with_speakers(_list(source, report), speaker_from, report)
-        engine.start(len(listing.recordings), "ser_batch.inference.embeddings")
+        running.start(len(listing.recordings), "ser_batch.inference.embeddings")
         from ser_batch.corpus.labels import read_label_map
         from ser_batch.inference.adaptation import choose_adaptation
         from ser_batch.inference.infer import InferOptions
@@ -326,7 +338,7 @@ def infer(
         changes = read_label_map(Path(label_map)) if label_map is not None else {}
         chosen = choose_labels(labels, changes, bundle) if labels is not None or changes else None
         options = InferOptions(windows, table_format, restart, update, channels, adaptation, chosen)
-        result = run(listing, bundle, os.fspath(out), engine, options, progress_of(report))
+        result = run(listing, bundle, os.fspath(out), running, options, progress_of(report))
     for note in notes:
         report(Note(note))
     return dataclasses.replace(result, model=bundle.short_fingerprint, adapt=adaptation, bases=listing.bases)
@@ -343,6 +355,18 @@ def tracks(
     from ser_batch.inference.tracks import write_tracks
 
     return write_tracks(Path(table), Path(out), table_format)
+
+
+def _engine(
+    name: str, workers: int | None, ray_address: str | None, worker_bytes: int | None = AUDIO_WORKER_BYTES
+) -> LocalEngine | RayEngine:
+    if name == "ray":
+        return RayEngine(workers, ray_address, worker_bytes)
+    if name != "local":
+        raise UsageError(f"--engine {name}: no such engine; choose one of local, ray")
+    if ray_address is not None:
+        raise UsageError(f"--ray-address {ray_address}: is for --engine ray")
+    return LocalEngine(workers or usable_cpus(), worker_bytes)
 
 
 def _start(init: str | os.PathLike[str] | None) -> Bundle | None:

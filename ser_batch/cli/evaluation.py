@@ -10,10 +10,12 @@ from ser_batch import api
 from ser_batch.cli.console import _print, _say, reporting
 from ser_batch.cli.options import (
     ClassWeight,
+    EngineName,
     Epochs,
     Init,
     Normalise,
     Quiet,
+    RayAddress,
     RecipeName,
     Restart,
     ScoredAdapt,
@@ -22,7 +24,6 @@ from ser_batch.cli.options import (
     Workers,
 )
 from ser_batch.runtime.process import prepare_tensorflow
-from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
 
 
@@ -67,7 +68,9 @@ def cross_validate(
     init: Init = None,
     adapt: ScoredAdapt = "none",
     seed: Seed = 0,
-    workers: Workers = usable_cpus(),
+    workers: Workers = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -95,6 +98,8 @@ def cross_validate(
             adapt=adapt,
             seed=seed,
             workers=workers,
+            engine=engine,
+            ray_address=ray_address,
             restart=restart,
             report=report,
         )

@@ -9,9 +9,8 @@ import typer
 
 from ser_batch import __version__, api
 from ser_batch.cli.console import SOME_FAILED, _list_errors, _say, reporting
-from ser_batch.cli.options import Adapt, Quiet, Restart, Sources, Workers
+from ser_batch.cli.options import Adapt, EngineName, Quiet, RayAddress, Restart, Sources, Workers
 from ser_batch.formatting import pluralize
-from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
 
 if TYPE_CHECKING:
@@ -61,7 +60,9 @@ def infer(
     label_map: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Rename, merge or drop labels of the model: columns from, to.")
     ] = None,
-    workers: Workers = usable_cpus(),
+    workers: Workers = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
     quiet: Quiet = False,
@@ -86,6 +87,8 @@ def infer(
             labels=labels,
             label_map=label_map,
             workers=workers,
+            engine=engine,
+            ray_address=ray_address,
             update=update,
             restart=restart,
             report=report,

@@ -5,7 +5,15 @@ from typing import Annotated
 import typer
 
 Workers = Annotated[
-    int, typer.Option("--workers", "-j", min=1, metavar="N", help="Worker processes.", show_default="usable CPUs")
+    int | None,
+    typer.Option("--workers", "-j", min=1, metavar="N", help="Worker processes.", show_default="all CPUs"),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", metavar="NAME", help="local: this machine; ray: the nodes of a Ray cluster.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Ray cluster.", show_default="RAY_ADDRESS, or the one on this machine"),
 ]
 Sources = Annotated[
     list[str],

@@ -9,7 +9,7 @@ import typer
 
 from ser_batch import api
 from ser_batch.cli.console import _LISTED_ERRORS, SOME_FAILED, _list_errors, _print, _say, reporting
-from ser_batch.cli.options import Quiet, Restart, Seed, Sources, Workers
+from ser_batch.cli.options import EngineName, Quiet, RayAddress, Restart, Seed, Sources, Workers
 from ser_batch.formatting import part_named, pluralize
 from ser_batch.runtime.resources import usable_cpus
 from ser_batch.runtime.signals import resumable
@@ -45,7 +45,9 @@ def build_records(
         int | None, typer.Option(min=1, metavar="N", help="Shards per split.", show_default="by number of recordings")
     ] = None,
     seed: Seed = 0,
-    workers: Workers = usable_cpus(),
+    workers: Workers = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     restart: Restart = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     quiet: Quiet = False,
@@ -70,10 +72,11 @@ def build_records(
         if dry_run:
             from ser_batch.reports.info import describe_plan
 
-            _print(describe_plan(*api.plan_records(source, **choice, report=report), workers))
+            _print(describe_plan(*api.plan_records(source, **choice, report=report), workers or usable_cpus()))
             return
         with resumable():
-            result = api.build_records(source, out, **choice, restart=restart, report=report)
+            cluster: dict[str, Any] = {"engine": engine, "ray_address": ray_address}
+            result = api.build_records(source, out, **choice, **cluster, restart=restart, report=report)
     _report_build(result, out, time.perf_counter() - began, quiet)
 
 
@@ -103,7 +106,9 @@ def verify(
             show_default="no",
         ),
     ] = None,
-    workers: Workers = usable_cpus(),
+    workers: Workers = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     quiet: Quiet = False,
 ) -> None:
     """Check a record folder.
@@ -116,7 +121,9 @@ def verify(
 
     began = time.perf_counter()
     with reporting("verifying", quiet) as report:
-        problems = api.verify(records, source=source or None, workers=workers, report=report)
+        problems = api.verify(
+            records, source=source or None, workers=workers, engine=engine, ray_address=ray_address, report=report
+        )
     for problem in problems[:_LISTED_ERRORS]:
         _say(f"error: {problem}")
     if len(problems) > _LISTED_ERRORS:

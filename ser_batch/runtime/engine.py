@@ -3,6 +3,7 @@
 A task is idempotent: an engine may run it again, and the outcome is the same.
 """
 
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,14 @@ class Engine(Protocol):
             tasks: read as workers become free.
         """
         ...
+
+
+def check_result(result: Result) -> Result:
+    """The result of a task, after a check of its size."""
+    size = len(pickle.dumps(result))
+    if size > RESULT_BYTES:
+        raise RuntimeError(f"a task returned {size:,} bytes; it may return {RESULT_BYTES:,}, and writes the rest")
+    return result
 
 
 def crashing_items(engine: Engine, probe: Callable[[Sequence[Item]], object], items: Sequence[Item]) -> dict[Item, str]:

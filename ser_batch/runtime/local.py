@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import multiprocessing
 import os
-import pickle
 import resource
 import signal
 import threading
@@ -18,7 +17,7 @@ from multiprocessing.context import SpawnContext
 from typing import Any
 
 from ser_batch.errors import WorkerError
-from ser_batch.runtime.engine import RESULT_BYTES, STALL_SECS, Outcome, Result, Task, watch_this_process
+from ser_batch.runtime.engine import STALL_SECS, Outcome, Result, Task, check_result, watch_this_process
 from ser_batch.runtime.process import keep_freed_memory, native_code_silenced, silence_native_code
 from ser_batch.runtime.signals import cleanup_on_signal, signals_deferred
 
@@ -209,8 +208,4 @@ def _end_with_parent() -> None:
 
 
 def _run(function: Callable[[Task], Result], task: Task) -> Result:
-    result = function(task)
-    size = len(pickle.dumps(result))
-    if size > RESULT_BYTES:
-        raise RuntimeError(f"a task returned {size:,} bytes; it may return {RESULT_BYTES:,}, and writes the rest")
-    return result
+    return check_result(function(task))

@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import re
+import socket
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,9 @@ from ser_batch.errors import OutputError
 
 # Temporary files that remain if the process is killed during a write.
 PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
+
+# Hosts that write into one folder may have processes of one number.
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 _open_partials: set[Path] = set()
 
@@ -36,7 +41,7 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises:
         OSError: the file cannot be written; ``filename`` is set.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     _open_partials.add(partial)
     try:
