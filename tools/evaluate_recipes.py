@@ -52,9 +52,9 @@ def run_task(task: Task) -> float:
         one_thread()
         began, records = time.perf_counter(), open_records(task.records)
         fold = make_folds(fold_rows(records), "speaker", task.n_folds, task.seed)[task.number]
-        bundle = train_fold(
-            records, task.path.with_suffix(""), find_recipe(task.recipe), task.seed, fold, {"fold": fold.name}
-        )
+        folder, features = task.path.with_suffix(""), task.folder / "features"
+        recipe, sides = find_recipe(task.recipe), {"fold": fold.name}
+        bundle = train_fold(records, folder, recipe, task.seed, fold, sides, features=features)
         found = {
             adapt: [asdict(one) for one in predict_fold(bundle, records, task.seed, fold, adapt)]
             for adapt in get_args(Adaptation)

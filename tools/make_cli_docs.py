@@ -16,6 +16,15 @@ _BEGIN = """# Command line
 
 Every command has `--help`. Exit codes: 0 all done; 1 failed, or no input could be used; 2 wrong usage; 3 finished, but
 some inputs failed; 130 interrupted; 143 terminated. This page is written by `python tools/make_cli_docs.py`.
+
+`ser-batch --config FILE.toml COMMAND …` takes options from a file: a table for each command, with the long names of its
+options. The command line wins. `ser-batch --print-config COMMAND …` prints the options of a command as such a table.
+
+    [infer]
+    adapt = "none"
+    workers = 4
+
+`ser-batch --install-completion` installs completion for the shell.
 """
 
 

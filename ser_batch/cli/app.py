@@ -2,13 +2,15 @@
 
 import re
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from ser_batch import __version__
 from ser_batch.cli import evaluation, inference, records, reports, training
-from ser_batch.cli.console import _say
+from ser_batch.cli.config import configured, effective
+from ser_batch.cli.console import _print, _say
 from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.storage.filesystems import url_problem
 from ser_batch.storage.writing import os_error_line
@@ -20,7 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -36,8 +37,15 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Options of commands, a table for each; the command line wins."),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the options of the command as TOML, and do nothing else.")
+    ] = False,
 ) -> None:
-    pass
+    pass  # `configured` has taken config and print_config from the command line
 
 
 app.command("build-records")(records.build_records)
@@ -65,8 +73,13 @@ def _refuse_urls(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        _refuse_urls(sys.argv[1:] if arguments is None else arguments)
-        app(arguments)
+        group: Any = typer.main.get_command(app)
+        arguments, is_printed = configured(sys.argv[1:] if arguments is None else arguments, group.commands)
+        _refuse_urls(arguments)
+        if is_printed:
+            _print([effective(group.commands[arguments[0]], arguments[0], arguments[1:])])
+        else:
+            app(arguments)
     except SystemExit as end:
         return int(end.code or 0)
     except SerBatchError as error:
