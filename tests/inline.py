@@ -14,12 +14,11 @@ class Inline:
 
 
 class Dying(Inline):
-    """Whose workers end on every task of one function; None: of every function."""
+    """Whose workers end on every task of one function, and do nothing with others; None: they end on all."""
 
     def __init__(self, dies_at: Callable[[Any], Any] | None = None) -> None:
         self._dies_at = dies_at
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Outcome[Any, Any]]:
-        if self._dies_at not in (None, function):
-            return super().map(function, tasks)
-        return (Outcome(task, None, "the worker was killed") for task in tasks)
+        failure = "the worker was killed" if self._dies_at in (None, function) else None
+        return (Outcome(task, None, failure) for task in tasks)
