@@ -35,6 +35,7 @@ _SUFFIXES = {
     ".pq": "parquet",
 }
 _ROWS_PER_GROUP = 1 << 14
+_ROWS_PER_READ = 1 << 12  # as Python objects, rows take much more memory than in Arrow
 
 # Appends the rows of some predictions.
 Append = Callable[[Iterable[Prediction]], None]
@@ -274,7 +275,7 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(_ROWS_PER_READ):
             yield from batch.to_pylist()
 
 
