@@ -60,8 +60,12 @@ class ResumableOutput:
     is_finished: bool
 
     def finish(self) -> None:
-        """Remove the folder of parts. Call it after writing the file that marks the output as finished."""
+        """Remove unfinished work. Call it after writing the file that marks the output as finished.
+
+        Partial files may be there, too: of tasks whose node was lost, and which ran again on another one.
+        """
         shutil.rmtree(self.parts, ignore_errors=True)
+        drop_partials(self.path)
 
 
 @contextmanager

@@ -56,6 +56,14 @@ def test_what_was_made_from_something_else_is_refused_and_kept(tmp_path: Path, f
         assert (output.is_finished, names(output.parts)) == (False, {"identity.json"})
 
 
+def test_what_a_lost_worker_left_is_not_in_a_finished_output(tmp_path: Path) -> None:
+    with open_output(tmp_path, KIND, {"seed": 1}) as output:
+        (tmp_path / ".data.0bbfd16a-17.partial").write_text("half")
+        write_json(tmp_path / KIND.complete, {"seed": 1})
+        output.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({KIND.complete, LOCK})
+
+
 def test_what_lost_nothing_is_begun_anew(tmp_path: Path) -> None:
     with open_output(tmp_path, KIND, {"seed": 1}):
         pass
