@@ -15,19 +15,19 @@ _COMMANDS = (
     "tracks",
     "report",
 )
-_FRAMES = ("load_bundle", "load_records", "read_predictions")
+_NOTEBOOKS = ("load_bundle", "load_records", "read_predictions")
 
-__all__ = (*_COMMANDS, *_FRAMES)
+__all__ = (*_COMMANDS, *_NOTEBOOKS)
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `ser_batch.api` and `ser_batch.frames`, loaded on first use (PEP 562)."""
+    """The functions of `ser_batch.api` and `ser_batch.notebooks`, loaded on first use (PEP 562)."""
     if name in _COMMANDS:
         from ser_batch import api
 
         return getattr(api, name)
-    if name in _FRAMES:
-        from ser_batch import frames
+    if name in _NOTEBOOKS:
+        from ser_batch import notebooks
 
-        return getattr(frames, name)
+        return getattr(notebooks, name)
     raise AttributeError(f"module 'ser_batch' has no attribute {name!r}")

@@ -85,10 +85,10 @@ def test_a_script_without_a_guard_is_an_error_and_not_a_table_of_errors(emodb_sa
 
 
 def test_the_examples_of_the_docstrings_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ser_batch import frames
+    from ser_batch import notebooks
 
     monkeypatch.chdir(Path(__file__).parent.parent)
-    result = doctest.testmod(frames)
+    result = doctest.testmod(notebooks)
     assert result.attempted >= 4
     assert result.failed == 0
 

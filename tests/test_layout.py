@@ -11,7 +11,7 @@ PACKAGE = Path(ser_batch.__file__).parent
 # From the top down; imports run down only.
 WINGS = [
     "cli",
-    "frames",
+    "notebooks",
     "api",
     "events",
     "reports",

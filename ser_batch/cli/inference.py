@@ -25,6 +25,24 @@ _ADAPTED = {
 }
 
 
+_SpeakerFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Speakers: folder, or regex:PATTERN with (?P<speaker>…).",
+        show_default="a CSV's column speaker",
+    ),
+]
+_Channel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mean|N|each",
+        help="Mean of all channels, one channel (from 0), or rows for each.",
+        show_default="as in training",
+    ),
+]
+
+
 def infer(
     source: Sources,
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Table to write; - for standard output.")],
@@ -36,22 +54,8 @@ def infer(
         str | None,
         typer.Option("--format", metavar="NAME", help="csv, parquet or jsonl.", show_default="by --out's suffix"),
     ] = None,
-    speaker_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="Speakers: folder, or regex:PATTERN with (?P<speaker>…).",
-            show_default="a CSV's column speaker",
-        ),
-    ] = None,
-    channel: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mean|N|each",
-            help="Mean of all channels, one channel (from 0), or rows for each.",
-            show_default="as in training",
-        ),
-    ] = None,
+    speaker_from: _SpeakerFrom = None,
+    channel: _Channel = None,
     adapt: Adapt = None,
     labels: Annotated[
         str | None,

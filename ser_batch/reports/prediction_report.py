@@ -288,7 +288,7 @@ class _Truth:
         path: of the CSV.
         labels: the true label of each file.
         sums: of the probabilities of the rows of each file.
-        files: number of files of the table.
+        without: files of the table without a true label or a prediction.
     """
 
     path: Path

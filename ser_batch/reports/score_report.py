@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from ser_batch.storage.outputs import read_own_json
 
 _SHOWN_MISTAKES = 30
 _SHOWN_SPEAKERS = 40
+_LISTED_SPEAKERS = 300
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,19 @@ class Scored:
             ("confidence - accuracy", f"{gap:+.2f}"),
         ]
         own_notes = [f"Without recordings, and not in the UAR: {', '.join(scores.absent)}."] if scores.absent else []
-        return cls(scores, reliabilities, mistakes, {}, {}, [*own_notes, *notes], facts)
+        of_speakers = _speaker_scores(truth, found, speakers, labels) if speakers else {}
+        return cls(scores, reliabilities, mistakes, {}, of_speakers, [*own_notes, *notes], facts)
+
+
+def _speaker_scores(
+    truth: NDArray[np.int64], found: NDArray[np.int64], speakers: Sequence[str], labels: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Recordings, UAR and WA of each known speaker."""
+    names = np.array(speakers, dtype=object)
+    scores = {name: score(truth[names == name], found[names == name], labels) for name in sorted({*speakers} - {""})}
+    return {
+        name: {"recordings": float(one.confusion.sum()), "uar": one.uar, "wa": one.wa} for name, one in scores.items()
+    }
 
 
 def score_sections(scored: Scored) -> list[Section]:
@@ -134,8 +147,13 @@ def _label_table(scored: Scored) -> Table:
 def _speaker_section(speakers: Mapping[str, Mapping[str, float]]) -> Section:
     ranked = sorted(speakers.items(), key=lambda item: (item[1]["uar"], item[0]))
     rows = [(name, int(one["recordings"]), float(one["uar"]), float(one["wa"])) for name, one in ranked]
-    table = Table("speakers", "Scores of each speaker", ["speaker", "recordings", "UAR", "WA"], rows)
-    shown = ranked if len(ranked) <= _SHOWN_SPEAKERS else [*ranked[: _SHOWN_SPEAKERS // 2], *ranked[-20:]]
+    caption = "Scores of each speaker, the lowest UAR first"
+    if len(rows) > _LISTED_SPEAKERS:
+        caption += f", {_LISTED_SPEAKERS} of {len(rows):,}"
+    table = Table("speakers", caption, ["speaker", "recordings", "UAR", "WA"], rows[:_LISTED_SPEAKERS])
+    shown = ranked
+    if len(ranked) > _SHOWN_SPEAKERS:
+        shown = [*ranked[: _SHOWN_SPEAKERS // 2], *ranked[-_SHOWN_SPEAKERS // 2 :]]
     names, values = [name for name, _ in shown], [float(one["uar"]) for _, one in shown]
     picture = Picture(
         "speaker-uar",
@@ -188,9 +206,7 @@ def cross_validation_page(folder: Path) -> Page:
         table.file.tolist(), truth, probabilities, scores, {"after calibration": after}, notes, table.speaker.tolist()
     )
     intervals = {label: one["recall_interval"] for label, one in summary["classes"].items()}
-    scored = Scored(
-        base.scores, base.reliabilities, base.mistakes, intervals, summary["speakers"], base.notes, base.facts
-    )
+    scored = replace(base, recall_intervals=intervals, speakers=summary["speakers"])
     interval, over = summary["uar"]["interval"], summary["interval"]
     limits = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
     facts = [

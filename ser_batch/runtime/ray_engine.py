@@ -10,6 +10,7 @@ import resource
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ser_batch.errors import WorkerError
@@ -106,7 +107,7 @@ def _run(function: Callable[[Task], Result], task: Task, folder: str, worker_byt
     global _is_set_up
     if not _is_set_up:
         if worker_bytes is not None:
-            pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0])  # noqa: SIM115
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
             limit = pages * os.sysconf("SC_PAGE_SIZE") + worker_bytes
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
         watch_this_process()

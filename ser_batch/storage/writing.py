@@ -5,9 +5,8 @@ import errno
 import json
 import os
 import re
-import socket
+import secrets
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ from ser_batch.errors import OutputError
 # Temporary files that remain if the process is killed during a write.
 PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
 
-# Hosts that write into one folder may have processes of one number.
-_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+# Processes of several hosts that write into one folder may have one number, and containers also one host name.
+_TOKEN = secrets.token_hex(4)
 
 _open_partials: set[Path] = set()
 
@@ -41,7 +40,7 @@ def open_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises:
         OSError: the file cannot be written; ``filename`` is set.
     """
-    partial = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_TOKEN}-{os.getpid()}.partial")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     _open_partials.add(partial)
     try:

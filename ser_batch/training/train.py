@@ -81,18 +81,11 @@ def train(
     _check_records(records, recipe)
     initial = initial_weights(init, records, recipe) if init else None
     sides = sides or split_train_validation(records)
-    identity = {
-        "records": records.fingerprint,
-        "recipe": recipe.to_json(),
-        "seed": seed,
-        "precision": precision,
-        "init": init and init.fingerprint,
-        "examples": sides.description,
-    }
+    identity = {"records": records.fingerprint, "recipe": recipe.to_json(), "seed": seed, "precision": precision}
+    identity |= {"init": init and init.fingerprint, "examples": sides.description}
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished:
-            n_epochs = sum(part.epochs for part in recipe.parts.values())
-            return TrainingResult(_checked_bundle(folder), True, n_epochs)
+            return TrainingResult(_checked_bundle(folder), True, sum(part.epochs for part in recipe.parts.values()))
         notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
         if init and initial:
             notes.append(initial.note(init))

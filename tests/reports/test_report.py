@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,11 @@ def test_records_and_an_evaluation_of_them(tmp_path: Path, emodb_sample: Path) -
     assert facts(page)["model"] == shipped_bundle().fingerprint[:12]
     assert 0.5 < float(facts(page)["UAR"]) <= 1
     assert "split train" in page
+    assert "UAR of each speaker" in page
+    with open(evaluation / "predictions.csv", encoding="utf-8", newline="") as file:
+        speakers = Counter(one["speaker"] for one in csv.DictReader(file))
+    for speaker, count in speakers.items():
+        assert re.search(rf">{speaker}</td><td[^>]*>{count}</td>", page)
 
 
 def test_a_bundle(tmp_path: Path) -> None:
@@ -300,6 +306,36 @@ def test_a_page_sorts_filters_and_changes_its_theme(tmp_path: Path, browser: Any
     assert problems == []
     assert requests == [page.url]
     page.close()
+
+
+def test_every_kind_of_page_opens_on_a_phone(tmp_path: Path, small_records: RecordFolder, browser: Any) -> None:
+    windows = [
+        row("call.wav", part % 3, start_secs=5.0 * part, end_secs=5.0 * part + 10.0, duration_secs=60.0)
+        for part in range(11)
+    ]
+    outputs = [
+        Path(shutil.copytree(small_records.path, tmp_path / "records")),
+        Path(shutil.copytree(shipped_bundle().path, tmp_path / "bundle")),
+        written(tmp_path / "cv", made_predictions()),
+        table(tmp_path / "windows.csv", windows),
+    ]
+    problems: list[str] = []
+    requests: list[str] = []
+    for output in outputs:
+        report(output)
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda problem: problems.append(str(problem)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(output.with_name("report.html").as_uri())
+        assert page.locator("h1").inner_text()
+        assert page.locator("main section").count() >= 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.locator("th button").first.click()
+        assert page.locator("th[aria-sort]").count() == 1
+        page.close()
+    assert problems == []
+    assert set(requests) == {(tmp_path / "report.html").as_uri()}
 
 
 def test_text_is_legible_on_every_background(tmp_path: Path, browser: Any) -> None:

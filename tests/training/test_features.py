@@ -8,32 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ser_batch.corpus.labels import label_recordings
-from ser_batch.corpus.sources import list_source
-from ser_batch.corpus.splits import SplitPlan
 from ser_batch.errors import RecordsError, UsageError
 from ser_batch.models.normalisation import SpeakerScales, within_speakers
-from ser_batch.records.build import build_records
 from ser_batch.records.folder import RecordFolder, open_records
-from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.records.reader import Selection, manifest_column, row_selection, split_selection
-from ser_batch.runtime.local import LocalEngine
 from ser_batch.training.feature_store import FeatureStore, copy_seeds
 from ser_batch.training.features import FunctionalSet, example_labels
 from ser_batch.training.recipes import Augmentation, Recipe, find_recipe
-from tests.frontends import KEPT
 from tests.recipes import PLAIN
 
 VARIED = PLAIN.replace(normalise="speaker", augmentation=Augmentation(channel_share=1.0), copies=2, batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> RecordFolder:
-    """Fourteen examples, in several shards."""
-    options = BuildOptions(KEPT, SplitPlan(), num_shards=4)
-    plan = plan_build(label_recordings(list_source(str(emodb_sample))), options)
-    with LocalEngine(2) as engine:
-        return build_records(plan, tmp_path_factory.mktemp("datasets") / "records", engine).records
 
 
 @pytest.fixture(scope="module")
