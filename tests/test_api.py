@@ -138,9 +138,12 @@ def test_a_table_of_any_format_is_one_frame(emodb_sample: Path, tmp_path: Path) 
 
 
 def test_pictures_leave_the_settings_of_a_notebook(tmp_path: Path) -> None:
-    import matplotlib as mpl
-
-    before = mpl.get_backend(), dict(mpl.rcParams)
     folder = written(tmp_path / "cv", made_predictions())
-    ser_batch.report(folder, tmp_path / "page.html", figures=tmp_path / "figures")
-    assert (mpl.get_backend(), dict(mpl.rcParams)) == before
+    code = (
+        "import matplotlib as mpl; mpl.use('pdf'); before = dict(mpl.rcParams); import ser_batch; "
+        f"ser_batch.report({str(folder)!r}, {str(tmp_path / 'page.html')!r}, figures={str(tmp_path / 'figures')!r}); "
+        "assert mpl.get_backend() == 'pdf'; assert dict(mpl.rcParams) == before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # before any import of plots
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "figures").iterdir())) == 6
