@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from ser_batch.errors import UsageError
+from ser_batch.errors import OutputError, UsageError
 from ser_batch.inference.table import read_rows
 from ser_batch.storage.writing import open_atomically, os_errors_named
 
@@ -92,6 +92,8 @@ def write_tracks(table: Path, folder: Path, kind: str) -> TrackCounts:
     """
     if kind not in KINDS:
         raise UsageError(f"--format {kind}: no such format; choose one of {', '.join(KINDS)}")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is not a folder; choose another --out for the files of the tracks")
     suffix, write = KINDS[kind]
     names: dict[str, int] = {}
     n_files = n_without = 0

@@ -305,7 +305,10 @@ class _Truth:
         """
         table = read_csv(path, ("file", "label"), ALIASES)
         if missing := {"file", "label"} - table.columns:
-            raise SourceError(f"--truth {path}: has no column {' and no column '.join(sorted(missing))}")
+            raise SourceError(
+                f"--truth {path}: has no column {' and no column '.join(sorted(missing))}; it has "
+                f"{', '.join(table.header)}: name the columns of files and true labels file and label"
+            )
         return cls(path, {row["file"]: row["label"] for _, row in table.rows})
 
     def add(self, row: Mapping[str, Any], labels: tuple[str, ...]) -> None:

@@ -167,7 +167,7 @@ def test_true_labels_of_other_files_are_refused(tmp_path: Path, capfd: pytest.Ca
     assert "has no file of the table with a label of the model (anger, joy, neutral); its files are calls/a.wav" in line
     (tmp_path / "bad.csv").write_text("file,mood\na.wav,anger\n")
     line = error(capfd, path, "-o", tmp_path / "r.html", "--truth", tmp_path / "bad.csv")
-    assert "has no column label" in line
+    assert "has no column label; it has file, mood: name the columns" in line
     assert not (tmp_path / "r.html").exists()
 
 
