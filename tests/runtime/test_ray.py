@@ -18,6 +18,7 @@ import pytest
 
 from ser_batch.cli.app import main
 from ser_batch.records.folder import open_records
+from ser_batch.records.manifest import part_path
 from ser_batch.runtime.ray_engine import RayEngine
 from tests import ray_tasks
 
@@ -119,7 +120,9 @@ def finished_shards(folder: Path) -> int:
 
 
 def shards(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*.tfrecord-*") if not path.name.startswith(".")]
+    """The finished ones: the part of the manifest is written after the shard."""
+    found = [path for path in folder.glob("*.tfrecord-*") if not path.name.startswith(".")]
+    return [path for path in found if part_path(folder, path.name).exists()]
 
 
 def wait_for(holds: Callable[[], bool], process: "subprocess.Popen[Any]") -> None:
