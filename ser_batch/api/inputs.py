@@ -1,0 +1,83 @@
+"""What the functions of this package make of their arguments: engine, bundles and listings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ser_batch.errors import UsageError
+from ser_batch.events import Note, Report
+from ser_batch.formatting import pluralize
+from ser_batch.runtime.local import AUDIO_WORKER_BYTES, LocalEngine
+from ser_batch.runtime.ray_engine import RayEngine
+from ser_batch.runtime.resources import usable_cpus
+
+if TYPE_CHECKING:
+    from ser_batch.corpus.table import Listing
+    from ser_batch.models.bundles import Bundle
+
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def engine_of(
+    name: str, workers: int | None, ray_address: str | None, worker_bytes: int | None = AUDIO_WORKER_BYTES
+) -> LocalEngine | RayEngine:
+    """The engine of a name, not started yet.
+
+    Raises:
+        UsageError: there is no such engine, or an address was given for another.
+    """
+    if name == "ray":
+        return RayEngine(workers, ray_address, worker_bytes)
+    if name != "local":
+        raise UsageError(f"--engine {name}: no such engine; choose one of local, ray")
+    if ray_address is not None:
+        raise UsageError(f"--ray-address {ray_address}: is for --engine ray")
+    return LocalEngine(workers or usable_cpus(), worker_bytes)
+
+
+def initial_bundle(init: str | os.PathLike[str] | None) -> Bundle | None:
+    """The bundle whose weights a training starts from."""
+    return None if init is None else bundle_of(None if init == "shipped" else init)
+
+
+def bundle_of(path: str | os.PathLike[str] | None) -> Bundle:
+    """A bundle; None: the shipped model."""
+    from ser_batch.models.bundles import open_bundle, shipped_bundle
+
+    return shipped_bundle() if path is None else open_bundle(Path(path))
+
+
+def listing_of(source: Source, report: Report) -> Listing:
+    """The recordings of a source; files without an audio extension and remarks are reported."""
+    from ser_batch.corpus.sources import list_sources
+
+    sources = sources_of(source)
+    listing = list_sources(sources)
+    if listing.other_files:
+        where = sources[0] if len(sources) == 1 else f"{len(sources):,} SOURCEs"
+        skipped = pluralize(listing.other_files, "file")
+        report(Note(f"skipped: {skipped} in {where} without an audio extension", is_warning=False))
+    for note in listing.notes:
+        report(Note(note))
+    return listing
+
+
+def sources_of(source: Source) -> list[str]:
+    """One or several sources as strings."""
+    if isinstance(source, str | os.PathLike):
+        return [os.fspath(source)]
+    return [os.fspath(one) for one in source]
+
+
+def with_speakers(listing: Listing, speaker_from: str | None, report: Report) -> Listing:
+    """The listing with speakers by ``--speaker-from``; doubtful names are reported."""
+    from ser_batch.corpus.labels import name_speakers, speaker_notes
+
+    if speaker_from is not None:
+        listing = name_speakers(listing, speaker_from)
+    for note in speaker_notes(listing.recordings):
+        report(Note(note))
+    return listing

@@ -1,0 +1,135 @@
+"""train, evaluate, cross-validate and compare as functions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ser_batch.api.inputs import engine_of, initial_bundle
+from ser_batch.events import Note, Report, ignore
+from ser_batch.runtime.resources import usable_cpus
+
+if TYPE_CHECKING:
+    from ser_batch.evaluation.compare import ModelComparison
+    from ser_batch.evaluation.metrics import Scores
+    from ser_batch.training.train import TrainingResult
+
+
+def train(
+    records: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recipe: str = "default",
+    epochs: int | None = None,
+    normalise: str | None = None,
+    class_weight: str | None = None,
+    mixed_precision: str = "auto",
+    init: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    report: Report = ignore,
+) -> TrainingResult:
+    """Train a model on a record folder. For the options see ``ser-batch train``.
+
+    Raises:
+        SerBatchError: the recipe does not fit the records, or ``out`` cannot be written.
+    """
+    from ser_batch.records.folder import open_records
+    from ser_batch.training.recipes import find_recipe, parse_precision
+
+    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
+    precision, folder = parse_precision(mixed_precision), open_records(Path(records))
+    from ser_batch.training.train import train as run
+
+    start = initial_bundle(init)
+    result = run(folder, Path(out), chosen, seed, restart, precision=precision, init=start, on_epoch=report)
+    for note in result.notes:
+        report(Note(note))
+    if result.bundle.uncalibrated:
+        report(Note(f"{result.bundle.uncalibrated}; its probabilities may be too high or too low"))
+    return result
+
+
+def evaluate(
+    bundle: str | os.PathLike[str],
+    records: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    adapt: str = "none",
+    restart: bool = False,
+    report: Report = ignore,
+) -> tuple[Scores, bool]:
+    """Score a model on a split of a record folder; return the scores and whether ``out`` was already complete.
+
+    Raises:
+        SerBatchError: model and records do not fit, or ``out`` cannot be written.
+    """
+    from ser_batch.evaluation.evaluate import evaluate as run
+    from ser_batch.inference.adaptation import check_adaptation
+    from ser_batch.models.bundles import open_bundle
+    from ser_batch.records.folder import open_records
+
+    model, folder = open_bundle(Path(bundle)), open_records(Path(records))
+    found = run(model, folder, split, Path(out), restart, check_adaptation(adapt, model))
+    if unknown := [label for label in folder.labels if label not in model.labels]:
+        report(Note(f"not scored: recordings with a label that the model does not have: {', '.join(unknown)}"))
+    return found
+
+
+def cross_validate(
+    records: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    by: str = "speaker",
+    folds: int | None = None,
+    seeds: int = 1,
+    recipe: str = "default",
+    epochs: int | None = None,
+    normalise: str | None = None,
+    class_weight: str | None = None,
+    init: str | os.PathLike[str] | None = None,
+    adapt: str = "none",
+    seed: int = 0,
+    workers: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
+    restart: bool = False,
+    report: Report = ignore,
+) -> bool:
+    """Cross-validate a recipe; return whether ``out`` was already complete.
+
+    Each speaker is predicted by a network trained without them. For the options see ``ser-batch cross-validate``.
+
+    Raises:
+        SerBatchError: a fold cannot be trained, or ``out`` cannot be written.
+    """
+    from ser_batch.corpus.folds import parse_fold_rule
+    from ser_batch.records.folder import open_records
+    from ser_batch.training.recipes import find_recipe
+
+    rule = parse_fold_rule(by)
+    chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
+    folder = open_records(Path(records))
+    from ser_batch.evaluation.cross_validate import CrossValidationOptions, parallel_folds
+    from ser_batch.evaluation.cross_validate import cross_validate as run
+    from ser_batch.inference.adaptation import parse_adaptation
+
+    start = initial_bundle(init)
+    options = CrossValidationOptions(rule, folds, seeds, seed, parse_adaptation(adapt), start)
+    if engine == "local":
+        workers = parallel_folds(folder, workers or usable_cpus())
+    with engine_of(engine, workers, ray_address, worker_bytes=None) as running:
+        return run(folder, Path(out), chosen, options, running, restart, report)
+
+
+def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:
+    """Compare two cross-validations of the same recordings: difference, interval and paired test.
+
+    Raises:
+        SerBatchError: one is missing or unfinished, or their recordings differ.
+    """
+    from ser_batch.evaluation.compare import compare as run
+
+    return run(Path(folder_a), Path(folder_b))
