@@ -32,7 +32,7 @@ docs: .venv/ready
 
 # Update requirements.txt (needs uv).
 lock:
-	uv pip compile pyproject.toml --extra dev --extra ray --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra dev --extra onnx --extra ray --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --quiet --output-file requirements.txt
 
 clean:

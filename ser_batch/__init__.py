@@ -14,6 +14,7 @@ _COMMANDS = (
     "infer",
     "tracks",
     "report",
+    "export",
 )
 _NOTEBOOKS = ("load_bundle", "load_records", "read_predictions")
 

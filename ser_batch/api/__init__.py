@@ -4,7 +4,7 @@ They return values and raise `ser_batch.errors.SerBatchError`. Notes and progres
 Imports are inside the functions, so that each command loads only the modules it needs.
 """
 
-from ser_batch.api.models import compare, cross_validate, evaluate, train
+from ser_batch.api.models import compare, cross_validate, evaluate, export, train
 from ser_batch.api.predictions import infer, report, tracks
 from ser_batch.api.records import build_records, plan_records, verify
 
@@ -13,6 +13,7 @@ __all__ = (
     "compare",
     "cross_validate",
     "evaluate",
+    "export",
     "infer",
     "plan_records",
     "report",

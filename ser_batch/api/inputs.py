@@ -40,14 +40,14 @@ def engine_of(
 
 def initial_bundle(init: str | os.PathLike[str] | None) -> Bundle | None:
     """The bundle whose weights a training starts from."""
-    return None if init is None else bundle_of(None if init == "shipped" else init)
+    return None if init is None else bundle_of(init)
 
 
 def bundle_of(path: str | os.PathLike[str] | None) -> Bundle:
-    """A bundle; None: the shipped model."""
+    """A bundle; ``shipped`` or None: the model of the package."""
     from ser_batch.models.bundles import open_bundle, shipped_bundle
 
-    return shipped_bundle() if path is None else open_bundle(Path(path))
+    return shipped_bundle() if path is None or os.fspath(path) == "shipped" else open_bundle(Path(path))
 
 
 def listing_of(source: Source, report: Report) -> Listing:

@@ -1,4 +1,4 @@
-"""train, evaluate, cross-validate and compare as functions."""
+"""train, evaluate, cross-validate, compare and export as functions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_batch.api.inputs import engine_of, initial_bundle
+from ser_batch.api.inputs import bundle_of, engine_of, initial_bundle
 from ser_batch.events import Note, Report, ignore
 from ser_batch.runtime.resources import usable_cpus
 
 if TYPE_CHECKING:
     from ser_batch.evaluation.compare import ModelComparison
     from ser_batch.evaluation.metrics import Scores
+    from ser_batch.models.exports import Export
     from ser_batch.training.train import TrainingResult
 
 
@@ -68,10 +69,9 @@ def evaluate(
     """
     from ser_batch.evaluation.evaluate import evaluate as run
     from ser_batch.inference.adaptation import check_adaptation
-    from ser_batch.models.bundles import open_bundle
     from ser_batch.records.folder import open_records
 
-    model, folder = open_bundle(Path(bundle)), open_records(Path(records))
+    model, folder = bundle_of(bundle), open_records(Path(records))
     found = run(model, folder, split, Path(out), restart, check_adaptation(adapt, model))
     if unknown := [label for label in folder.labels if label not in model.labels]:
         report(Note(f"not scored: recordings with a label that the model does not have: {', '.join(unknown)}"))
@@ -133,3 +133,18 @@ def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) 
     from ser_batch.evaluation.compare import compare as run
 
     return run(Path(folder_a), Path(folder_b))
+
+
+def export(
+    bundle: str | os.PathLike[str], out: str | os.PathLike[str], *, export_format: str, waveform: bool = False
+) -> Export:
+    """Write a model for another runtime and check it there. For the options see ``ser-batch export``.
+
+    Raises:
+        SerBatchError: the bundle is damaged, ``out`` exists or cannot be written, or the probabilities differ.
+    """
+    from ser_batch.models.exports import export as run
+    from ser_batch.models.exports import parse_export_format
+
+    chosen = parse_export_format(export_format)
+    return run(bundle_of(bundle), Path(out), chosen, waveform)

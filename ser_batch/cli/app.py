@@ -58,6 +58,7 @@ app.command()(inference.infer)
 app.command()(inference.tracks)
 app.command()(reports.info)
 app.command()(reports.report)
+app.command()(reports.export)
 
 
 def _refuse_urls(arguments: list[str]) -> None:

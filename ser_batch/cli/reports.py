@@ -1,4 +1,4 @@
-"""The commands info and report."""
+"""The commands info, report and export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from ser_batch import api
 from ser_batch.cli.console import _print, _print_csv, _say
 from ser_batch.cli.options import Quiet
 from ser_batch.errors import UsageError
+from ser_batch.runtime.process import prepare_tensorflow
 
 
 def info(
@@ -53,3 +54,21 @@ def report(
     """
     api.report(path, out, truth=truth, figures=figures)
     _say(f"{out}: written, {out.stat().st_size / 1e6:.1f} MB", quiet)
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder; shipped: the model of the package.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; it must not exist.")],
+    export_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="saved-model, litert or onnx.")],
+    waveform: Annotated[
+        bool, typer.Option("--waveform", help="saved-model: take mono audio in place of a log-mel spectrogram.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for another runtime, run it there, and compare.
+
+    Example: ser-batch export models/emodb -o exported --format onnx
+    """
+    prepare_tensorflow(verbose=False)
+    written = api.export(bundle, out, export_format=export_format, waveform=waveform)
+    _say(f"{written.file}: written; largest difference of a probability from {bundle}: {written.difference:.1g}", quiet)

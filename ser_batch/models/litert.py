@@ -16,7 +16,7 @@ from ser_batch.audio.logmels import PADDING_DB
 from ser_batch.runtime.process import native_code_silenced
 
 # XNNPACK, LiteRT's CPU kernels, does not accept inputs of three frames or fewer. Padding does not change the outputs.
-_MIN_FRAMES = 8
+MIN_FRAMES = 8
 
 
 class RuntimeEncoder:
@@ -37,7 +37,7 @@ class RuntimeEncoder:
 
     def __call__(self, log_mel: Float32s) -> Float32s:
         """The embedding, float32 ``(features,)``, of a log-mel, float32 ``(n_mels, n_frames)``."""
-        missing = max(_MIN_FRAMES - log_mel.shape[1], 0)
+        missing = max(MIN_FRAMES - log_mel.shape[1], 0)
         if missing:
             log_mel = np.pad(log_mel, [(0, 0), (0, missing)], constant_values=PADDING_DB)
         with nullcontext() if self._has_run else native_code_silenced():  # the first run prints the kernels in use

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -82,3 +83,6 @@ def prepare_tensorflow(verbose: bool) -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="keras")
+        if sys.version_info >= (3, 13):  # this TensorFlow prints during its import, whatever the level
+            with native_code_silenced():
+                import tensorflow  # noqa: F401
