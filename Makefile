@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 BIN := .venv/bin
 WORKERS ?= auto
 
-.PHONY: demo test test-slow lint docs lock clean
+.PHONY: demo test test-slow lint docs dist lock clean
 
 demo: .venv/ready
 	$(BIN)/ser-batch infer tests/data/emodb -o preds.csv --restart
@@ -22,6 +22,12 @@ lint: .venv/ready
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
+# Wheel and sdist of a release.
+dist: .venv/ready
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 # The environment, with exactly the versions that were tested.
 .venv/ready: requirements.txt pyproject.toml

@@ -1,4 +1,4 @@
-"""The package as others get it: a wheel, installed elsewhere."""
+"""The package as others get it: an sdist, and a wheel made of it, installed elsewhere."""
 
 import subprocess
 import sys
@@ -7,16 +7,39 @@ from pathlib import Path
 
 import pytest
 
+import ser_batch
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that is built from it, as `make dist` makes them."""
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    (built,) = out.glob("*.whl")
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (built,) = dist.glob("*.whl")
     return built
+
+
+def test_twine_finds_nothing_wrong(dist: Path) -> None:
+    files = sorted(map(str, dist.iterdir()))
+    assert len(files) == 2
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_sdist_installs(dist: Path, tmp_path: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(tmp_path), str(sdist)], check=True)
+    assert (tmp_path / "ser_batch" / "shipped" / "bundle.json").exists()
+    assert f"ser_batch-{ser_batch.__version__}.dist-info" in {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_wheel_holds_the_package_and_its_model(wheel: Path) -> None:

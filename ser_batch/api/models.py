@@ -12,7 +12,8 @@ from ser_batch.runtime.resources import usable_cpus
 
 if TYPE_CHECKING:
     from ser_batch.evaluation.compare import ModelComparison
-    from ser_batch.evaluation.metrics import Scores
+    from ser_batch.evaluation.evaluate import Evaluation
+    from ser_batch.evaluation.fold_predictions import CrossValidation
     from ser_batch.models.exports import Export
     from ser_batch.training.train import TrainingResult
 
@@ -61,8 +62,8 @@ def evaluate(
     adapt: str = "none",
     restart: bool = False,
     report: Report = ignore,
-) -> tuple[Scores, bool]:
-    """Score a model on a split of a record folder; return the scores and whether ``out`` was already complete.
+) -> Evaluation:
+    """Score a model on a split of a record folder. For the options see ``ser-batch evaluate``.
 
     Raises:
         SerBatchError: model and records do not fit, or ``out`` cannot be written.
@@ -97,10 +98,10 @@ def cross_validate(
     ray_address: str | None = None,
     restart: bool = False,
     report: Report = ignore,
-) -> bool:
-    """Cross-validate a recipe; return whether ``out`` was already complete.
+) -> CrossValidation:
+    """Cross-validate a recipe: each speaker is predicted by a network trained without them.
 
-    Each speaker is predicted by a network trained without them. For the options see ``ser-batch cross-validate``.
+    For the options see ``ser-batch cross-validate``.
 
     Raises:
         SerBatchError: a fold cannot be trained, or ``out`` cannot be written.

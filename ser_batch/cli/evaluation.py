@@ -45,12 +45,10 @@ def evaluate(
     from ser_batch.reports.text import report_text
 
     with reporting("evaluating", quiet) as report, resumable():
-        scores, was_finished = api.evaluate(
-            bundle, records, out, split=split, adapt=adapt, restart=restart, report=report
-        )
+        evaluation = api.evaluate(bundle, records, out, split=split, adapt=adapt, restart=restart, report=report)
     if not quiet:
-        _print([report_text(scores)])
-    _say(f"{out}: {'already finished, nothing to do' if was_finished else 'written'}", quiet)
+        _print([report_text(evaluation.scores)])
+    _say(f"{out}: {'already finished, nothing to do' if evaluation.was_finished else 'written'}", quiet)
 
 
 def cross_validate(
@@ -84,7 +82,7 @@ def cross_validate(
     began = time.perf_counter()
     prepare_tensorflow(verbose)
     with reporting("cross-validating", quiet) as report, resumable():
-        finished = api.cross_validate(
+        validation = api.cross_validate(
             records,
             out,
             by=by,
@@ -107,7 +105,8 @@ def cross_validate(
 
     if not quiet:
         _print(cross_validation_lines(out))
-    outcome = "already finished, nothing to do" if finished else f"written, in {time.perf_counter() - began:.1f} s"
+    secs = time.perf_counter() - began
+    outcome = "already finished, nothing to do" if validation.was_finished else f"written, in {secs:.1f} s"
     _say(f"{out}: {outcome}", quiet)
 
 

@@ -21,9 +21,9 @@ import tensorflow as tf
 from ser_batch.corpus.folds import Fold, FoldRule, make_folds
 from ser_batch.errors import OutputError, TrainingError, UsageError
 from ser_batch.evaluation.figures import plot_confusion
-from ser_batch.evaluation.fold_predictions import FoldPrediction
+from ser_batch.evaluation.fold_predictions import CrossValidation, FoldPrediction
 from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
-from ser_batch.evaluation.folders import FOLDS, SCORES
+from ser_batch.evaluation.folders import FOLDS, SCORES, read_validation_summary
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictions import Classifier
@@ -168,7 +168,7 @@ def cross_validate(
     engine: Engine,
     restart: bool = False,
     on_fold: Callable[[FoldReport], None] = lambda report: None,
-) -> bool:
+) -> CrossValidation:
     """Train and score all folds, and write the cross-validation folder; continue an interrupted run.
 
     Args:
@@ -181,7 +181,7 @@ def cross_validate(
         on_fold: called after each fold.
 
     Returns:
-        Whether the folder was already complete before this run.
+        The finished cross-validation.
 
     Raises:
         TrainingError: a fold cannot be trained, or its worker crashed.
@@ -201,14 +201,14 @@ def cross_validate(
         if output.is_finished:
             if missing := sorted(name for name in FOLD_FILES if not (folder / name).exists()):
                 raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run again")
-            return True
+            return CrossValidation(folder, read_validation_summary(folder), was_finished=True)
         _try_pictures(output.parts, records.labels, options.title(recipe))
         _extract(records, tasks, engine)
         _run_folds(tasks, engine, on_fold)
         predictions = [one for task in tasks for one in _read_fold(task)]
         write_folds(folder, predictions, records.labels, options.title(recipe), identity)
         output.finish()
-        return False
+        return CrossValidation(folder, read_validation_summary(folder))
 
 
 def _check_adaptation(options: CrossValidationOptions, recipe: Recipe) -> None:

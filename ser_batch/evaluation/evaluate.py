@@ -1,9 +1,14 @@
 """Evaluation of a bundle on a split of a record folder."""
 
+from __future__ import annotations
+
 import csv
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pandas import DataFrame, Index, read_csv
 
 from ser_batch.audio.frontends import build_options
 from ser_batch.errors import FrontEndError, RecordsError
@@ -26,6 +31,35 @@ _KIND = OutputKind(
 )
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Attributes:
+        path: its folder.
+        scores: UAR, WA, scores of each label, confusion matrix.
+        was_finished: whether the folder was already complete before this run.
+    """
+
+    path: Path
+    scores: Scores
+    was_finished: bool = False
+
+    def __repr__(self) -> str:
+        recordings = pluralize(int(self.scores.confusion.sum()), "recording")
+        return f"<Evaluation {self.path}: {self.scores.uar_text}, WA {self.scores.wa:.3f}, {recordings}>"
+
+    def confusion(self) -> DataFrame:
+        """Numbers of recordings: a row for each true label, a column for each predicted one."""
+        labels = [one.label for one in self.scores.classes]
+        return DataFrame(self.scores.confusion, Index(labels, name="true"), Index(labels, name="predicted"))
+
+    def predictions(self) -> DataFrame:
+        """The rows of ``predictions.csv``: a row for each recording, with its true label."""
+        texts: Any = dict.fromkeys(("file", "start", "end", "speaker", "label", "emotion"), str)
+        return read_csv(self.path / PREDICTIONS, dtype=texts, keep_default_na=False)
+
+
 def evaluate(
     bundle: Bundle,
     records: RecordFolder,
@@ -33,7 +67,7 @@ def evaluate(
     folder: Path,
     restart: bool = False,
     adapt: Adaptation = "none",
-) -> tuple[Scores, bool]:
+) -> Evaluation:
     """Score a bundle and write the evaluation folder.
 
     Recordings whose label the model does not have are predicted, as the others may be adapted to them, and not scored.
@@ -47,7 +81,7 @@ def evaluate(
         adapt: what the predictions are adapted to; the batch is the split.
 
     Returns:
-        The scores, and whether the folder was already complete before this run.
+        The finished evaluation.
 
     Raises:
         FrontEndError: the records were made with another front end.
@@ -69,7 +103,7 @@ def evaluate(
     identity = {"model": bundle.fingerprint, "records": records.fingerprint, "split": split, "adapt": adapt}
     with open_output(folder, _KIND, identity, restart) as output:
         if output.is_finished and all((folder / name).exists() for name in _FILES):
-            return _read_scores(folder, bundle.labels), True
+            return Evaluation(folder, _read_scores(folder, bundle.labels), was_finished=True)
         predicted = predict_examples(bundle, Classifier.of(bundle), records, selection, adapt)
         evaluated = [one for one in predicted if one.label >= 0]
         if not evaluated:
@@ -83,7 +117,7 @@ def evaluate(
         _write_tables(folder, evaluated, scores, bundle.labels)
         write_json(folder / SCORES, identity | scores.to_json())
         output.finish()
-        return scores, False
+        return Evaluation(folder, scores)
 
 
 def _write_tables(folder: Path, evaluated: list[LabelledPrediction], scores: Scores, labels: tuple[str, ...]) -> None:

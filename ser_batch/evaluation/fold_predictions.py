@@ -140,3 +140,26 @@ def read_predictions(folder: Path) -> OutOfFold:
     for name in ("label", "emotion"):
         table[name] = Categorical(table[name], list(labels))
     return OutOfFold(summary["protocol"], labels, table)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A finished cross-validation.
+
+    Attributes:
+        path: its folder.
+        summary: the content of ``scores.json``.
+        was_finished: whether the folder was already complete before this run.
+    """
+
+    path: Path
+    summary: dict[str, Any]
+    was_finished: bool = False
+
+    def __repr__(self) -> str:
+        uar, wa = self.summary["uar"]["mean"], self.summary["wa"]["mean"]
+        return f"<CrossValidation {self.path}: {self.summary['title']}: UAR {uar:.3f}, WA {wa:.3f}>"
+
+    def predictions(self) -> DataFrame:
+        """The rows of ``predictions.csv``: a row for each recording and seed, with its true label and fold."""
+        return read_predictions(self.path).table

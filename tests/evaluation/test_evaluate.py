@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ser_batch import api
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.cli.app import main
 from ser_batch.corpus.labels import label_recordings
@@ -269,3 +270,15 @@ def test_probabilities_are_given_at_the_bundles_temperature(tmp_path: Path, emod
     assert main(["evaluate", str(bundle.path), str(records.path), "-o", str(tmp_path / "e"), "--split", "train"]) == 0
     written = [[float(row[f"p_{label}"]) for label in bundle.labels] for row in read(tmp_path / "e/predictions.csv")]
     np.testing.assert_allclose(written, sharp, atol=1e-6)
+
+
+def test_in_python_the_result_has_tables(tmp_path: Path, kept_records: RecordFolder) -> None:
+    bundle = untrained_bundle(tmp_path / "bundle", kept_records)
+    result = api.evaluate(bundle.path, kept_records.path, tmp_path / "eval", split="train")
+    predictions = result.predictions()
+    assert repr(result).startswith(f"<Evaluation {tmp_path / 'eval'}: UAR {result.scores.uar:.3f}")
+    assert result.confusion().to_numpy().sum() == len(predictions)
+    assert (predictions["label"] == predictions["emotion"]).mean() == pytest.approx(result.scores.wa)
+    again = api.evaluate(bundle.path, kept_records.path, tmp_path / "eval", split="train")
+    assert again.was_finished
+    assert again.confusion().equals(result.confusion())

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -224,6 +225,19 @@ def test_pandas_and_audformat_read_it(made: tuple[int, Path]) -> None:
     index = audformat.utils.read_csv(str(made[1]))
     assert audformat.is_segmented_index(index)
     assert len(index) == len(frame)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_duckdb_reads_it(made: tuple[int, Path], folder: Path, suffix: str) -> None:
+    out = folder.parent / f"duck.{suffix}"
+    assert main(["infer", str(folder), "-o", str(out), "-j", "2", "-q"]) == 3
+    reader = {"csv": "read_csv", "parquet": "read_parquet", "jsonl": "read_json"}[suffix]
+    query = f"SELECT count(*), count(emotion), avg(confidence), max(duration) FROM {reader}(?)"
+    total, predicted, confidence, longest = duckdb.execute(query, [str(out)]).fetchone() or ()
+    frame = pd.read_csv(made[1])
+    assert (total, predicted) == (len(frame), frame["emotion"].notna().sum())
+    assert confidence == pytest.approx(frame["confidence"].mean(), rel=1e-9)
+    assert longest == pytest.approx(frame["duration"].max(), rel=1e-9)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])

@@ -1,14 +1,21 @@
 """bundle.json: what is wrong with it is one line."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
+from ser_batch.audio.logmels import log_mel
 from ser_batch.errors import BundleError
-from ser_batch.models.bundles import DESCRIPTION, open_bundle, shipped_bundle
+from ser_batch.models.bundles import DESCRIPTION, MODEL, open_bundle, shipped_bundle
+from ser_batch.models.normalisation import identity_scale
 
 
 def test_the_shipped_bundle_is_the_published_one() -> None:
@@ -52,3 +59,24 @@ def test_a_copy_of_a_bundle_is_the_same_bundle(tmp_path: Path) -> None:
     shutil.copytree(shipped_bundle().path, tmp_path / "copy")
     copy = open_bundle(tmp_path / "copy")
     assert (copy.content, copy.fingerprint) == (shipped_bundle().content, shipped_bundle().fingerprint)
+
+
+def test_keras_opens_the_network_without_this_package(emodb_sample: Path, tmp_path: Path) -> None:
+    bundle = shipped_bundle()
+    samples, rate_hz = soundfile.read(emodb_sample / "03a01Wa.wav", dtype="float32")
+    one = log_mel(samples, rate_hz, bundle.front_end)
+    reference = bundle.load_arrays().head.reference
+    np.savez(tmp_path / "inputs.npz", log_mel=one[None], scale=identity_scale(reference)[None])
+    code = (
+        "import sys, keras, numpy as np\n"
+        "inputs = np.load(sys.argv[2])\n"
+        "network = keras.models.load_model(sys.argv[1], safe_mode=True)\n"
+        "print(*network.predict([inputs['log_mel'], inputs['scale']], verbose=0)[0].tolist())\n"
+        "assert not any(name.split('.')[0] == 'ser_batch' for name in sys.modules)\n"
+    )
+    arguments = [sys.executable, "-c", code, str(bundle.path / MODEL), str(tmp_path / "inputs.npz")]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    head = bundle.load_arrays().head
+    expected = head.probabilities(head.features(bundle.load_encoder()(one)[None]))[0]
+    np.testing.assert_allclose([float(word) for word in done.stdout.split()], expected, atol=1e-4)
