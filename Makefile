@@ -1,37 +1,38 @@
-# The environment is .venv, with Python 3.11 or 3.12. To choose the interpreter: make PYTHON=/path/to/python …
+# The environment is .venv. To choose the interpreter: make PYTHON=/path/to/python …
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .PHONY: demo test test-slow lint docs dist lock clean
 
-demo: .venv/ready
+demo: $(VENV)/ready
 	$(BIN)/ser-batch infer tests/data/emodb -o preds.csv --restart
 	@$(BIN)/python tools/show_table.py preds.csv
 
-test: .venv/ready lint
+test: $(VENV)/ready lint
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
-test-slow: .venv/ready
+test-slow: $(VENV)/ready
 	$(BIN)/pytest -n $(WORKERS) -m slow
 
-lint: .venv/ready
+lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-docs: .venv/ready
+docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 # Wheel and sdist of a release.
-dist: .venv/ready
+dist: $(VENV)/ready
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/twine check --strict dist/*
 
 # The environment, with exactly the versions that were tested.
-.venv/ready: requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -42,4 +43,4 @@ lock:
 		--no-annotate --quiet --output-file requirements.txt
 
 clean:
-	rm -rf .venv build preds.csv .preds.csv.parts dist
+	rm -rf $(VENV) build preds.csv .preds.csv.parts dist

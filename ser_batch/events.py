@@ -30,10 +30,12 @@ class Progress:
 
     Attributes:
         done, total: number of recordings; for `verify`, of examples and audio files.
+        step: what is done, in a few words; empty: the work of the command.
     """
 
     done: int
     total: int
+    step: str = ""
 
 
 # Receives a `Note`, a `Progress`, an `Epoch` of a training, or a `FoldReport` of a cross-validation.
@@ -44,6 +46,11 @@ def ignore(event: object) -> None:
     """Do nothing with an event."""
 
 
-def progress_of(report: Report) -> Callable[[int, int], Any]:
+def progress_of(report: Report, step: str = "") -> Callable[[int, int], Any]:
     """A function that reports the numbers of done and of all recordings."""
-    return lambda done, total: report(Progress(done, total))
+    return lambda done, total: report(Progress(done, total, step))
+
+
+def steps_of(report: Report) -> Callable[[int, int, str], Any]:
+    """A function that reports the numbers of done and of all tasks of a step."""
+    return lambda done, total, step: report(Progress(done, total, step))

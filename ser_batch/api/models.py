@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_batch.api.inputs import bundle_of, engine_of, initial_bundle
-from ser_batch.events import Note, Report, ignore
+from ser_batch.events import Note, Report, ignore, progress_of, steps_of
 from ser_batch.runtime.resources import usable_cpus
 
 if TYPE_CHECKING:
@@ -45,7 +45,17 @@ def train(
     from ser_batch.training.train import train as run
 
     start = initial_bundle(init)
-    result = run(folder, Path(out), chosen, seed, restart, precision=precision, init=start, on_epoch=report)
+    result = run(
+        folder,
+        Path(out),
+        chosen,
+        seed,
+        restart,
+        precision=precision,
+        init=start,
+        on_epoch=report,
+        on_extract=progress_of(report, "extracting features"),
+    )
     for note in result.notes:
         report(Note(note))
     if result.bundle.uncalibrated:
@@ -122,7 +132,8 @@ def cross_validate(
     if engine == "local":
         workers = parallel_folds(folder, workers or usable_cpus())
     with engine_of(engine, workers, ray_address, worker_bytes=None) as running:
-        return run(folder, Path(out), chosen, options, running, restart, report)
+        steps = steps_of(report)
+        return run(folder, Path(out), chosen, options, running, restart, report, steps)
 
 
 def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:

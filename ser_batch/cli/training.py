@@ -1,6 +1,5 @@
 """The command train."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +39,7 @@ def train(
 
     began = time.perf_counter()
     prepare_tensorflow(verbose)
-    with reporting("training", quiet, steps=sys.stderr.isatty()) as report, resumable():
+    with reporting("training", quiet) as report, resumable():
         result = api.train(
             records,
             out,

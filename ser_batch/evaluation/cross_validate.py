@@ -40,6 +40,9 @@ from ser_batch.training.feature_store import FeatureStore, copy_seeds
 from ser_batch.training.recipes import Recipe, recipe_title
 from ser_batch.training.train import train
 
+# Receives the numbers of done and of all tasks, and the step.
+OnProgress = Callable[[int, int, str], Any]
+
 # Memory of a worker: TensorFlow, activations of a training step, and the examples.
 _TRAINING_BYTES = 2 << 30
 
@@ -168,6 +171,7 @@ def cross_validate(
     engine: Engine,
     restart: bool = False,
     on_fold: Callable[[FoldReport], None] = lambda report: None,
+    on_progress: OnProgress = lambda done, total, step: None,
 ) -> CrossValidation:
     """Train and score all folds, and write the cross-validation folder; continue an interrupted run.
 
@@ -179,6 +183,8 @@ def cross_validate(
         engine: runs the folds; its workers need memory for TensorFlow.
         restart: discard the results of an earlier run in the folder.
         on_fold: called after each fold.
+        on_progress: called with the numbers of done and of all tasks, and the step: the features of the examples and
+            of their copies are extracted; then folds are trained, with the step empty.
 
     Returns:
         The finished cross-validation.
@@ -203,7 +209,8 @@ def cross_validate(
                 raise OutputError(f"{folder / missing[0]}: is missing; give --restart to run again")
             return CrossValidation(folder, read_validation_summary(folder), was_finished=True)
         _try_pictures(output.parts, records.labels, options.title(recipe))
-        _extract(records, tasks, engine)
+        _extract(records, tasks, engine, on_progress)
+        on_progress(0, len(tasks), "")
         _run_folds(tasks, engine, on_fold)
         predictions = [one for task in tasks for one in _read_fold(task)]
         write_folds(folder, predictions, records.labels, options.title(recipe), identity)
@@ -263,7 +270,7 @@ def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossVa
     ]
 
 
-def _extract(records: RecordFolder, tasks: list[_FoldTask], engine: Engine) -> None:
+def _extract(records: RecordFolder, tasks: list[_FoldTask], engine: Engine, on_progress: OnProgress) -> None:
     """Extract the features that the unfinished folds use, unless done before."""
     left = {task.seed: task for task in tasks if not task.path.exists()}
     if not left or tasks[0].recipe.network != "functionals":
@@ -272,12 +279,15 @@ def _extract(records: RecordFolder, tasks: list[_FoldTask], engine: Engine) -> N
     epochs = range(1, recipe.epochs + 1)
     copies = {one for seed in left for one in copy_seeds(recipe, seed, epochs)}
     extractions = [_ExtractionTask(records.path.absolute(), folder, recipe, one) for one in (None, *sorted(copies))]
-    for outcome in engine.map(extract_features, extractions):
+    step = "extracting features"
+    on_progress(0, len(extractions), step)
+    for done, outcome in enumerate(engine.map(extract_features, extractions), 1):
         if outcome.failure is not None:
             raise TrainingError(
                 f"features: {outcome.failure}; run the same command again to continue, with fewer --workers if memory "
                 "was short"
             )
+        on_progress(done, len(extractions), step)
 
 
 def _features_folder(task: _FoldTask) -> Path:

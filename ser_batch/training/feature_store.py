@@ -59,13 +59,17 @@ class FeatureStore:
         folder: of the files; created when the first is written.
         records: a finished record folder.
         recipe: network and augmentation, with the network ``functionals``.
+        on_progress: called with the number of examples that were extracted so far, copies included.
 
     Attributes:
         records: the record folder.
     """
 
-    def __init__(self, folder: Path, records: RecordFolder, recipe: Recipe) -> None:
-        self._folder, self.records, self._recipe = folder, records, recipe
+    def __init__(
+        self, folder: Path, records: RecordFolder, recipe: Recipe, on_progress: Callable[[int], Any] = lambda done: None
+    ) -> None:
+        self._folder, self.records, self._recipe, self._on_progress = folder, records, recipe, on_progress
+        self._n_extracted = 0
 
     def load(self, selection: Selection, copy_seed: int | None = None) -> Float32s:
         """The features of all examples of the selection's shards, float32 ``(examples, features)``, read-only.
@@ -104,12 +108,15 @@ class FeatureStore:
         batches = log_mels.padded_batch(_BATCH_SIZE, padding_values=PADDING_DB)
         shape, n_written = (selection.n_examples, self._extractor.output_shape[-1]), 0
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._on_progress(self._n_extracted)
         with damage_as_records_error(self.records), open_atomically(path, "wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
             for features in batches.map(self._extract, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2):
                 file.write(features.numpy().tobytes())
                 n_written += len(features)
+                self._n_extracted += len(features)
+                self._on_progress(self._n_extracted)
             if n_written != selection.n_examples:
                 raise RecordsError(
                     f"{self.records.path}: holds other examples than its manifest lists; run ser-batch verify to list "

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ser_batch.audio.frontends import preset_name
 from ser_batch.errors import BundleError, OutputError, TrainingError
@@ -58,6 +59,7 @@ def train(
     init: Bundle | None = None,
     features: Path | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_extract: Callable[[int, int], Any] = lambda done, total: None,
 ) -> TrainingResult:
     """Train the recipe's network, or resume an interrupted training.
 
@@ -71,7 +73,8 @@ def train(
         precision: of the computations; weights and saved files are always float32.
         init: a bundle whose weights are the start; None: the start is random.
         features: folder of the files of extracted features; None: within the bundle's folder until it is finished.
-        on_epoch: called after each epoch.
+        on_epoch: called at the beginning of each part of the network, and after each epoch.
+        on_extract: called while functionals are extracted, with the numbers of done and of all examples and copies.
 
     Raises:
         TrainingError: the records have fewer than two labels, or the recipe does not fit them.
@@ -89,7 +92,10 @@ def train(
         notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
         if init and initial:
             notes.append(initial.note(init))
-        store = FeatureStore(features or output.parts / _FEATURES, records, recipe)
+        n_extracted = _n_extracted(sides, recipe)
+        store = FeatureStore(
+            features or output.parts / _FEATURES, records, recipe, lambda done: on_extract(done, n_extracted)
+        )
         for name, part in recipe.parts.items():
             with deterministic(seed):
                 trainer, scale = _trainer(store, folder, sides, part, name, seed, precision, initial)
@@ -102,6 +108,13 @@ def train(
             bundle = package(folder, store, sides, recipe, trained, identity)
         output.finish()
         return TrainingResult(bundle, False, continued_from, tuple(notes))
+
+
+def _n_extracted(sides: TrainValidation, recipe: Recipe) -> int:
+    """The number of examples whose functionals a new training extracts, copies included."""
+    n_copies = 1 + min(recipe.copies, recipe.epochs)
+    n_validation = sum(shard.examples for shard in sides.validation.shards) if sides.validation else 0
+    return n_copies * sum(shard.examples for shard in sides.train.shards) + n_validation
 
 
 def _trainer(

@@ -34,12 +34,13 @@ _KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the history.
+    """A finished epoch, or the beginning of a part of the network.
 
     Attributes:
-        number: from 1.
+        number: number of finished epochs; at the beginning, 0 or those of an earlier run.
         of: number of epochs in the whole training.
-        metrics: ``loss``, ``accuracy``, and with a validation split ``val_loss``, ``val_accuracy``.
+        metrics: ``loss``, ``accuracy``, and with a validation split ``val_loss``, ``val_accuracy``; at the
+            beginning, none.
         secs: duration in seconds.
         part: name of the network's part; empty: the first, or the whole network.
     """
@@ -50,10 +51,10 @@ class Epoch:
     secs: float
     part: str = ""
 
-    def line(self) -> str:
-        """The epoch as one line of text."""
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
-        return f"{self.part and self.part + ' '}epoch {self.number:3d}/{self.of}  {figures}  {self.secs:.1f} s"
+    def figures(self) -> str:
+        """The accuracies in a few characters, for a progress bar."""
+        names = {"accuracy": "accuracy", "val_accuracy": "validation"}
+        return "".join(f", {name} {self.metrics[key]:.2f}" for key, name in names.items() if key in self.metrics)
 
 
 class Trainer:
@@ -124,6 +125,7 @@ class Trainer:
         if n_done == n_epochs:
             return
         began = time.perf_counter()
+        on_epoch(Epoch(n_done, n_epochs, {}, 0.0, self._part))
 
         def begin(epoch: int, _: Any) -> None:
             _seed_dropout(self._network, self._seed, epoch + 1)

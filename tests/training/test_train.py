@@ -452,7 +452,7 @@ def test_the_loss_is_weighed_by_label(small_records: RecordFolder, tmp_path: Pat
     weights = (len(batch.labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[batch.labels]
     losses = -np.log(probabilities[np.arange(len(batch.labels)), batch.labels])
     assert result.bundle.training["last_epoch"]["loss"] == pytest.approx((weights * losses).mean(), rel=1e-3)
-    assert abs((weights * losses).mean() - losses.mean()) > 1e-2
+    assert abs((weights * losses).mean() - losses.mean()) > 5e-3
 
 
 def test_speakers_are_told_from_the_training_side_alone(whole: Path, kept_records: RecordFolder) -> None:
