@@ -75,7 +75,8 @@ def stopped(records: RecordFolder, out: Path, recipe: Recipe, after: int) -> Non
 def one_line(capfd: pytest.CaptureFixture[str]) -> str:
     """What went wrong; what TensorFlow's native code has to say, where another test loaded it, left out."""
     output = capfd.readouterr().err.splitlines()
-    (line,) = [line for line in output if line and not line.startswith(("20", "\t [["))]
+    native = ("20", "\t [[", "E0000", "I0000", "W0000", "WARNING: All log messages before absl")
+    (line,) = [line for line in output if line and not line.startswith(native)]
     return line
 
 
