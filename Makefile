@@ -31,16 +31,17 @@ dist: $(VENV)/ready
 	$(BIN)/twine check --strict dist/*
 
 # The environment, with exactly the versions that were tested.
-$(VENV)/ready: requirements.txt pyproject.toml
+$(VENV)/ready: requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Update requirements.txt (needs uv).
+# Update the pinned versions (needs uv): of the package, and of its tests with all extras.
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 lock:
-	uv pip compile pyproject.toml --extra dev --extra onnx --extra ray --universal --python-version 3.11 --generate-hashes \
-		--no-annotate --quiet --output-file requirements.txt
+	$(LOCK) --extra dev --extra onnx --extra ray --output-file requirements-dev.txt
+	$(LOCK) --constraint requirements-dev.txt --output-file requirements.txt
 
 clean:
 	rm -rf $(VENV) build preds.csv .preds.csv.parts dist

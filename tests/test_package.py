@@ -1,5 +1,7 @@
 """The package as others get it: an sdist, and a wheel made of it, installed elsewhere."""
 
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -72,7 +74,48 @@ def test_it_predicts_where_it_is_installed(wheel: Path, tmp_path: Path, emodb_sa
     assert (tmp_path / "preds.csv").read_text().startswith("file,start,end")
 
 
-def test_the_requirements_are_pinned_with_hashes_and_without_addresses() -> None:
-    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_requirements_are_pinned_with_hashes_and_without_addresses(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
     assert "://" not in text
     assert text.count("--hash=sha256:") > 100
+
+
+def test_both_requirements_have_the_same_versions() -> None:
+    run, dev = (
+        pinned((ROOT / name).read_text(encoding="utf-8")) for name in ("requirements.txt", "requirements-dev.txt")
+    )
+    assert run < dev
+    assert not {"pytest", "ray"} & {line.partition("==")[0] for line in run}
+
+
+def pinned(text: str) -> set[str]:
+    return {line.partition(" ")[0] for line in text.splitlines() if "==" in line.partition(";")[0]}
+
+
+def test_hadolint_finds_nothing_wrong_with_the_dockerfile() -> None:
+    done = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_dockerfile_give_a_command_that_predicts(tmp_path: Path, emodb_sample: Path) -> None:
+    """Its COPY and RUN steps of the first stage, in folders of this machine; then its ENTRYPOINT."""
+    build, _, run = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("\nFROM python:3.11-slim-bookworm\n")
+    assert "USER 1000\n" in run
+    (tmp_path / "src").mkdir()
+    for step in re.findall(r"^(COPY|RUN) ((?:.*\\\n)*.*)", build, flags=re.MULTILINE):
+        if step[0] == "COPY":
+            *names, target = step[1].split()
+            for name in names:
+                copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+                copy(ROOT / name, tmp_path / "src" / (name if target == "./" else target))
+        else:
+            script = step[1].replace("/opt/", f"{tmp_path}/opt/").replace("python -m venv", f"{sys.executable} -m venv")
+            subprocess.run(["bash", "-ec", script], cwd=tmp_path / "src", check=True, capture_output=True)
+    (entry,) = re.findall(r'^ENTRYPOINT \["(.*)"\]', run, flags=re.MULTILINE)
+    command = [tmp_path / "opt" / "ser-batch" / "bin" / entry, "infer", emodb_sample, "-o", tmp_path / "preds.csv"]
+    # A venv made from a virtual environment's Python has that environment's interpreter, but not its packages.
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "preds.csv").read_text().splitlines()) == 15
