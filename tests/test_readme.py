@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import typer
 
+from ser_batch import errors
 from ser_batch.cli.app import app, main
 from ser_batch.models.bundles import shipped_bundle
 from tools.make_cli_docs import cli_page
+from tools.make_troubleshooting import troubleshooting_page
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -35,6 +37,15 @@ def test_every_command_and_option_is_documented() -> None:
         for parameter in command.params:
             if "--help" not in parameter.opts and parameter.param_type_name == "option":
                 assert re.search(rf"{max(parameter.opts, key=len)}[ `]", sections[name]), (name, parameter.opts)
+
+
+def test_every_error_is_explained() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert page == troubleshooting_page(), "run python tools/make_troubleshooting.py"
+    for name in vars(errors):
+        if name.endswith("Error") and name != "SerBatchError":
+            assert f"\n## {name}\n" in page
+    assert "| is empty (0 bytes) | play the file;" in page
 
 
 def test_their_commands_run(tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
