@@ -81,8 +81,10 @@ def tracks(
 def report(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    other: str | os.PathLike[str] | None = None,
     *,
     truth: str | os.PathLike[str] | None = None,
+    audio: str | os.PathLike[str] | None = None,
     figures: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write a report page as one HTML file. For the options see ``ser-batch report``.
@@ -92,5 +94,5 @@ def report(
     """
     from ser_batch.reports.report import write_report
 
-    of_truth, of_figures = (None if one is None else Path(one) for one in (truth, figures))
-    write_report(Path(path), Path(out), of_truth, of_figures)
+    optional = [None if one is None else Path(one) for one in (other, truth, audio, figures)]
+    write_report(Path(path), Path(out), *optional)

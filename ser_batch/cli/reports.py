@@ -42,8 +42,14 @@ def report(
         Path, typer.Argument(metavar="PATH", help="Records, bundle, prediction table, evaluation or cross-validation.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="Page to write.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="A second cross-validation, to compare with the first.")
+    ] = None,
     truth: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Prediction table: score it; columns file and label.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Scored predictions: the recordings, for clips of mistakes.")
     ] = None,
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture as PNG and SVG, too.")] = None,
     quiet: Quiet = False,
@@ -52,7 +58,7 @@ def report(
 
     Example: ser-batch report preds.csv -o report.html
     """
-    api.report(path, out, truth=truth, figures=figures)
+    api.report(path, out, other, truth=truth, audio=audio, figures=figures)
     _say(f"{out}: written, {out.stat().st_size / 1e6:.1f} MB", quiet)
 
 

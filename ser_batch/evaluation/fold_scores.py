@@ -64,6 +64,7 @@ def write_folds(
     # Temperatures are factors, so the geometric mean is used.
     summary["temperature"] = round(float(np.exp(np.mean(np.log(temperatures)))), 6)
     summary["ece"]["pooled"] = {"before": round(before.error, 6), "after": round(after.error, 6)}
+    summary["reliability"] = {"before": before.to_json(), "after": after.to_json()}
     uar, wa = summary["uar"]["mean"], summary["wa"]["mean"]
     shown = format_uar(uar, summary["labels_scored"], len(labels))
     plot_confusion(confusion, labels, f"{title}\n{shown}, WA {wa:.3f}", folder / "confusion_matrix.png")

@@ -114,6 +114,20 @@ class Reliability:
         gaps = np.abs(self.accuracy - self.confidence)
         return float((self.counts * gaps).sum() / max(int(self.counts.sum()), 1))
 
+    def to_json(self) -> dict[str, list[float]]:
+        """All bins as a JSON object, with six digits."""
+        return {
+            "counts": self.counts.tolist(),
+            "confidence": self.confidence.round(6).tolist(),
+            "accuracy": self.accuracy.round(6).tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, list[float]]) -> "Reliability":
+        """From the output of `to_json`."""
+        counts = np.array(values["counts"], dtype=np.int64)
+        return cls(len(counts), counts, np.array(values["confidence"]), np.array(values["accuracy"]))
+
 
 def reliability(probabilities: ArrayLike, truth: ArrayLike, n_bins: int = ECE_BINS) -> Reliability:
     """Accuracy and mean confidence in bins of confidence.

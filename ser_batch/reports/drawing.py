@@ -111,11 +111,14 @@ def histogram(counts: NDArray[np.int64], edges: NDArray[np.float64], axis: str, 
     return figure
 
 
-def log_mels(spectrograms: Sequence[Float32s], names: Sequence[str], front_end: FrontEnd) -> Figure:
-    """Log-mel spectrograms ``(n_mels, n_frames)``, in dB, in a grid with one scale of colours."""
+def log_mels(spectrograms: Sequence[Float32s], names: Sequence[str], front_end: FrontEnd, width: float = 2.9) -> Figure:
+    """Log-mel spectrograms ``(n_mels, n_frames)``, in dB, in a grid with one scale of colours.
+
+    ``width`` is of each, in inches.
+    """
     n_columns = min(len(names), 3)
     n_rows = -(-len(names) // n_columns)
-    figure = Figure(figsize=(2.9 * n_columns, 2.2 * n_rows), layout="constrained")
+    figure = Figure(figsize=(width * n_columns, 2.2 * n_rows), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     highest = max(float(one.max()) for one in spectrograms)
     for axes, log_mel, name in zip(grid.flat, spectrograms, names, strict=False):
@@ -159,6 +162,21 @@ def curves(epochs: Sequence[int], lines: dict[str, Sequence[float]], axis: str) 
     axes.set(xlabel="epoch", ylabel=axis)
     if len(lines) > 1:
         axes.legend(frameon=False)
+    return figure
+
+
+def differences(names: Sequence[str], pairs: Sequence[tuple[float, float]], axis: str) -> Figure:
+    """A line from A to B for each name."""
+    figure, axes = _figure(6.4, 1.1 + 0.22 * len(names))
+    for place, (a, b) in enumerate(pairs):
+        axes.plot([a, b], [place, place], color=_BLUE if b >= a else _ORANGE, linewidth=2)
+    places = range(len(names))
+    axes.scatter([a for a, _ in pairs], places, facecolors="white", edgecolors="0.4", zorder=3, label="A")
+    axes.scatter([b for _, b in pairs], places, color="0.4", zorder=3, label="B")
+    axes.set(
+        xlabel=axis, yticks=list(places), yticklabels=[_short(name) for name in names], ylim=(len(names) - 0.4, -0.6)
+    )
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
 
 

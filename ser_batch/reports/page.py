@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ser_batch.reports.clips import Clip
 from ser_batch.reports.drawing import styled, svg_text
 from ser_batch.storage.writing import open_atomically
 
@@ -124,7 +125,7 @@ class Section:
     Attributes:
         title: also in the navigation.
         text: paragraphs.
-        pictures, tables, timelines: its content, in this order.
+        pictures, tables, clips, timelines: its content, in this order.
         legend: colours and names, of the timelines.
     """
 
@@ -132,6 +133,7 @@ class Section:
     text: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
+    clips: Sequence[Clip] = ()
     timelines: Sequence[Timeline] = ()
     legend: Sequence[tuple[str, str]] = ()
 

@@ -107,12 +107,13 @@ def recording_name(row: Mapping[str, Any]) -> str:
     return str(row["file"]) if channel is None else f"{row['file']}, channel {channel}"
 
 
-def prediction_page(path: Path, truth: Path | None) -> Page:
+def prediction_page(path: Path, truth: Path | None = None, audio: Path | None = None) -> Page:
     """The page of a prediction table.
 
     Args:
         path: of the table.
         truth: a CSV with the columns ``file`` and ``label``, to score the table; None: it is not scored.
+        audio: folder of the recordings, for clips of the mistakes; None: there are none.
 
     Raises:
         OutputError: the file is not a prediction table.
@@ -146,7 +147,7 @@ def prediction_page(path: Path, truth: Path | None) -> Page:
         facts = [*scored.facts, *facts]
     sections = [*_overview(counts), *_problems(counts), *_speakers(counts), *_timelines(counts), _rows(counts)]
     if scored:
-        sections = [*score_sections(scored), *sections]
+        sections = [*score_sections(scored, audio), *sections]
     return Page(f"Predictions: {path.name}", _subtitle(counts), warnings, facts, sections)
 
 

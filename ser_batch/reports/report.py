@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ser_batch.errors import UsageError
 from ser_batch.reports.bundle_report import bundle_page
+from ser_batch.reports.comparison_report import comparison_page
 from ser_batch.reports.kinds import OutputKind, output_kind
 from ser_batch.reports.page import Page
 from ser_batch.reports.prediction_report import prediction_page
@@ -18,17 +19,26 @@ from ser_batch.storage.writing import open_atomically, os_errors_named
 SUFFIXES = (".html", ".htm")
 
 
-def write_report(path: Path, out: Path, truth: Path | None = None, figures: Path | None = None) -> None:
-    """Write the report page of a record folder, bundle, evaluation, cross-validation or prediction table.
+def write_report(
+    path: Path,
+    out: Path,
+    other: Path | None = None,
+    truth: Path | None = None,
+    audio: Path | None = None,
+    figures: Path | None = None,
+) -> None:
+    """Write the report page of a record folder, bundle, evaluation, cross-validation, comparison or prediction table.
 
     Args:
         path: of the output of a command.
+        other: a second cross-validation, which is compared with the first.
         out: the HTML file; replaced if it exists.
         truth: for a prediction table, a CSV with the columns ``file`` and ``label``, to score it.
+        audio: for scored predictions, the folder of the recordings: the page gets clips of the mistakes.
         figures: a folder that gets every picture as a PNG and an SVG file; None: none is written.
 
     Raises:
-        UsageError: ``out`` does not end with .html, or ``truth`` is given for something else than a table.
+        UsageError: ``out`` does not end with .html, or an option is given for another kind of output.
         SourceError: the path is missing, unfinished, damaged or not an output of ser-batch.
         OutputError: a file cannot be written.
     """
@@ -37,14 +47,19 @@ def write_report(path: Path, out: Path, truth: Path | None = None, figures: Path
     kind = output_kind(path)
     if truth is not None and kind != "table":
         raise UsageError(f"--truth {truth}: is for prediction tables; {path} already has true labels")
+    is_scored = kind in ("evaluation", "cross-validation") or truth is not None
+    if audio is not None and (not is_scored or other is not None):
+        raise UsageError(f"--audio {audio}: is for evaluations, cross-validations, and tables with --truth")
+    if audio is not None and not audio.is_dir():
+        raise UsageError(f"--audio {audio}: no such folder; give the folder of the recordings")
     pages: dict[OutputKind, Callable[[Path], Page]] = {
         "records": records_page,
         "bundle": bundle_page,
-        "evaluation": evaluation_page,
-        "cross-validation": cross_validation_page,
-        "table": partial(prediction_page, truth=truth),
+        "evaluation": partial(evaluation_page, audio=audio),
+        "cross-validation": partial(cross_validation_page, audio=audio),
+        "table": partial(prediction_page, truth=truth, audio=audio),
     }
-    page = pages[kind](path)
+    page = pages[kind](path) if other is None else comparison_page(path, other)
     html = page.to_html()
     with os_errors_named(out):
         with open_atomically(out) as file:

@@ -14,11 +14,14 @@ from ser_batch.errors import SourceError
 from ser_batch.evaluation.fold_predictions import label_codes, read_predictions
 from ser_batch.evaluation.folders import PREDICTIONS, SCORES, read_validation_summary
 from ser_batch.evaluation.metrics import Reliability, Scores, reliability, score
+from ser_batch.formatting import pluralize
+from ser_batch.reports.clips import CLIP_SECS, make_clip
 from ser_batch.reports.drawing import bars, confusion, reliability_diagram
 from ser_batch.reports.page import Cell, Page, Picture, Section, Table
 from ser_batch.storage.outputs import read_own_json
 
 _SHOWN_MISTAKES = 30
+_SHOWN_CLIPS = 12
 _SHOWN_SPEAKERS = 40
 _LISTED_SPEAKERS = 300
 
@@ -31,6 +34,7 @@ class Scored:
         scores: of all predictions.
         reliabilities: at most two, by name.
         mistakes: the most confident wrong predictions: file, speaker, true label, prediction, confidence.
+        starts: in seconds, the start of each of them in its file.
         recall_intervals: 95 % interval of the recall of each label, by label; empty: not known.
         speakers: recordings, UAR and WA of each speaker; empty: not known.
         notes: sentences, for example on what is not scored.
@@ -40,6 +44,7 @@ class Scored:
     scores: Scores
     reliabilities: Mapping[str, Reliability]
     mistakes: Sequence[tuple[str, str | None, str, str, float]]
+    starts: Sequence[float]
     recall_intervals: Mapping[str, Sequence[float] | None]
     speakers: Mapping[str, Mapping[str, float]]
     notes: Sequence[str]
@@ -55,6 +60,7 @@ class Scored:
         reliabilities: Mapping[str, Reliability],
         notes: Sequence[str],
         speakers: Sequence[str] | None = None,
+        starts: Sequence[float] | None = None,
     ) -> Scored:
         """From predictions: files, true labels ``(n,)`` and probabilities ``(n, labels)``."""
         labels = [one.label for one in scores.classes]
@@ -74,7 +80,8 @@ class Scored:
         ]
         own_notes = [f"Without recordings, and not in the UAR: {', '.join(scores.absent)}."] if scores.absent else []
         of_speakers = _speaker_scores(truth, found, speakers, labels) if speakers else {}
-        return cls(scores, reliabilities, mistakes, {}, of_speakers, [*own_notes, *notes], facts)
+        begins = [starts[row] if starts else 0.0 for row in wrong]
+        return cls(scores, reliabilities, mistakes, begins, {}, of_speakers, [*own_notes, *notes], facts)
 
 
 def _speaker_scores(
@@ -88,8 +95,13 @@ def _speaker_scores(
     }
 
 
-def score_sections(scored: Scored) -> list[Section]:
-    """Confusion matrix, scores of each label, calibration, speakers and mistakes."""
+def score_sections(scored: Scored, audio: Path | None = None) -> list[Section]:
+    """Confusion matrix, scores of each label, calibration, speakers and mistakes.
+
+    Args:
+        scored: the scores.
+        audio: folder of the recordings, for clips of the mistakes; None: there are none.
+    """
     labels = [one.label for one in scored.scores.classes]
     matrix = scored.scores.confusion
     explanation = (
@@ -123,12 +135,29 @@ def score_sections(scored: Scored) -> list[Section]:
     sections.append(Section("Confidence", [text], [diagram]))
     if len(scored.speakers) > 1:
         sections.append(_speaker_section(scored.speakers))
+    return [*sections, _mistakes(scored, audio)]
+
+
+def _mistakes(scored: Scored, audio: Path | None) -> Section:
     columns = ["file", "speaker", "true", "predicted", "confidence"]
     rows: list[list[Cell]] = [list(one) for one in scored.mistakes]
     if not any(row[1] for row in rows):
         columns, rows = [*columns[:1], *columns[2:]], [[*row[:1], *row[2:]] for row in rows]
     caption = f"The {len(rows)} most confident wrong predictions"
-    return [*sections, Section("Mistakes", tables=[Table("mistakes", caption, columns, rows)])]
+    table = Table("mistakes", caption, columns, rows)
+    if audio is None:
+        return Section("Mistakes", tables=[table])
+    clips, n_missing = [], 0
+    for place, (one, start_secs) in enumerate(zip(scored.mistakes[:_SHOWN_CLIPS], scored.starts, strict=False)):
+        file, _, true, predicted, confidence = one
+        named = f"{file}: {true}, predicted as {predicted} with {confidence:.2f}"
+        clip = make_clip(audio / file, start_secs, named, f"mistake-{place}")
+        clips += [clip] if clip else []
+        n_missing += clip is None
+    text = [f"At most the first {CLIP_SECS:g} seconds of each recording are on this page."]
+    if n_missing:
+        text.append(f"{pluralize(n_missing, 'recording')} cannot be read in {audio}.")
+    return Section("Mistakes", text, tables=[table], clips=clips)
 
 
 def _label_table(scored: Scored) -> Table:
@@ -165,8 +194,13 @@ def _speaker_section(speakers: Mapping[str, Mapping[str, float]]) -> Section:
     return Section("Speakers", pictures=[picture], tables=[table])
 
 
-def evaluation_page(folder: Path) -> Page:
-    """The page of an evaluation.
+def _secs(timestamps: pd.Series[str]) -> list[float]:
+    seconds: list[float] = pd.to_timedelta(timestamps).dt.total_seconds().tolist()
+    return seconds
+
+
+def evaluation_page(folder: Path, audio: Path | None = None) -> Page:
+    """The page of an evaluation; ``audio``: see `score_sections`.
 
     Raises:
         SourceError: a file of it is missing or damaged.
@@ -177,19 +211,19 @@ def evaluation_page(folder: Path) -> Page:
         table = pd.read_csv(folder / PREDICTIONS, dtype={"file": str, "speaker": str}, keep_default_na=False)
         truth = np.array([labels.index(label) for label in table.label])
         probabilities = table[[f"p_{label}" for label in labels]].to_numpy(float)
-        files, speakers = table.file.tolist(), table.speaker.tolist()
+        files, speakers, starts = table.file.tolist(), table.speaker.tolist(), _secs(table.start)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise SourceError(f"{folder}: is damaged ({error}); run evaluate again with --restart") from error
     scores = score(truth, probabilities.argmax(axis=1), labels)
     found = {"predictions": reliability(probabilities, truth)}
-    scored = Scored.of(files, truth, probabilities, scores, found, [], speakers)
+    scored = Scored.of(files, truth, probabilities, scores, found, [], speakers, starts)
     subtitle = f"split {summary['split']}, adapted to: {summary.get('adapt', 'none')}"
     facts = [*scored.facts, ("model", summary["model"][:12]), ("records", summary["records"][:12])]
-    return Page(f"Evaluation: {folder.name}", subtitle, [], facts, score_sections(scored))
+    return Page(f"Evaluation: {folder.name}", subtitle, [], facts, score_sections(scored, audio))
 
 
-def cross_validation_page(folder: Path) -> Page:
-    """The page of a cross-validation.
+def cross_validation_page(folder: Path, audio: Path | None = None) -> Page:
+    """The page of a cross-validation; ``audio``: see `score_sections`.
 
     Raises:
         SourceError: it is missing, unfinished or damaged.
@@ -199,11 +233,20 @@ def cross_validation_page(folder: Path) -> Page:
     truth = label_codes(table.label)
     probabilities = table[[f"p_{label}" for label in labels]].to_numpy(float)
     scores = score(truth, label_codes(table.emotion), labels)
-    after = reliability(probabilities, truth)
+    found_reliabilities = {"after calibration": reliability(probabilities, truth)}
+    if before := summary.get("reliability", {}).get("before"):  # earlier versions did not store it
+        found_reliabilities = {"before calibration": Reliability.from_json(before)} | found_reliabilities
     n_seeds = len(summary["seeds"])
     notes = [f"Counts are over all {n_seeds} seeds."] if n_seeds > 1 else []
     base = Scored.of(
-        table.file.tolist(), truth, probabilities, scores, {"after calibration": after}, notes, table.speaker.tolist()
+        table.file.tolist(),
+        truth,
+        probabilities,
+        scores,
+        found_reliabilities,
+        notes,
+        table.speaker.tolist(),
+        _secs(table.start),
     )
     intervals = {label: one["recall_interval"] for label, one in summary["classes"].items()}
     scored = replace(base, recall_intervals=intervals, speakers=summary["speakers"])
@@ -219,4 +262,4 @@ def cross_validation_page(folder: Path) -> Page:
         ("calibration error", f"{summary['ece']['pooled']['after']:.3f}"),
         ("before calibration", f"{summary['ece']['pooled']['before']:.3f}"),
     ]
-    return Page(f"Cross-validation: {folder.name}", summary["title"], [], facts, score_sections(scored))
+    return Page(f"Cross-validation: {folder.name}", summary["title"], [], facts, score_sections(scored, audio))

@@ -44,10 +44,10 @@ def comparison_lines(comparison: ModelComparison, name_a: str, name_b: str) -> l
     ]
     if len(comparison.speakers) > len(shown):
         lines.append(f"and {pluralize(len(comparison.speakers) - len(shown), 'more speaker')}")
-    return [*lines, _conclusion(comparison)]
+    return [*lines, conclusion(comparison)]
 
 
-def _conclusion(comparison: ModelComparison) -> str:
+def conclusion(comparison: ModelComparison) -> str:
     """One sentence on the difference of UAR, the primary score."""
     points = 100 * (comparison.uar.b - comparison.uar.a)
     low, high = 100 * comparison.uar.low, 100 * comparison.uar.high

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import io
 import re
 import shutil
 import subprocess
@@ -13,14 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from ser_batch.cli.app import main
+from ser_batch.evaluation.evaluate import _write_tables
+from ser_batch.evaluation.metrics import score
+from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
 from ser_batch.inference.table import FORMATS, TableForm
 from ser_batch.models.bundles import shipped_bundle
 from ser_batch.records.folder import RecordFolder
 from ser_batch.reports.prediction_report import SHOWN_ROWS
+from ser_batch.storage.writing import write_json
 from tests.folding import LABELS, made_predictions, written
 
 FORM = TableForm(("anger", "joy", "neutral"))
@@ -179,12 +185,57 @@ def test_a_cross_validation(tmp_path: Path) -> None:
     for label in LABELS:
         assert f">{label}</td>" in page
     assert "Counts are over all 2 seeds." in page
+    before, after = (facts(page)[name] for name in ("before calibration", "calibration error"))
+    assert f"Expected calibration error: before calibration {before}, after calibration {after}" in page
+    assert float(before) > 2 * float(after)
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == [
         f"{name}.{kind}" for name in ("confusion", "reliability", "speaker-uar") for kind in ("png", "svg")
     ]
     with Image.open(tmp_path / "figures" / "confusion.png") as picture:
         assert min(picture.size) > 500
+
+
+def test_two_cross_validations_are_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    a = written(tmp_path / "a", made_predictions(skill=0.5))
+    b = written(tmp_path / "b", made_predictions(skill=3.0))
+    assert main(["compare", str(a), str(b)]) == 0
+    conclusion = capfd.readouterr().out.splitlines()[-1]
+    page = report(a, str(b), "--figures", str(tmp_path / "figures"))
+    assert conclusion in page
+    assert float(facts(page)["UAR: B - A"]) > 0.1
+    assert "B is better for 6 and worse for 0" in page
+    assert (tmp_path / "figures" / "speaker-differences.png").exists()
+    other = written(tmp_path / "c", made_predictions(n=60))
+    assert "different recordings" in error(capfd, a, other, "-o", tmp_path / "r.html")
+
+
+@pytest.fixture
+def scored_table(tmp_path: Path, emodb_sample: Path) -> tuple[Path, Path]:
+    """A prediction table with mistakes on real recordings, one of which is missing; and the true labels."""
+    rows = [row(path.name, 0) for path in sorted(emodb_sample.glob("*.wav"))[:3]]
+    path = table(tmp_path / "preds.csv", [*rows, row("gone.wav", 1)])
+    return path, truth_file(tmp_path, {**{one.file: "joy" for one in rows}, "gone.wav": "anger"})
+
+
+def test_mistakes_have_their_audio(scored_table: tuple[Path, Path], emodb_sample: Path, tmp_path: Path, capfd) -> None:
+    path, truth = scored_table
+    page = report(path, "--truth", str(truth), "--audio", str(emodb_sample))
+    clips = re.findall(r'<audio [^>]*src="data:audio/ogg;base64,([^"]+)" aria-label="([^"]+)"', page)
+    assert [name.split(":")[0] for _, name in clips] == [one.name for one in sorted(emodb_sample.glob("*.wav"))[:3]]
+    assert "1 recording cannot be read in" in page
+    for (data, name), spoken in zip(clips, sorted(emodb_sample.glob("*.wav")), strict=False):
+        samples, rate_hz = soundfile.read(io.BytesIO(base64.b64decode(data)))
+        original, _ = soundfile.read(spoken)
+        assert len(samples) / rate_hz == pytest.approx(len(original) / 16_000, abs=0.05), name
+        # The codec keeps the sound: the loudness over time is the same.
+        n = min(len(original), len(samples)) // 400
+        levels = [np.square(one[: n * 400].reshape(n, 400)).mean(axis=1) ** 0.5 for one in (original, samples)]
+        assert np.corrcoef(*levels)[0, 1] > 0.95
+    line = error(capfd, path, "-o", tmp_path / "r.html", "--truth", truth, "--audio", tmp_path / "none")
+    assert "no such folder; give the folder of the recordings" in line
+    line = error(capfd, path, "-o", tmp_path / "r.html", "--audio", emodb_sample)
+    assert "is for evaluations, cross-validations, and tables with --truth" in line
 
 
 def test_records_and_an_evaluation_of_them(tmp_path: Path, emodb_sample: Path) -> None:
@@ -256,7 +307,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
         yield opened
         opened.close()
 
@@ -317,6 +370,7 @@ def test_every_kind_of_page_opens_on_a_phone(tmp_path: Path, small_records: Reco
         Path(shutil.copytree(small_records.path, tmp_path / "records")),
         Path(shutil.copytree(shipped_bundle().path, tmp_path / "bundle")),
         written(tmp_path / "cv", made_predictions()),
+        evaluated(tmp_path / "evaluation", small_records),
         table(tmp_path / "windows.csv", windows),
     ]
     problems: list[str] = []
@@ -336,6 +390,56 @@ def test_every_kind_of_page_opens_on_a_phone(tmp_path: Path, small_records: Reco
         page.close()
     assert problems == []
     assert set(requests) == {(tmp_path / "report.html").as_uri()}
+
+
+def test_a_clip_plays(scored_table: tuple[Path, Path], emodb_sample: Path, browser: Any) -> None:
+    path, truth = scored_table
+    report(path, "--truth", str(truth), "--audio", str(emodb_sample))
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(path.with_name("report.html").as_uri())
+    played = page.evaluate(
+        """async () => {
+          const player = document.querySelector("audio");
+          await player.play();
+          await new Promise(done => setTimeout(done, 500));
+          return [player.currentTime, player.duration];
+        }"""
+    )
+    assert played[0] > 0.1
+    assert 1 < played[1] < 10
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert problems == []
+    page.close()
+
+
+def test_print_has_all_tables_and_no_controls(tmp_path: Path, browser: Any) -> None:
+    report(written(tmp_path / "cv", made_predictions()))
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator("nav").is_visible()
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    assert page.locator("table:visible").count() == page.locator("table").count() >= 3
+    assert page.pdf().startswith(b"%PDF")
+    page.close()
+
+
+def evaluated(out: Path, records: RecordFolder) -> Path:
+    """An evaluation of made predictions of the records' examples."""
+    names = [row["file"] for part in records.manifest("file") for row in part.to_pylist()]
+    labels = records.labels
+    shares = np.random.default_rng(0).dirichlet(np.ones(len(labels)), len(names)).tolist()
+    rows = [
+        LabelledPrediction("03", place % len(labels), Prediction(name, 0.0, 2.0, tuple(one)))
+        for place, (name, one) in enumerate(zip(names, shares, strict=True))
+    ]
+    scores = score([one.label for one in rows], [one.prediction.best for one in rows], labels)
+    out.mkdir()
+    _write_tables(out, rows, scores, labels)
+    write_json(out / "scores.json", {"model": "0" * 64, "records": "0" * 64, "split": "test"} | scores.to_json())
+    return out
 
 
 def test_text_is_legible_on_every_background(tmp_path: Path, browser: Any) -> None:
