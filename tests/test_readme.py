@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from ser_batch import errors
 from ser_batch.cli.app import app, main
 from ser_batch.models.bundles import shipped_bundle
+from ser_batch.runtime.local import AUDIO_WORKER_BYTES
 from tools.make_cli_docs import cli_page
 from tools.make_troubleshooting import troubleshooting_page
 
@@ -74,6 +76,22 @@ def test_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_nothing_is_left_to_fill_in(page: Path) -> None:
     assert not re.findall(r"[A-Z]+_TABLE|TODO|TBD", page.read_text(encoding="utf-8"))
+
+
+def test_the_kubernetes_manifest_is_complete() -> None:
+    claim, cluster = yaml.safe_load_all((ROOT / "docs" / "kuberay.yaml").read_text(encoding="utf-8"))
+    spec = cluster["spec"]
+    pods = [spec["headGroupSpec"]["template"]["spec"], spec["workerGroupSpecs"][0]["template"]["spec"]]
+    for pod in pods:
+        (container,) = pod["containers"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    worker = pods[1]["containers"][0]["resources"]["limits"]
+    assert int(worker["memory"].removesuffix("Gi")) << 30 >= AUDIO_WORKER_BYTES * int(worker["cpu"])
+    pinned = re.search(r"^ray==(.*?) ", (ROOT / "requirements-dev.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert pinned
+    assert spec["rayVersion"] == pinned[1]
 
 
 def test_the_functions_it_names_exist() -> None:

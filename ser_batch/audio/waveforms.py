@@ -22,6 +22,7 @@ from ser_batch.audio.containers import has_concatenated_file, has_undeclared_dat
 from ser_batch.audio.decoders import DURATION_TOLERANCE_SECS, Decoder, Float32s, check_format, one_line
 from ser_batch.errors import AudioError
 from ser_batch.runtime.engine import heartbeat
+from ser_batch.storage.filesystems import buffer_bytes, open_raw
 
 _BLOCK_SAMPLES = 1 << 16
 
@@ -36,8 +37,8 @@ class _UnnamedFile(io.BufferedReader):
 
 
 def _open_unnamed(path: str | Path) -> _UnnamedFile:
-    # Non-blocking, because opening a named pipe without a writer would block forever.
-    return _UnnamedFile(io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)))
+    name = os.fspath(path)
+    return _UnnamedFile(open_raw(name), buffer_bytes(name))
 
 
 @contextmanager

@@ -61,13 +61,21 @@ app.command()(reports.report)
 app.command()(reports.export)
 
 
-def _refuse_urls(arguments: list[str]) -> None:
-    """Raise a UsageError for a URL as argument or option value, because it would be read as a local path."""
-    for argument in arguments:
+def _refuse_urls(arguments: list[str], command: Any) -> None:
+    """Raise a UsageError for a URL as argument or option value, because it would be read as a local path.
+
+    Recordings may be in an object store.
+    """
+    options = [one for one in (command.params if command else ()) if one.param_type_name == "option"]
+    valued = {name for one in options if not one.is_flag for name in one.opts}
+    for number, argument in enumerate(arguments):
         option, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         if re.match("-[A-Za-z]", value):  # -oVALUE
             option, value = value[:2], value[2:]
-        if problem := url_problem(value.removeprefix("@")):
+        if not option and number and arguments[number - 1] in valued:
+            option = arguments[number - 1]
+        is_source = option == "--source" or (not option and arguments[0] in ("build-records", "infer"))
+        if problem := url_problem(value.removeprefix("@"), is_source and not value.startswith("@")):
             raise UsageError(f"{f'{option} {value}'.strip()}: {problem}")
 
 
@@ -76,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         group: Any = typer.main.get_command(app)
         arguments, is_printed = configured(sys.argv[1:] if arguments is None else arguments, group.commands)
-        _refuse_urls(arguments)
+        _refuse_urls(arguments, group.commands.get(arguments[0]) if arguments else None)
         if is_printed:
             _print([effective(group.commands[arguments[0]], arguments[0], arguments[1:])])
         else:

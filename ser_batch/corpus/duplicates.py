@@ -1,8 +1,6 @@
 """Detection of files with the same content, which must not be in different splits."""
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +13,7 @@ from ser_batch.corpus.table import Recording, Rows, first_equal, first_of_file, 
 from ser_batch.errors import AudioError
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.engine import Engine
+from ser_batch.storage.filesystems import file_status, open_raw
 from ser_batch.storage.fingerprints import audio_sha256
 from ser_batch.storage.tables import codes
 
@@ -105,10 +104,10 @@ def duplicate_warnings(table: pa.Table, same: Duplicates) -> list[str]:
 
 def _size(path: str) -> int:
     try:
-        status = os.stat(path)
+        status = file_status(path)
     except (OSError, ValueError):
         return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return status.size if status.is_regular else 0
 
 
 def _has_duplicate(keys: Keys) -> NDArray[np.bool_]:
@@ -143,9 +142,8 @@ def _keys_of_files(task: tuple[int, list[str]], key: Callable[[str], bytes]) -> 
 
 
 def _head(path: str) -> bytes:
-    with open(path, "rb") as file:
-        size = os.stat(file.fileno()).st_size
-        return hashlib.sha256(b"%d\0" % size + file.read(_HEAD_BYTES)).digest()
+    with open_raw(path) as file:
+        return hashlib.sha256(b"%d\0" % file_status(path).size + (file.read(_HEAD_BYTES) or b"")).digest()
 
 
 def _content(path: str) -> bytes:

@@ -18,7 +18,7 @@ from ser_batch.corpus.folders import SPLIT_NAMES
 from ser_batch.corpus.table import Listing, Part, Recording, Rejection, first_equal, make_table, recordings, text_keys
 from ser_batch.errors import SourceError, UsageError
 from ser_batch.formatting import parse_secs, pluralize
-from ser_batch.storage.filesystems import url_problem
+from ser_batch.storage.filesystems import is_url, url_problem
 
 EXTENSIONS = frozenset(
     "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
@@ -47,6 +47,8 @@ def normalize_name(name: str) -> str:
 
 def list_source(source: str) -> Listing:
     """List a SOURCE: a directory, one file, a CSV or TSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
+
+    A directory or file may be at ``s3://bucket/key``, and so may the files of a CSV or list.
 
     Relative paths in a CSV or a list are resolved against its folder, those from stdin against the working directory.
 
@@ -79,6 +81,8 @@ def _list_source(source: str, whole_keys: bool) -> Listing:
     if source.startswith("@"):
         path = Path(source[1:])
         return _list_paths(_read(path), path.parent, str(path))
+    if is_url(source):
+        return _list_store(source, whole_keys)
     path = Path(source)
     if path.is_dir():
         return _list_directory(path, whole_keys)
@@ -143,6 +147,29 @@ def _list_directory(root: Path, whole_keys: bool) -> Listing:
         raise SourceError(f"{root}: no audio in it or its subfolders (it holds {holds}); give another folder")
     rejections = [dataclasses.replace(one, file=printable(before) + one.file) for one in walk.rejections]
     return Listing(table, sorted(rejections, key=lambda one: one.file), walk.other_files)
+
+
+def _list_store(url: str, whole_keys: bool) -> Listing:
+    """List a prefix of an object store, or one object of it."""
+    from ser_batch.storage.objects import is_object, list_objects
+
+    try:
+        if is_object(url):
+            if os.path.splitext(url)[1].lower() in {*SUFFIXES, ".txt"}:
+                raise SourceError(f"{url}: a list; copy it to this machine: the files in it may be at s3://")
+            name = url if whole_keys else url.rpartition("/")[2]
+            return Listing(make_table([Recording(printable(name), url)]))
+        keys = list_objects(url)
+    except OSError as error:
+        raise SourceError(f"{url}: cannot be listed ({error.strerror})") from error
+    audio = [key for key in keys if os.path.splitext(key)[1][1:].lower() in EXTENSIONS]
+    prefix = url.rstrip("/") + "/"
+    if not audio:
+        holds = pluralize(len(keys), "other object") if keys else "nothing"
+        raise SourceError(f"{url}: no audio below it (it holds {holds}); give another prefix")
+    before = prefix if whole_keys else ""
+    table = make_table(Recording(printable(before + key), prefix + key) for key in audio)
+    return Listing(table, other_files=len(keys) - len(audio))
 
 
 class _AudioWalk:
@@ -293,7 +320,7 @@ def _part(recording: Recording) -> Part:
 
 
 def _of_row(row: dict[str, str], base: Path) -> Recording:
-    if problem := url_problem(row["file"]):
+    if problem := url_problem(row["file"], may_be_remote=True):
         raise ValueError(problem)
     start_secs = parse_secs(row.get("start") or "0")
     end_secs = parse_secs(row["end"]) if row.get("end") else None
@@ -302,9 +329,8 @@ def _of_row(row: dict[str, str], base: Path) -> Recording:
     known = (normalize_name(printable(row.get(column, ""))) for column in ("label", "speaker", "split"))
     label, speaker, split = (text or None for text in known)
     split = SPLIT_NAMES.get(split.casefold(), split) if split else None
-    return Recording(
-        printable(row["file"]), os.path.join(base, row["file"]), label, speaker, split, start_secs, end_secs
-    )
+    path = row["file"] if is_url(row["file"]) else os.path.join(base, row["file"])
+    return Recording(printable(row["file"]), path, label, speaker, split, start_secs, end_secs)
 
 
 def _readable_part(row: dict[str, str]) -> Part:

@@ -11,7 +11,6 @@ written last.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from ser_batch.corpus.table import Recording
 from ser_batch.errors import AudioError, OutputError
 from ser_batch.inference.encoder import Encoder, cached_encoder
 from ser_batch.models.bundles import Bundle
+from ser_batch.storage.filesystems import file_status
 from ser_batch.storage.writing import open_atomically
 
 # Recordings, and windows, that are read or predicted at once: a compromise of time and memory.
@@ -68,10 +68,10 @@ class Stamp(NamedTuple):
 def stamp_of(path: str) -> Stamp | None:
     """The stamp of a file; None if there is no such file."""
     try:
-        status = os.stat(path)
+        status = file_status(path)
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return None
-    return Stamp(status.st_size, status.st_mtime_ns)
+    return Stamp(status.size, status.mtime_ns)
 
 
 class Embeddings(Protocol):

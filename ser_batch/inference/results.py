@@ -39,6 +39,7 @@ from ser_batch.inference.embeddings import (
     write_part,
 )
 from ser_batch.runtime.engine import Engine
+from ser_batch.storage.filesystems import absolute_path
 from ser_batch.storage.locks import locked
 from ser_batch.storage.outputs import IDENTITY, LOCK, Identity, drop_partials, read_own_json
 from ser_batch.storage.writing import open_atomically, os_errors_named, write_json
@@ -68,7 +69,7 @@ def keys_of(listing: Listing) -> pa.Array:
     """
     keys = bytearray()
     for one in recordings(listing.recordings):
-        parts = (one.file, os.path.abspath(one.path), *map(repr, (one.start_secs, one.end_secs, one.channel)))
+        parts = (one.file, absolute_path(one.path), *map(repr, (one.start_secs, one.end_secs, one.channel)))
         keys += _key(parts)
     for refused in listing.rejections:
         keys += _key((refused.file, refused.reason))

@@ -1,15 +1,16 @@
 """SHA-256 of JSON values, files and audio."""
 
 import hashlib
+import io
 import json
 import os
-import stat
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from ser_batch.errors import AudioError
+from ser_batch.storage.filesystems import buffer_bytes, file_status, open_raw
 
 
 def audio_sha256(path: str) -> str:
@@ -19,10 +20,10 @@ def audio_sha256(path: str) -> str:
         AudioError: the file cannot be read.
     """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe could block the batch for ever
+        status = file_status(path)
+        if not status.is_regular:  # reading a pipe could block the batch for ever
             raise AudioError("read", "is not a regular file")
-        return _stat_sha256(path, status.st_size, status.st_mtime_ns)
+        return _stat_sha256(path, status.size, status.mtime_ns)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise AudioError("read", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
@@ -60,5 +61,6 @@ def file_sha256(path: Path | str) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    name = os.fspath(path)
+    with io.BufferedReader(open_raw(name), buffer_bytes(name)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

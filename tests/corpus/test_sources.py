@@ -321,7 +321,7 @@ class TestList:
         assert files(listing) == ["a.wav"]
         assert "line 2" in listing.rejections[0].reason
 
-    @pytest.mark.parametrize("scheme", ["gs", "s3", "https", "file", "az"])
+    @pytest.mark.parametrize("scheme", ["gs", "https", "file", "az"])
     def test_a_url_is_a_row(self, tmp_path, scheme):
         (tmp_path / "list.txt").write_text(f"a.wav\n{scheme}://b/c.wav\nd:/e.wav\n")
         listing = list_source(f"@{tmp_path}/list.txt")
@@ -330,6 +330,12 @@ class TestList:
         assert file == f"{scheme}://b/c.wav"
         assert reason.startswith(f"line 2: is a URL ({scheme}://)")
         assert refusals(list_source(csv_source(tmp_path, f"file\n{file}\n"))) == [(file, reason)]
+
+    def test_an_object_of_a_store_is_a_recording(self, tmp_path):
+        (tmp_path / "list.txt").write_text("a.wav\ns3://b/ü c.wav\n")
+        listing = list_source(f"@{tmp_path}/list.txt")
+        assert files(listing) == ["a.wav", "s3://b/ü c.wav"]
+        assert [one.path for one in recordings(listing.recordings)] == [f"{tmp_path}/a.wav", "s3://b/ü c.wav"]
 
     def test_an_empty_list(self, tmp_path):
         (tmp_path / "list.txt").write_text("\n\n")

@@ -5,7 +5,6 @@ agreement with its part of the manifest. Checks across shards (the metadata, spe
 the caller's process. Problems are returned as a list; damaged files do not raise.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 from ser_batch.corpus.table import Listing, recordings
@@ -22,6 +21,7 @@ from ser_batch.records.verification.metadata import (
 )
 from ser_batch.records.verification.shards import ShardCheck, ShardReport, check_shard
 from ser_batch.runtime.engine import Engine, Outcome
+from ser_batch.storage.filesystems import file_status
 from ser_batch.storage.fingerprints import file_sha256
 
 _AUDIO_FILES_PER_TASK = 100
@@ -94,7 +94,7 @@ def _check_audio(sources: Sequence[tuple[AudioFile, str]]) -> list[Problem]:
     for audio, path in sources:
         try:
             # Opening a pipe would wait forever for a writer.
-            if os.path.exists(path) and not os.path.isfile(path):
+            if not file_status(path).is_regular:
                 what = "its audio is no longer a regular file"
             elif file_sha256(path) == audio.sha256:
                 continue

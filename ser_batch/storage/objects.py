@@ -1,0 +1,157 @@
+"""Objects of S3 stores, through pyarrow.
+
+The AWS SDK in pyarrow reads its usual environment variables and files; see docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pyarrow import fs
+
+from ser_batch.storage.filesystems import FileStatus
+
+_T = TypeVar("_T")
+
+# Requests that fail are repeated by the SDK so many times, with growing pauses; a reply that is cut short, by us.
+_ATTEMPTS = 4
+_FIRST_PAUSE_SECS = 0.2
+_CONNECT_SECS, _REQUEST_SECS = 10, 60
+
+
+def list_objects(url: str) -> list[str]:
+    """The keys of all objects below a prefix, relative to it, in the order of their text; hidden ones are left out.
+
+    Args:
+        url: ``s3://bucket/prefix``.
+
+    Raises:
+        OSError: the bucket is missing, or cannot be listed.
+    """
+    place = _place(url).rstrip("/")
+    found = _named(url, lambda: _store().get_file_info(fs.FileSelector(place, recursive=True)))
+    keys = (one.path[len(place) + 1 :] for one in found if one.type == fs.FileType.File)
+    return sorted(key for key in keys if not any(part.startswith(".") for part in key.split("/")))
+
+
+def is_object(url: str) -> bool:
+    """Whether a URL is that of an object, and not of a prefix.
+
+    Raises:
+        OSError: there is neither.
+    """
+    info = _info(url)
+    if info.type == fs.FileType.NotFound:
+        raise FileNotFoundError(2, "no such object or prefix", url)
+    return bool(info.type == fs.FileType.File)
+
+
+def object_status(url: str) -> FileStatus:
+    """The status of an object.
+
+    Raises:
+        OSError: it is missing, or cannot be read.
+    """
+    info = _info(url)
+    if info.type != fs.FileType.File:
+        raise FileNotFoundError(2, "no such object", url)
+    return FileStatus(info.size, info.mtime_ns or 0, is_regular=True)
+
+
+class ObjectFile(io.RawIOBase):
+    """An object, open for reading. A read that fails is repeated a few times, at the same place.
+
+    Raises:
+        OSError: the object is missing, or cannot be read.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url, self._offset = url, 0
+        self._open()
+        self._size = int(self._file.size())
+
+    def _open(self) -> None:
+        self._file: Any = _named(self._url, lambda: _store().open_input_file(_place(self._url)))
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._offset
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position; nothing is requested."""
+        self._offset = max(offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence], 0)
+        return self._offset
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from the position into a buffer; returns the number of bytes, 0 at the end."""
+        wanted = min(len(buffer), max(self._size - self._offset, 0))
+        content = self._read(wanted) if wanted else b""
+        buffer[: len(content)] = content
+        self._offset += len(content)
+        return len(content)
+
+    def _read(self, wanted: int) -> bytes:
+        pause_secs = _FIRST_PAUSE_SECS
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                content: bytes = _named(self._url, lambda: self._file.read_at(wanted, self._offset))
+                if len(content) == wanted:
+                    return content
+                problem = OSError(5, f"{len(content):,} of {wanted:,} bytes were sent", self._url)
+            except OSError as error:
+                problem = error
+            if attempt < _ATTEMPTS:
+                time.sleep(pause_secs)
+                pause_secs *= 2
+                self._open()
+        raise problem
+
+    def close(self) -> None:
+        """Close the object."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@lru_cache(maxsize=1)
+def _store() -> Any:
+    settings: dict[str, Any] = {"connect_timeout": _CONNECT_SECS, "request_timeout": _REQUEST_SECS}
+    # pyarrow reads the credentials itself, but not these.
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        scheme, _, settings["endpoint_override"] = endpoint.rstrip("/").rpartition("://")
+        settings["scheme"] = scheme or "https"
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        settings["region"] = region
+    return fs.S3FileSystem(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS), **settings)
+
+
+def _place(url: str) -> str:
+    """Bucket and key."""
+    return url.removeprefix("s3://")
+
+
+def _info(url: str) -> Any:
+    (info,) = _named(url, lambda: _store().get_file_info([_place(url)]))
+    return info
+
+
+def _named(url: str, request: Callable[[], _T]) -> _T:
+    """The result of a request; its errors have the URL and the store's own words, in one line."""
+    try:
+        return request()
+    except OSError as error:
+        text = " ".join(str(error).split())
+        raise OSError(error.errno or 5, text.partition("AWS Error ")[2][:200] or text[:200], url) from error

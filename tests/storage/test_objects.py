@@ -1,0 +1,139 @@
+"""Recordings in an S3 store: listed, read, built and predicted as local ones are."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ser_batch.cli.app import main
+from ser_batch.records.folder import open_records
+from ser_batch.storage import objects
+from ser_batch.storage.filesystems import file_status
+from ser_batch.storage.fingerprints import file_sha256
+from tests.storage.s3 import CREDENTIALS, Faults, client, proxy, s3_server
+
+
+@pytest.fixture(scope="module")
+def server(emodb_sample: Path) -> Iterator[int]:
+    """A server with the sample below ``corpus/wav/``, and more objects that are not audio."""
+    with s3_server() as port:
+        store = client(port)
+        store.create_bucket(Bucket="corpus")
+        for path in emodb_sample.glob("*.wav"):
+            store.upload_file(str(path), "corpus", f"wav/{path.name[:2]}/{path.name}")
+        store.put_object(Bucket="corpus", Key="wav/notes.txt", Body=b"none")
+        store.put_object(Bucket="corpus", Key="wav/.hidden/a.wav", Body=b"none")
+        store.put_object(Bucket="corpus", Key="other/ü +%41.wav", Body=b"")
+        store.put_object(Bucket="corpus", Key="empty/notes.txt", Body=b"none")
+        yield port
+
+
+@pytest.fixture
+def faults(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """Access to the server through a proxy."""
+    faults = Faults()
+    with proxy(server, faults) as port:
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        objects._store.cache_clear()
+        yield faults
+    objects._store.cache_clear()
+
+
+@pytest.fixture
+def local(tmp_path: Path, emodb_sample: Path) -> Path:
+    """The same folder on this machine."""
+    for path in emodb_sample.glob("*.wav"):
+        (tmp_path / "wav" / path.name[:2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "wav" / path.name[:2])
+    (tmp_path / "wav" / "notes.txt").write_text("none")
+    return tmp_path / "wav"
+
+
+def test_a_table_is_that_of_local_files(faults: Faults, local: Path, tmp_path: Path, capfd) -> None:
+    for source, out in (("s3://corpus/wav", "remote.csv"), (str(local), "local.csv")):
+        assert main(["infer", source, "-o", str(tmp_path / out), "-j", "2"]) == 0
+        assert "skipped: 1 file in" in capfd.readouterr().err
+    assert (tmp_path / "remote.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
+    assert faults.gets >= 14
+    faults.gets = 0
+    assert main(["infer", "s3://corpus/wav/", "-o", str(tmp_path / "remote.csv"), "-j", "2"]) == 0
+    assert "already finished, nothing to do" in capfd.readouterr().err
+    assert faults.gets == 0
+
+
+def test_records_are_those_of_local_files(faults: Faults, local: Path, tmp_path: Path) -> None:
+    for source, out in (("s3://corpus/wav", "remote"), (str(local), "local")):
+        assert main(["build-records", source, "-o", str(tmp_path / out), "--labels", "emodb", "-q", "-j", "2"]) == 0
+    assert open_records(tmp_path / "remote").fingerprint == open_records(tmp_path / "local").fingerprint
+    assert main(["verify", str(tmp_path / "remote"), "--source", "s3://corpus/wav"]) == 0
+
+
+def test_a_list_may_name_objects(faults: Faults, emodb_sample: Path, tmp_path: Path) -> None:
+    rows = [
+        "s3://corpus/wav/03/03a01Fa.wav,0.5",
+        f"{emodb_sample / '03a01Fa.wav'},0.5",
+        "s3://corpus/other/ü +%41.wav,",
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["file,start", *rows]))
+    assert (
+        main(["infer", str(tmp_path / "list.csv"), "-o", str(tmp_path / "preds.jsonl"), "-q", "--adapt", "none"]) == 3
+    )
+    remote, local, empty = map(json.loads, (tmp_path / "preds.jsonl").read_text().splitlines())
+    assert remote["file"] == "s3://corpus/wav/03/03a01Fa.wav"
+    assert {**remote, "file": ""} == {**local, "file": ""}
+    assert empty["error"] == "is empty (0 bytes)"
+
+
+def test_a_reply_that_is_cut_short_is_read_again(faults: Faults, emodb_sample: Path) -> None:
+    faults.cut = 2
+    assert file_sha256("s3://corpus/wav/03/03a01Fa.wav") == file_sha256(emodb_sample / "03a01Fa.wav")
+    assert (faults.cut, faults.gets >= 3) == (0, True)
+
+
+def test_a_store_that_always_fails_is_an_error_of_each_file(faults: Faults, tmp_path: Path, capfd) -> None:
+    faults.cut = 10_000
+    source = "s3://corpus/wav/03/03a01Fa.wav"
+    assert main(["infer", source, "-o", str(tmp_path / "preds.csv"), "-j", "1"]) == 1
+    assert "error: 03a01Fa.wav: cannot be read:" in capfd.readouterr().err
+    faults.cut = 0
+    assert main(["infer", source, "-o", str(tmp_path / "preds.csv"), "-j", "1", "--restart", "-q"]) == 0
+
+
+def test_a_slow_store_only_takes_longer(faults: Faults) -> None:
+    faults.delay_secs = 1.0
+    assert file_status("s3://corpus/wav/03/03a01Fa.wav").size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("s3://nobody/wav", "error: s3://nobody/wav: cannot be listed ("),
+        ("s3://corpus/none", "error: s3://corpus/none: cannot be listed (no such object or prefix)"),
+        (
+            "s3://corpus/empty",
+            "error: s3://corpus/empty: no audio below it (it holds 1 other object); give another prefix",
+        ),
+        ("s3://corpus/wav/notes.txt", "a list; copy it to this machine: the files in it may be at s3://"),
+        ("gs://corpus/wav", "recordings can be local files or at s3://; copy them to one of these"),
+    ],
+)
+def test_what_cannot_be_listed_is_one_line(faults: Faults, tmp_path: Path, capfd, source: str, message: str) -> None:
+    assert main(["infer", source, "-o", str(tmp_path / "preds.csv")]) in (1, 2)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "preds.csv").exists()
+
+
+def test_a_store_that_is_not_there_is_one_line(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    objects._store.cache_clear()
+    assert main(["infer", "s3://corpus/wav", "-o", str(tmp_path / "preds.csv")]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: s3://corpus/wav: cannot be listed (")
+    objects._store.cache_clear()
