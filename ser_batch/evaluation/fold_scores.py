@@ -81,10 +81,12 @@ def cross_fitted_temperatures(predictions: Sequence[FoldPrediction]) -> list[flo
     frame = DataFrame({"fold": [one.fold for one in predictions], "seed": [one.seed for one in predictions]})
     probabilities = np.array([one.probabilities for one in predictions])
     truth = np.array([one.label for one in predictions])
+    speakers = np.array([one.speaker for one in predictions])
     found = np.ones(len(predictions))
     for (fold, seed), part in frame.groupby(["fold", "seed"]):
         others = ((frame.seed == seed) & (frame.fold != fold)).to_numpy()
-        found[part.index] = fit_temperature(probabilities[others], truth[others]) or 1.0
+        known = speakers[others].tolist()
+        found[part.index] = fit_temperature(probabilities[others], truth[others], known) or 1.0
     temperatures: list[float] = found.tolist()
     return temperatures
 

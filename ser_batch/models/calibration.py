@@ -6,21 +6,29 @@ ICML 2017). The confidence changes, the predicted label does not.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
+# Chosen on EmoDB and RAVDESS: the largest loss against a temperature of 1 is small, and most of the gain is kept. See
+# docs/accuracy.md.
+_PRIOR_SPEAKERS = 3
 # Lower bound: probabilities that a float32 softmax rounds to 0.
 _MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
-def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
+def fit_temperature(probabilities: ArrayLike, truth: ArrayLike, speakers: Sequence[str] = ()) -> float | None:
     """The temperature with the least mean negative log-likelihood of the truth, between 0.05 and 20.
+
+    The temperature of a few speakers is often wrong for others. Its logarithm is multiplied by ``n / (n + 3)`` for n
+    speakers, which brings it nearer to 1.
 
     Args:
         probabilities: float ``(n, labels)``, each row summing to 1, of recordings the network was not trained on.
         truth: int ``(n,)``, the index of each row's true label.
+        speakers: of each row; empty or with empty names: not known, the temperature is used as it is.
 
     Returns:
         The temperature; None where it cannot be fitted: there are no recordings, or all are predicted correctly, so
@@ -40,7 +48,9 @@ def fit_temperature(probabilities: ArrayLike, truth: ArrayLike) -> float | None:
     best = minimize_scalar(
         loss, bounds=(math.log(_MIN_TEMPERATURE), math.log(_MAX_TEMPERATURE)), method="bounded", options={"xatol": 1e-6}
     )
-    return math.exp(float(best.x))
+    n_speakers = len({*speakers})
+    share = 1.0 if not n_speakers or "" in speakers else n_speakers / (n_speakers + _PRIOR_SPEAKERS)
+    return math.exp(share * float(best.x))
 
 
 def apply_temperature(probabilities: ArrayLike, temperature: float) -> NDArray[np.float64]:

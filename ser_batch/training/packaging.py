@@ -224,7 +224,7 @@ def _calibration(
     if validation is not None:
         examples = _embed(encoders, records, validation, store)
         probabilities = head.probabilities(head.features(examples.values))
-        temperature = fit_temperature(probabilities, examples.labels)
+        temperature = fit_temperature(probabilities, examples.labels, examples.speakers)
         if temperature is not None:
             return Calibration(temperature=temperature, fitted_on=validation.n_examples)
     return Calibration(temperature=1.0, fitted_on=None)

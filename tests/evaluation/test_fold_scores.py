@@ -88,7 +88,9 @@ def test_a_fold_is_calibrated_by_the_others_alone(tmp_path: Path) -> None:
     assert found["03"] != after["03"]
     for fold in ("02", "03"):
         others = [one for one in before if one.fold != fold]
-        expected = fit_temperature([one.probabilities for one in others], [one.label for one in others])
+        expected = fit_temperature(
+            [one.probabilities for one in others], [one.label for one in others], [one.speaker for one in others]
+        )
         assert found[fold] == pytest.approx(expected)
     assert found["02"] != found["03"]
 

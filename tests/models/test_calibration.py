@@ -83,3 +83,17 @@ def test_rows_sum_to_one_and_no_prediction_changes(rows: list[list[float]], temp
     assert scaled.sum(axis=1) == pytest.approx(1)
     assert (scaled >= 0).all()
     assert (scaled.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+
+
+def test_a_temperature_of_few_speakers_is_nearer_to_1() -> None:
+    dice = np.random.default_rng(0)
+    truth, logits = dice.integers(0, 3, 400), dice.normal(size=(400, 3))
+    logits[np.arange(400), truth] += 1.0
+    probabilities = softmax(3 * logits)
+    whole = fit_temperature(probabilities, truth)
+    assert whole is not None
+    assert whole > 2
+    for n_speakers, share in ((1, 1 / 4), (3, 1 / 2), (9, 3 / 4)):
+        fitted = fit_temperature(probabilities, truth, [f"{at % n_speakers:02d}" for at in range(400)])
+        assert fitted == pytest.approx(whole**share)
+    assert fit_temperature(probabilities, truth, ["", *["one"] * 399]) == whole
