@@ -67,6 +67,28 @@ def test_their_commands_run(tmp_path: Path, emodb_sample: Path, monkeypatch: pyt
     }
 
 
+@pytest.mark.slow
+def test_the_python_of_the_docs_runs(tmp_path: Path, emodb_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(emodb_sample, tmp_path / "calls")
+    shutil.copy(emodb_sample / "03a01Fa.wav", tmp_path / "calls" / "one.wav")
+    for command in (
+        ["infer", "calls", "-o", "preds.csv"],
+        ["build-records", str(emodb_sample), "-o", "tfrecords/mine"],
+        ["train", "tfrecords/mine", "-o", "models/mine", "--recipe", "functionals", "--epochs", "2"],
+    ):
+        assert main([*command, "-q"]) == 0
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    ]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "docs", "exec"), {})
+    assert (tmp_path / "validation" / "mine" / "predictions.csv").exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
