@@ -23,7 +23,9 @@ from tests.conftest import made_once
 TOLERANCE = 1e-4  # `export` promises 1e-3
 
 
-@pytest.fixture(scope="module", params=["functionals", "default", "seed"])
+@pytest.fixture(
+    scope="module", params=["functionals", *(pytest.param(one, marks=pytest.mark.slow) for one in ("default", "seed"))]
+)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, emodb_sample: Path) -> Bundle:
     """The shipped model, and a bundle of each other recipe, trained for an epoch."""
     if request.param == "functionals":
