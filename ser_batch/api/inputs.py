@@ -3,22 +3,88 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from ser_batch.errors import UsageError
+from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.events import Note, Report
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.local import AUDIO_WORKER_BYTES, LocalEngine
 from ser_batch.runtime.ray_engine import RayEngine
 from ser_batch.runtime.resources import usable_cpus
+from ser_batch.storage.filesystems import as_url
 
 if TYPE_CHECKING:
     from ser_batch.corpus.table import Listing
     from ser_batch.models.bundles import Bundle
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def at_stores(*inputs: str, out: str | None = None) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Let arguments of a function be URLs of an object store; see `ser_batch.storage.copies`.
+
+    Args:
+        inputs: names of arguments that are copied to this machine before.
+        out: name of the argument that is sent to the store at the end.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @wraps(function)
+        def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            bound = signature(function).bind(*args, **kwargs)
+            given = bound.arguments
+            remote = {name for name in (*inputs, out) if name and given.get(name) is not None and as_url(given[name])}
+            if not remote:
+                return function(*args, **kwargs)
+            from ser_batch.storage.copies import published
+
+            urls: dict[str, str] = {}
+            with _urls_named(urls):
+                for name in remote - {out}:
+                    url, given[name] = as_url(given[name]), local_path(given[name])
+                    urls[str(given[name])] = str(url)
+                with published(given[out]) if out in remote and out else nullcontext() as place:
+                    if place is not None and out:
+                        urls[str(place)] = str(as_url(given[out]))
+                        given[out] = place
+                    return function(*bound.args, **bound.kwargs)
+
+        return called
+
+    return decorate
+
+
+@contextmanager
+def _urls_named(urls: dict[str, str]) -> Iterator[None]:
+    """Errors in the block name URLs in place of their local copies."""
+    try:
+        yield
+    except SerBatchError as error:
+        for local, url in urls.items():
+            error.args = tuple(one.replace(local, url) if isinstance(one, str) else one for one in error.args)
+        raise
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path, or the local copy of an object or prefix of a store.
+
+    Raises:
+        SourceError: it is missing in the store, or cannot be read.
+    """
+    if as_url(path) is None:
+        return Path(path)
+    from ser_batch.storage.copies import local_copy
+
+    return local_copy(path)
 
 
 def engine_of(

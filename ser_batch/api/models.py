@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_batch.api.inputs import bundle_of, engine_of, initial_bundle
+from ser_batch.api.inputs import at_stores, bundle_of, engine_of, initial_bundle
 from ser_batch.events import Note, Report, ignore, progress_of, steps_of
 from ser_batch.runtime.resources import usable_cpus
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ser_batch.training.train import TrainingResult
 
 
+@at_stores("records", "init", out="out")
 def train(
     records: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -63,6 +64,7 @@ def train(
     return result
 
 
+@at_stores("bundle", "records", out="out")
 def evaluate(
     bundle: str | os.PathLike[str],
     records: str | os.PathLike[str],
@@ -89,6 +91,7 @@ def evaluate(
     return found
 
 
+@at_stores("records", "init", out="out")
 def cross_validate(
     records: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -136,6 +139,7 @@ def cross_validate(
         return run(folder, Path(out), chosen, options, running, restart, report, steps)
 
 
+@at_stores("folder_a", "folder_b")
 def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) -> ModelComparison:
     """Compare two cross-validations of the same recordings: difference, interval and paired test.
 
@@ -147,6 +151,7 @@ def compare(folder_a: str | os.PathLike[str], folder_b: str | os.PathLike[str]) 
     return run(Path(folder_a), Path(folder_b))
 
 
+@at_stores("bundle", out="out")
 def export(
     bundle: str | os.PathLike[str], out: str | os.PathLike[str], *, export_format: str, waveform: bool = False
 ) -> Export:

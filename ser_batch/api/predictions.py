@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_batch.api.inputs import Source, bundle_of, engine_of, listing_of, sources_of, with_speakers
+from ser_batch.api.inputs import Source, at_stores, bundle_of, engine_of, listing_of, sources_of, with_speakers
 from ser_batch.events import Note, Report, ignore, progress_of
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ser_batch.inference.tracks import TrackCounts
 
 
+@at_stores("model", out="out")
 def infer(
     source: Source,
     out: str | os.PathLike[str],
@@ -65,6 +66,7 @@ def infer(
     return dataclasses.replace(result, model=bundle.short_fingerprint, adapt=adaptation, bases=listing.bases)
 
 
+@at_stores("table", out="out")
 def tracks(
     table: str | os.PathLike[str], out: str | os.PathLike[str], *, table_format: str = "audacity"
 ) -> TrackCounts:
@@ -78,6 +80,7 @@ def tracks(
     return write_tracks(Path(table), Path(out), table_format)
 
 
+@at_stores("path", "other", out="out")
 def report(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_batch.api.inputs import Source, engine_of, listing_of
+from ser_batch.api.inputs import Source, at_stores, engine_of, listing_of
 from ser_batch.events import Note, Report, ignore, progress_of
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.local import LocalEngine
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ser_batch.records.verification.metadata import Problem
 
 
+@at_stores(out="out")
 def build_records(
     source: Source,
     out: str | os.PathLike[str],
@@ -120,6 +121,7 @@ def _plan_build(
     return plan, bases
 
 
+@at_stores("records")
 def verify(
     records: str | os.PathLike[str],
     *,

@@ -61,11 +61,12 @@ app.command()(reports.report)
 app.command()(reports.export)
 
 
-def _refuse_urls(arguments: list[str], command: Any) -> None:
-    """Raise a UsageError for a URL as argument or option value, because it would be read as a local path.
+# Arguments (the empty name) and options that may be in an object store.
+_REMOTE = ("", "--source", "--out", "-o", "--model", "--init")
 
-    Recordings may be in an object store.
-    """
+
+def _refuse_urls(arguments: list[str], command: Any) -> None:
+    """Raise a UsageError for a URL that would be read as a local path."""
     options = [one for one in (command.params if command else ()) if one.param_type_name == "option"]
     valued = {name for one in options if not one.is_flag for name in one.opts}
     for number, argument in enumerate(arguments):
@@ -74,8 +75,8 @@ def _refuse_urls(arguments: list[str], command: Any) -> None:
             option, value = value[:2], value[2:]
         if not option and number and arguments[number - 1] in valued:
             option = arguments[number - 1]
-        is_source = option == "--source" or (not option and arguments[0] in ("build-records", "infer"))
-        if problem := url_problem(value.removeprefix("@"), is_source and not value.startswith("@")):
+        may_be_remote = option in _REMOTE and not value.startswith("@")
+        if problem := url_problem(value.removeprefix("@"), may_be_remote):
             raise UsageError(f"{f'{option} {value}'.strip()}: {problem}")
 
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -130,6 +131,7 @@ def _say(line: str, quiet: bool = False) -> None:
 
 def _printable(line: str) -> str:
     """A line without line breaks and terminal control characters, which a file name may have."""
+    line = re.sub(r"\bs3:/(?!/)", "s3://", line)  # pathlib makes one slash of two
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 

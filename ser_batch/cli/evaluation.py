@@ -104,7 +104,7 @@ def cross_validate(
     from ser_batch.reports.text import cross_validation_lines
 
     if not quiet:
-        _print(cross_validation_lines(out))
+        _print(cross_validation_lines(validation.path))
     secs = time.perf_counter() - began
     outcome = "already finished, nothing to do" if validation.was_finished else f"written, in {secs:.1f} s"
     _say(f"{out}: {outcome}", quiet)

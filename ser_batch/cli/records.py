@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ser_batch import api
+from ser_batch.api.inputs import local_path
 from ser_batch.cli.console import _LISTED_ERRORS, SOME_FAILED, _list_errors, _print, _say, reporting
 from ser_batch.cli.options import EngineName, Quiet, RayAddress, Restart, Seed, Sources, Workers
 from ser_batch.formatting import part_named, pluralize
@@ -88,7 +89,7 @@ def _report_build(result: "BuildResult", out: Path, secs: float, quiet: bool) ->
     if result.n_errors:
         from ser_batch.reports.info import error_table
 
-        rows = islice(error_table(out), 1, 1 + _LISTED_ERRORS)
+        rows = islice(error_table(result.records.path), 1, 1 + _LISTED_ERRORS)
         errors = [(part_named(file, start, end), reason) for file, start, end, _, reason, _ in rows]
         _list_errors(errors, result.n_errors, f"ser-batch info {out} --errors", result.bases)
     _say(f"{out}: {result.records.summary()}, in {secs:.1f} s", quiet)
@@ -132,4 +133,4 @@ def verify(
     if problems:
         _say(f"{records}: {pluralize(len(problems), 'problem')} found, in {secs:.1f} s", quiet)
         raise typer.Exit(1)
-    _say(f"{records}: no problem found: {open_records(records).summary()}, in {secs:.1f} s", quiet)
+    _say(f"{records}: no problem found: {open_records(local_path(records)).summary()}, in {secs:.1f} s", quiet)

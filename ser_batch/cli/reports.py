@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from ser_batch import api
+from ser_batch.api.inputs import local_path
 from ser_batch.cli.console import _print, _print_csv, _say
 from ser_batch.cli.options import Quiet
 from ser_batch.errors import UsageError
 from ser_batch.runtime.process import prepare_tensorflow
+from ser_batch.storage.filesystems import as_url
 
 
 def info(
@@ -32,9 +34,10 @@ def info(
     if manifest and errors:
         raise UsageError("--manifest cannot be combined with --errors")
     if manifest or errors:
-        _print_csv(manifest_table(path) if manifest else error_table(path))
+        found = local_path(path)
+        _print_csv(manifest_table(found) if manifest else error_table(found))
     else:
-        _print(describe(path))
+        _print(describe(local_path(path)))
 
 
 def report(
@@ -59,7 +62,8 @@ def report(
     Example: ser-batch report preds.csv -o report.html
     """
     api.report(path, out, other, truth=truth, audio=audio, figures=figures)
-    _say(f"{out}: written, {out.stat().st_size / 1e6:.1f} MB", quiet)
+    size = "" if as_url(out) else f", {out.stat().st_size / 1e6:.1f} MB"
+    _say(f"{out}: written{size}", quiet)
 
 
 def export(
@@ -77,4 +81,5 @@ def export(
     """
     prepare_tensorflow(verbose=False)
     written = api.export(bundle, out, export_format=export_format, waveform=waveform)
-    _say(f"{written.file}: written; largest difference of a probability from {bundle}: {written.difference:.1g}", quiet)
+    difference = f"largest difference of a probability from {bundle}: {written.difference:.1g}"
+    _say(f"{out / written.file.name}: written; {difference}", quiet)

@@ -1,7 +1,7 @@
 """Files of this machine, and objects of S3 stores, by path or URL.
 
-Recordings may be at ``s3://bucket/key``; everything else is a local file. pyarrow, which is installed anyway, reads
-the store: TensorFlow's file systems would take seconds to import in every worker.
+Recordings, inputs and outputs may be at ``s3://bucket/key``. pyarrow, which is installed anyway, reads the store:
+TensorFlow's file systems would take seconds to import in every worker.
 """
 
 from __future__ import annotations
@@ -35,19 +35,27 @@ def is_url(path: str) -> bool:
     return path.startswith(_S3)
 
 
+def as_url(path: str | os.PathLike[str]) -> str | None:
+    """The URL of an object or prefix that a path stands for; None: it is local. `pathlib` makes one slash of two."""
+    text = os.fspath(path)
+    if text.startswith("s3:/") and not is_url(text):
+        text = text.replace("s3:/", _S3, 1)
+    return text.rstrip("/") if is_url(text) else None
+
+
 def url_problem(path: str, may_be_remote: bool = False) -> str | None:
     """The error for a path that is a URL (it would be read as a local folder ``gs:``); None for other paths.
 
     Args:
         path: as given by the user.
-        may_be_remote: it names recordings, which may be in a supported store.
+        may_be_remote: it may be in a supported store.
     """
     scheme = _URL.match(path)
     if scheme is None or (may_be_remote and is_url(path)):
         return None
     if may_be_remote:
-        return f"is a URL ({scheme[1]}://), and recordings can be local files or at s3://; copy them to one of these"
-    return f"is a URL ({scheme[1]}://), and only recordings can be at one (s3://); give a local path"
+        return f"is a URL ({scheme[1]}://), and only local files and s3:// are supported; copy it to one of these"
+    return f"is a URL ({scheme[1]}://), and only local files are supported here; give a local path"
 
 
 def absolute_path(path: str) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pyarrow import fs
@@ -21,7 +23,8 @@ _T = TypeVar("_T")
 # Requests that fail are repeated by the SDK so many times, with growing pauses; a reply that is cut short, by us.
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECS = 0.2
-_CONNECT_SECS, _REQUEST_SECS = 10, 60
+# All attempts together take less time than a worker may be without progress.
+_CONNECT_SECS, _REQUEST_SECS = 5, 10
 
 
 def list_objects(url: str) -> list[str]:
@@ -33,10 +36,80 @@ def list_objects(url: str) -> list[str]:
     Raises:
         OSError: the bucket is missing, or cannot be listed.
     """
+    return sorted(_below(url))
+
+
+def _below(url: str) -> dict[str, Any]:
+    """Pyarrow's facts of the objects below a prefix, by relative key, without hidden ones."""
     place = _place(url).rstrip("/")
     found = _named(url, lambda: _store().get_file_info(fs.FileSelector(place, recursive=True)))
-    keys = (one.path[len(place) + 1 :] for one in found if one.type == fs.FileType.File)
-    return sorted(key for key in keys if not any(part.startswith(".") for part in key.split("/")))
+    keys = {one.path[len(place) + 1 :]: one for one in found if one.type == fs.FileType.File}
+    return {key: one for key, one in keys.items() if not any(part.startswith(".") for part in key.split("/"))}
+
+
+def statuses(url: str) -> dict[str, FileStatus]:
+    """The status of each object below a prefix, by its relative key, or of the one object, by ``""``; empty: none.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    info = _info(url)
+    if info.type == fs.FileType.File:
+        return {"": FileStatus(info.size, info.mtime_ns or 0, is_regular=True)}
+    if info.type == fs.FileType.NotFound:
+        return {}
+    found = _below(url)
+    return {key: FileStatus(one.size, one.mtime_ns or 0, is_regular=True) for key, one in found.items()}
+
+
+def send(path: Path, url: str) -> None:
+    """Write a file as an object, whole or not at all.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+
+    def sent() -> None:
+        with open(path, "rb") as source, _store().open_output_stream(_place(url)) as stream:
+            shutil.copyfileobj(source, stream, 8 << 20)
+
+    _repeated(url, sent)
+
+
+def send_bytes(content: bytes, url: str) -> None:
+    """Write an object.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+
+    def sent() -> None:
+        with _store().open_output_stream(_place(url)) as stream:
+            stream.write(content)
+
+    _repeated(url, sent)
+
+
+def remove(url: str) -> None:
+    """Remove an object.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+    _repeated(url, lambda: _store().delete_file(_place(url)))
+
+
+def _repeated(url: str, request: Callable[[], None]) -> None:
+    pause_secs = _FIRST_PAUSE_SECS
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _named(url, request)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(pause_secs)
+            pause_secs *= 2
+    return _named(url, request)
 
 
 def is_object(url: str) -> bool:
@@ -153,5 +226,7 @@ def _named(url: str, request: Callable[[], _T]) -> _T:
     try:
         return request()
     except OSError as error:
+        if isinstance(error.filename, str) and not str(error.filename).startswith("s3"):
+            raise  # of a local file
         text = " ".join(str(error).split())
         raise OSError(error.errno or 5, text.partition("AWS Error ")[2][:200] or text[:200], url) from error

@@ -237,8 +237,8 @@ def test_a_url_is_refused_wherever_a_path_stands(tmp_path: Path, capfd, monkeypa
     assert main(arguments) == 2
     error = capfd.readouterr().err
     assert re.fullmatch(
-        r"error: .*://.*: is a URL \(\w+://\), and (only recordings can be at one \(s3://\); give a local path|"
-        r"recordings can be local files or at s3://; copy them to one of these)\n",
+        r"error: .*://.*: is a URL \(\w+://\), and only local files (are supported here; give a local path|"
+        r"and s3:// are supported; copy it to one of these)\n",
         error,
     )
     assert list(tmp_path.iterdir()) == []

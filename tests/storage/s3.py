@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import boto3
@@ -91,6 +91,7 @@ def _serve(one: socket.socket, port: int, faults: Faults) -> None:
             request += part
         head, _, rest = request.partition(b"\r\n\r\n")
         server.sendall(head + b"\r\nConnection: close\r\n\r\n" + rest)
+        threading.Thread(target=_forward, args=(one, server), daemon=True).start()  # the rest of a PUT
         left = -1
         with faults.lock:
             if head.startswith(b"GET ") and b"list-type" not in head:
@@ -104,4 +105,12 @@ def _serve(one: socket.socket, port: int, faults: Faults) -> None:
                 part, left = part[:left], left - len(part[:left])
             one.sendall(part)
             if left == 0:
-                return
+                break
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)  # the other thread still reads from it
+
+
+def _forward(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while part := source.recv(65536):
+            target.sendall(part)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,7 +118,7 @@ def test_a_slow_store_only_takes_longer(faults: Faults) -> None:
             "error: s3://corpus/empty: no audio below it (it holds 1 other object); give another prefix",
         ),
         ("s3://corpus/wav/notes.txt", "a list; copy it to this machine: the files in it may be at s3://"),
-        ("gs://corpus/wav", "recordings can be local files or at s3://; copy them to one of these"),
+        ("gs://corpus/wav", "only local files and s3:// are supported; copy it to one of these"),
     ],
 )
 def test_what_cannot_be_listed_is_one_line(faults: Faults, tmp_path: Path, capfd, source: str, message: str) -> None:
@@ -137,3 +137,105 @@ def test_a_store_that_is_not_there_is_one_line(tmp_path: Path, capfd, monkeypatc
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: s3://corpus/wav: cannot be listed (")
     objects._store.cache_clear()
+
+
+@pytest.fixture
+def bucket(faults: Faults, server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """An empty bucket ``out``, and an empty folder of local copies."""
+    store = client(server)
+    store.create_bucket(Bucket="out")
+    for one in store.list_objects_v2(Bucket="out").get("Contents", []):
+        store.delete_object(Bucket="out", Key=one["Key"])
+    monkeypatch.setenv("SER_BATCH_CACHE", str(tmp_path / "cache"))
+    return faults
+
+
+def keys(server: int) -> list[str]:
+    return [one["Key"] for one in client(server).list_objects_v2(Bucket="out").get("Contents", [])]
+
+
+@pytest.mark.slow
+def test_all_commands_work_in_a_store(bucket: Faults, server: int, tmp_path: Path, capfd, monkeypatch) -> None:
+    commands = [
+        "build-records s3://corpus/wav -o s3://out/records --labels emodb -q",
+        "verify s3://out/records --source s3://corpus/wav",
+        "train s3://out/records -o s3://out/model --recipe functionals --epochs 2 -q",
+        "evaluate s3://out/model s3://out/records -o s3://out/eval --split train -q",
+        "infer s3://corpus/wav -o s3://out/tables/preds.csv --model s3://out/model -q",
+        "report s3://out/tables/preds.csv -o s3://out/report.html -q",
+        "info s3://out/model",
+    ]
+    for machine in ("one", "another"):  # the second machine has no copies
+        monkeypatch.setenv("SER_BATCH_CACHE", str(tmp_path / machine))
+        for command in commands:
+            again = ["--restart"] if machine == "another" and command.startswith("infer") else []
+            assert main([*command.split(), *again]) == 0, (machine, command)
+        output = capfd.readouterr()
+        assert "s3://out/records: no problem found: 14 examples" in output.err
+        assert "functionals" in output.out
+        assert str(tmp_path) not in output.err
+    assert main([*commands[4].split()]) == 0  # complete, with its parts on this machine
+    monkeypatch.setenv("SER_BATCH_CACHE", str(tmp_path / "third"))
+    assert main([*commands[4].split()]) == 1
+    expected = "error: s3://out/tables/preds.csv: exists without its folder .preds.csv.parts, so its inputs and"
+    assert capfd.readouterr().err.startswith(expected)
+    found = keys(server)
+    assert {"records/provenance.json", "model/bundle.json", "eval/scores.json", "report.html"} < {*found}
+    assert "tables/preds.csv" in found
+    assert not [key for key in found if ".lease" in key or "/." in key]
+    local = tmp_path / "local"
+    assert main(["build-records", "s3://corpus/wav", "-o", str(local), "--labels", "emodb", "-q"]) == 0
+    for path in local.rglob("*.tfrecord*"):
+        body = client(server).get_object(Bucket="out", Key=f"records/{path.relative_to(local)}")["Body"].read()
+        assert body == path.read_bytes()
+
+
+def test_a_run_that_cannot_send_continues(bucket: Faults, server: int, tmp_path: Path, capfd) -> None:
+    command = ["infer", "s3://corpus/wav", "-o", "s3://gone/preds.csv", "-q"]
+    assert main(command) == 1
+    assert capfd.readouterr().err.startswith("error: s3://gone/preds.csv")
+    client(server).create_bucket(Bucket="gone")
+    bucket.gets = 0
+    assert main(command) == 0
+    assert bucket.gets == 0  # everything was predicted before
+    assert client(server).head_object(Bucket="gone", Key="preds.csv")["ContentLength"] > 1000
+
+
+def test_the_marker_is_sent_last_and_removed_first(bucket: Faults, server: int, monkeypatch, capfd) -> None:
+    done: list[str] = []
+
+    def noted(name: str) -> Callable[..., None]:
+        plain = getattr(objects, name)
+
+        def called(*of: object) -> None:
+            done.append(f"{name} {of[-1]}")
+            plain(*of)
+
+        return called
+
+    for name in ("send", "remove"):
+        monkeypatch.setattr(objects, name, noted(name))
+    build = ["build-records", "s3://corpus/wav", "-o", "s3://out/records", "--labels", "emodb", "-q", "-j", "1"]
+    assert main(build) == 0
+    assert done[-2:] == ["send s3://out/records/provenance.json", "remove s3://out/records.lease"]
+    done.clear()
+    assert main([*build, "--seed", "1"]) == 1  # other settings, and no --restart
+    assert "other inputs or settings" in capfd.readouterr().err
+    assert done == []
+    assert main([*build, "--seed", "1", "--restart"]) == 0
+    assert done[0] == "remove s3://out/records/provenance.json"
+    assert done[-2:] == ["send s3://out/records/provenance.json", "remove s3://out/records.lease"]
+
+
+def test_two_runs_to_one_output_are_told_apart(bucket: Faults, server: int, tmp_path: Path, monkeypatch, capfd) -> None:
+    command = ["infer", "s3://corpus/wav/03", "-o", "s3://out/preds.csv", "-q", "--adapt", "none"]
+    client(server).put_object(Bucket="out", Key="preds.csv.lease", Body=b"")
+    assert main(command) == 1
+    assert "s3://out/preds.csv: another run is sending to it" in capfd.readouterr().err
+    client(server).delete_object(Bucket="out", Key="preds.csv.lease")
+    monkeypatch.setenv("SER_BATCH_CACHE", str(tmp_path / "another"))
+    assert main(command) == 0
+    monkeypatch.setenv("SER_BATCH_CACHE", str(tmp_path / "cache"))
+    assert main(command) == 1  # this machine has a table that was never sent
+    assert "was changed by another run since the one on this machine; remove" in capfd.readouterr().err
+    assert keys(server) == ["preds.csv"]
