@@ -20,11 +20,12 @@ from typing import Any
 from ser_batch.errors import OutputError, SourceError
 from ser_batch.storage import objects
 from ser_batch.storage.filesystems import as_url
-from ser_batch.storage.writing import write_json
+from ser_batch.storage.writing import open_atomically, write_json
 
 # An output with one of these is complete.
 _MARKERS = ("provenance.json", "bundle.json", "scores.json", "export.json")
 _LEASE_SECS = 900.0
+_COPIED_BYTES = 4 << 20
 
 # Of each file: size and time of change.
 _Files = dict[str, list[int]]
@@ -134,10 +135,8 @@ def _pulled(url: str, remote: _Files) -> Path:
         if remote[name] != state.remote.get(name) or here.get(name) != state.local.get(name) or name not in here:
             target = place / name if name else place
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
-            with objects.ObjectFile(f"{url}/{name}" if name else url) as source, open(partial, "wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-            partial.replace(target)
+            with objects.ObjectFile(f"{url}/{name}" if name else url) as source, open_atomically(target, "wb") as file:
+                shutil.copyfileobj(source, file, _COPIED_BYTES)
     for name in here.keys() - remote.keys():
         (place / name if name else place).unlink()
     state.write(remote)
