@@ -12,6 +12,7 @@ import pytest
 import ser_batch
 
 ROOT = Path(__file__).parent.parent
+HADOLINT = Path(sys.executable).parent / "hadolint"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def pinned(text: str) -> set[str]:
 
 
 def test_hadolint_finds_nothing_wrong_with_the_dockerfile() -> None:
-    done = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    done = subprocess.run([HADOLINT, str(ROOT / "Dockerfile")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -250,7 +250,9 @@ def values(rows: Sequence[dict[str, str]], column: str) -> set[str]:
 def test_who_is_held_out_is_in_no_training(trainings: Trainings, tmp_path: Path) -> None:
     reports: list[Any] = []
     options = CrossValidationOptions("speaker", None, 2, 3)
-    assert not cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline(), on_fold=reports.append)
+    found = cross_validate(trainings.records, tmp_path / "cv", QUICK, options, Inline(), on_fold=reports.append)
+    assert not found.was_finished
+    assert len(found.predictions()) == 2 * 14
     speakers = sorted(values(example_rows(trainings.records), "speaker"))
     assert [seed for seed, *_ in trainings.seen] == [3] * 10 + [4] * 10
     assert [report.name for report in reports] == 2 * speakers
