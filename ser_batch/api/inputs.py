@@ -42,19 +42,20 @@ def at_stores(*inputs: str, out: str | None = None) -> Callable[[Callable[_P, _R
         def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             bound = signature(function).bind(*args, **kwargs)
             given = bound.arguments
-            remote = {name for name in (*inputs, out) if name and given.get(name) is not None and as_url(given[name])}
+            paths = {name: given[name] for name in (*inputs, out) if name and given.get(name) is not None}
+            remote = {name: url for name, path in paths.items() if (url := as_url(path))}
             if not remote:
                 return function(*args, **kwargs)
             from ser_batch.storage.copies import published
 
             urls: dict[str, str] = {}
             with _urls_named(urls):
-                for name in remote - {out}:
-                    url, given[name] = as_url(given[name]), local_path(given[name])
-                    urls[str(given[name])] = str(url)
-                with published(given[out]) if out in remote and out else nullcontext() as place:
+                for name in remote.keys() - {out}:
+                    given[name] = local_path(given[name])
+                    urls[str(given[name])] = remote[name]
+                with published(remote[out]) if out in remote else nullcontext() as place:
                     if place is not None and out:
-                        urls[str(place)] = str(as_url(given[out]))
+                        urls[str(place)] = remote[out]
                         given[out] = place
                     return function(*bound.args, **bound.kwargs)
 
@@ -80,11 +81,11 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         SourceError: it is missing in the store, or cannot be read.
     """
-    if as_url(path) is None:
+    if (url := as_url(path)) is None:
         return Path(path)
     from ser_batch.storage.copies import local_copy
 
-    return local_copy(path)
+    return local_copy(url)
 
 
 def engine_of(

@@ -15,11 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ser_batch.errors import OutputError, SourceError
 from ser_batch.storage import objects
-from ser_batch.storage.filesystems import as_url
 from ser_batch.storage.writing import open_atomically, write_json
 
 # An output with one of these is complete.
@@ -31,55 +30,48 @@ _COPIED_BYTES = 4 << 20
 _Files = dict[str, list[int]]
 
 
-def local_copy(path: str | os.PathLike[str]) -> Path:
-    """The local copy of a file or folder; a local path is itself.
+def local_copy(url: str) -> Path:
+    """The local copy of an object or prefix that is read; it is never that of an output that is being made.
 
     Raises:
         SourceError: it is missing in the store, or cannot be read.
     """
-    url = as_url(path)
-    if url is None:
-        return Path(path)
     try:
         if not (remote := _remote_files(url)):
             raise SourceError(f"{url}: no such object or prefix")
-        return _pulled(url, remote)
+        return _pulled(url, remote, _State(url, "inputs"))
     except OSError as error:
         raise SourceError(f"{url}: cannot be read ({error.strerror or error})") from error
 
 
 @contextmanager
-def published(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The local folder or file of an output, which is sent to the store at the end; a local path is itself.
+def published(url: str) -> Iterator[Path]:
+    """The local folder or file of an output, which is sent to the store at the end.
 
     If the body raises, nothing is sent; the local files stay, and the next run continues from them.
 
     Raises:
         OutputError: the store cannot be read or written, or another run changed the output.
     """
-    url = as_url(path)
-    if url is None:
-        yield Path(path)
-        return
     with _errors_named(url):
-        remote, state = _remote_files(url), _State(url)
-        place = _local_place(url)
+        remote, state = _remote_files(url), _State(url, "outputs")
+        place = state.place
         if remote != state.remote:
             if state.is_ahead:
                 raise OutputError(
                     f"{url}: was changed by another run since the one on this machine; remove {place.parent} to use "
                     "what is in the store, or choose another --out"
                 )
-            _pulled(url, remote)
+            _pulled(url, remote, state)
         place.parent.mkdir(parents=True, exist_ok=True)
     yield place
     with _errors_named(url):
-        state = _State(url)
+        state = _State(url, "outputs")
         if _remote_files(url) != state.remote:
             raise OutputError(f"{url}: was changed by another run; nothing was sent, the output is in {place}")
         if state.is_ahead:
             with _lease(url):
-                _send(url, place)
+                _send(url, state)
 
 
 def cache_folder() -> Path:
@@ -88,16 +80,18 @@ def cache_folder() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ser-batch"
 
 
-def _local_place(url: str) -> Path:
-    return cache_folder() / hashlib.blake2b(url.encode(), digest_size=8).hexdigest() / url.rpartition("/")[2]
-
-
 class _State:
-    """What was in the store, and what was here, when both were last the same."""
+    """What was in the store, and what was here, when both were last the same.
 
-    def __init__(self, url: str) -> None:
-        self._place = _local_place(url)
-        self._path = self._place.parent / "state.json"
+    Attributes:
+        place: the local folder or file; inputs and outputs have different ones.
+        remote, local: the files there and here.
+    """
+
+    def __init__(self, url: str, kind: Literal["inputs", "outputs"]) -> None:
+        folder = cache_folder() / kind / hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+        self.place = folder / url.rpartition("/")[2]
+        self._path = folder / "state.json"
         self.remote: _Files = {}
         self.local: _Files = {}
         if self._path.exists():
@@ -107,11 +101,11 @@ class _State:
     @property
     def is_ahead(self) -> bool:
         """Whether there are local files that are not in the store."""
-        return _local_files(self._place) != self.local
+        return _local_files(self.place) != self.local
 
     def write(self, remote: _Files) -> None:
         """Store that both are the same now."""
-        write_json(self._path, {"remote": remote, "local": _local_files(self._place)})
+        write_json(self._path, {"remote": remote, "local": _local_files(self.place)})
 
 
 def _remote_files(url: str) -> _Files:
@@ -127,9 +121,9 @@ def _local_files(place: Path) -> _Files:
     return {name: [path.stat().st_size, path.stat().st_mtime_ns] for name, path in shown.items()}
 
 
-def _pulled(url: str, remote: _Files) -> Path:
+def _pulled(url: str, remote: _Files, state: _State) -> Path:
     """Copy what differs from the last copy, remove what is gone, and return the local place."""
-    place, state = _local_place(url), _State(url)
+    place = state.place
     here = _local_files(place)
     for name in sorted(remote):
         if remote[name] != state.remote.get(name) or here.get(name) != state.local.get(name) or name not in here:
@@ -143,9 +137,10 @@ def _pulled(url: str, remote: _Files) -> Path:
     return place
 
 
-def _send(url: str, place: Path) -> None:
+def _send(url: str, state: _State) -> None:
     """Send what differs from the store, the marker last; remove what is gone."""
-    state, here = _State(url), _local_files(place)
+    place = state.place
+    here = _local_files(place)
     changed = [name for name in here if here[name] != state.local.get(name) or name not in state.remote]
     gone = [name for name in state.remote if name not in here]
     # While parts are replaced, the old marker must not vouch for them.

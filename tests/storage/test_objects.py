@@ -239,3 +239,15 @@ def test_two_runs_to_one_output_are_told_apart(bucket: Faults, server: int, tmp_
     assert main(command) == 1  # this machine has a table that was never sent
     assert "was changed by another run since the one on this machine; remove" in capfd.readouterr().err
     assert keys(server) == ["preds.csv"]
+
+
+def test_reading_an_output_does_not_touch_one_that_was_not_sent(bucket: Faults, server: int) -> None:
+    build = ["build-records", "s3://corpus/wav", "-o", "s3://out/records", "--labels", "emodb", "-q", "-j", "1"]
+    assert main(build) == 0
+    client(server).put_object(Bucket="out", Key="records.lease", Body=b"")
+    assert main([*build, "--seed", "1", "--restart"]) == 1  # it is made, and cannot be sent
+    assert main(["info", "s3://out/records"]) == 0
+    client(server).delete_object(Bucket="out", Key="records.lease")
+    assert main([*build, "--seed", "1"]) == 0
+    remote = client(server).get_object(Bucket="out", Key="records/provenance.json")["Body"].read()
+    assert '"seed": 1' in remote.decode()
