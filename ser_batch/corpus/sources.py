@@ -161,7 +161,9 @@ def _list_store(url: str, whole_keys: bool) -> Listing:
             return Listing(make_table([Recording(printable(name), url)]))
         keys = list_objects(url)
     except OSError as error:
-        raise SourceError(f"{url}: cannot be listed ({error.strerror})") from error
+        raise SourceError(
+            f"{url}: cannot be listed ({error.strerror}); check the URL, the credentials and the address of the store"
+        ) from error
     audio = [key for key in keys if os.path.splitext(key)[1][1:].lower() in EXTENSIONS]
     prefix = url.rstrip("/") + "/"
     if not audio:

@@ -41,7 +41,10 @@ def local_copy(url: str) -> Path:
             raise SourceError(f"{url}: no such object or prefix")
         return _pulled(url, remote, _State(url, "inputs"))
     except OSError as error:
-        raise SourceError(f"{url}: cannot be read ({error.strerror or error})") from error
+        raise SourceError(
+            f"{url}: cannot be read ({error.strerror or error}); check the URL, the credentials and the address of "
+            "the store"
+        ) from error
 
 
 @contextmanager
