@@ -80,7 +80,7 @@ def tracks(
     return write_tracks(Path(table), Path(out), table_format)
 
 
-@at_stores("path", "other", out="out")
+@at_stores("path", "other", "records", out="out")
 def report(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -88,6 +88,7 @@ def report(
     *,
     truth: str | os.PathLike[str] | None = None,
     audio: str | os.PathLike[str] | None = None,
+    records: str | os.PathLike[str] | None = None,
     figures: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write a report page as one HTML file. For the options see ``ser-batch report``.
@@ -97,5 +98,5 @@ def report(
     """
     from ser_batch.reports.report import write_report
 
-    optional = [None if one is None else Path(one) for one in (other, truth, audio, figures)]
+    optional = [None if one is None else Path(one) for one in (other, truth, audio, records, figures)]
     write_report(Path(path), Path(out), *optional)

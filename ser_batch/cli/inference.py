@@ -121,11 +121,11 @@ def tracks(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Prediction table, best of infer --windows.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the files.")],
     table_format: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="audacity, textgrid, rttm or elan.")
+        str, typer.Option("--format", metavar="FORMAT", help="audacity, textgrid, rttm, elan or audformat.")
     ] = "audacity",
     quiet: Quiet = False,
 ) -> None:
-    """Write label tracks: the emotions over time, one file for each recording.
+    """Write label tracks: the emotions over time, one file for each recording or one audformat database.
 
     Example: ser-batch tracks preds.csv -o tracks/ --format textgrid
     """

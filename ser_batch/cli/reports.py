@@ -54,6 +54,9 @@ def report(
     audio: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Scored predictions: the recordings, for clips of mistakes.")
     ] = None,
+    records: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Scored predictions: the records, for log-mels of mistakes.")
+    ] = None,
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture as PNG and SVG, too.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -61,7 +64,7 @@ def report(
 
     Example: ser-batch report preds.csv -o report.html
     """
-    api.report(path, out, other, truth=truth, audio=audio, figures=figures)
+    api.report(path, out, other, truth=truth, audio=audio, records=records, figures=figures)
     size = "" if as_url(out) else f", {out.stat().st_size / 1e6:.1f} MB"
     _say(f"{out}: written{size}", quiet)
 

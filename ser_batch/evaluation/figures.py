@@ -2,10 +2,8 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import seaborn
 from matplotlib.figure import Figure
@@ -13,12 +11,10 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 
 from ser_batch.evaluation.metrics import Reliability
+from ser_batch.evaluation.plot_style import BLUE, ORANGE, styled
 from ser_batch.storage.writing import open_atomically
 
 _LABELS_WITH_COUNTS = 20
-
-# A label may contain dollar signs. The settings of the process, of a notebook for instance, are left as they are.
-_as_text = partial(matplotlib.rc_context, {"text.parse_math": False})
 
 
 def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
@@ -26,7 +22,7 @@ def plot_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: s
     _write(draw_confusion(confusion, labels, title), path)
 
 
-@_as_text()
+@styled()
 def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], title: str) -> Figure:
     """A confusion matrix: shaded by the share of each true label, with counts if labels are few.
 
@@ -70,7 +66,7 @@ def plot_reliability(before: Reliability, after: Reliability, title: str, path: 
     _write(draw_reliability({"before calibration": before, "after calibration": after}, title), path)
 
 
-@_as_text()
+@styled()
 def draw_reliability(found: Mapping[str, Reliability], title: str) -> Figure:
     """A reliability diagram: accuracy over confidence, and below it the number of predictions.
 
@@ -81,7 +77,7 @@ def draw_reliability(found: Mapping[str, Reliability], title: str) -> Figure:
     figure = Figure(figsize=(5.6, 7.2), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect calibration")
-    for (name, one), colour in zip(found.items(), ("#d08020", "#1f5fa8"), strict=False):
+    for (name, one), colour in zip(found.items(), (ORANGE, BLUE), strict=False):
         edges = np.linspace(0, 1, one.n_bins + 1)
         filled = one.counts > 0
         shares = one.counts[filled] / one.counts.sum()
@@ -99,7 +95,7 @@ def draw_reliability(found: Mapping[str, Reliability], title: str) -> Figure:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    with open_atomically(path, "wb") as file, _as_text():
+    with open_atomically(path, "wb") as file, styled():
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
 
 

@@ -6,28 +6,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ser_batch.errors import BundleError
-from ser_batch.models.bundles import open_bundle
+from ser_batch.evaluation.metrics import reliability, score
+from ser_batch.models.bundles import Bundle, open_bundle
+from ser_batch.models.calibration import apply_temperature
+from ser_batch.reports.clips import ClipMaker
 from ser_batch.reports.drawing import curves
 from ser_batch.reports.page import Page, Picture, Section, Table
-from ser_batch.training.recipes import PARTS, history_name, recipe_title
+from ser_batch.reports.score_report import Scored, score_sections
+from ser_batch.training.recipes import PARTS, VALIDATION, history_name, recipe_title
 
 
-def bundle_page(folder: Path) -> Page:
-    """The page of a model bundle.
+def bundle_page(folder: Path, make_clips: ClipMaker | None = None) -> Page:
+    """The page of a model bundle; ``make_clips``: see `score_sections`.
 
     Raises:
         BundleError: it is missing, unfinished or damaged.
     """
     bundle = open_bundle(folder)
-    training = bundle.training
+    training, scored = bundle.training, _validation(bundle)
     facts = [
         ("labels", f"{len(bundle.labels)}"),
         ("weights", f"{training['parameters']:,}"),
         ("training recordings", f"{training['n_examples']['train']:,}"),
         ("validation recordings", f"{training['n_examples']['validation']:,}"),
+        *([("validation " + name, value) for name, value in scored.facts[:2]] if scored else []),
         ("temperature", f"{bundle.temperature:.3f}"),
         ("adapts to", ", ".join(bundle.adaptations)),
         ("fingerprint", bundle.short_fingerprint),
@@ -42,6 +48,7 @@ def bundle_page(folder: Path) -> Page:
     ]
     sections = [
         *_training(folder),
+        *(score_sections(scored, make_clips) if scored else []),
         Section("Settings", tables=[Table("settings", "All settings", ["setting", "value"], settings)]),
     ]
     subtitle = f"recipe {recipe_title(training['recipe'])}; labels: {', '.join(bundle.labels)}"
@@ -76,6 +83,28 @@ def _training(folder: Path) -> list[Section]:
                 )
             )
     return [Section("Training", pictures=pictures)] if pictures else []
+
+
+def _validation(bundle: Bundle) -> Scored | None:
+    """The predictions of the validation split, each recording alone; None for a bundle without."""
+    if not (path := bundle.path / VALIDATION).exists():
+        return None
+    labels = list(bundle.labels)
+    try:
+        table = pd.read_csv(path, dtype={"file": str, "speaker": str, "label": str}, keep_default_na=False)
+        truth = np.array([labels.index(label) for label in table.label])
+        before = table[[f"p_{label}" for label in labels]].to_numpy(float)
+        files, speakers = table.file.tolist(), table.speaker.tolist()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise BundleError(f"{path}: is damaged ({error}); train again with --restart") from error
+    found = {"before calibration": reliability(before, truth)}
+    probabilities = before
+    if not bundle.uncalibrated:
+        probabilities = apply_temperature(before, bundle.temperature)
+        found["after calibration"] = reliability(probabilities, truth)
+    notes = ["Of the validation split, each recording alone. The temperature was fitted to these recordings."]
+    scores = score(truth, before.argmax(axis=1), labels)
+    return Scored.of(files, truth, probabilities, scores, found, notes, speakers)
 
 
 def _flat(name: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

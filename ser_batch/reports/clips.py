@@ -1,9 +1,10 @@
-"""Parts of recordings on a page: a log-mel spectrogram and a player."""
+"""Parts of recordings on a page: a log-mel spectrogram, and a player where the audio is there."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import soundfile
 from markupsafe import Markup
 
 from ser_batch.audio.decoders import Float32s
-from ser_batch.audio.frontends import SPEECH
+from ser_batch.audio.frontends import SPEECH, FrontEnd
 from ser_batch.audio.logmels import log_mel_at_rate, resample
 from ser_batch.audio.waveforms import mono_blocks, open_audio
 from ser_batch.errors import AudioError
+from ser_batch.records.folder import RecordFolder
+from ser_batch.records.reader import Selection, read_examples
 from ser_batch.reports.drawing import log_mels, svg_text
 
 # The longest part that a page has of a recording.
@@ -23,42 +26,83 @@ CLIP_SECS = 10.0
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A part of a recording.
+class Part:
+    """A part of a recording that a page shows.
 
     Attributes:
-        caption: one line.
-        picture: its log-mel spectrogram, as SVG text.
-        sound: its audio, as the URL of an Ogg Opus file.
-    """
-
-    caption: str
-    picture: Markup
-    sound: str
-
-
-def make_clip(path: Path, start_secs: float, caption: str, name: str) -> Clip | None:
-    """A clip of at most `CLIP_SECS`; None if the file cannot be read.
-
-    Args:
-        path: of the audio file.
+        file: as in the predictions.
         start_secs: start of the part.
         caption: one line.
         name: of the picture, different from all others on the page.
     """
+
+    file: str
+    start_secs: float
+    caption: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A part of a recording on the page.
+
+    Attributes:
+        caption: one line.
+        picture: its log-mel spectrogram, as SVG text.
+        sound: its audio, as the URL of an Ogg Opus file; None: there is none.
+    """
+
+    caption: str
+    picture: Markup
+    sound: str | None = None
+
+
+# Makes the clips of parts; None for a part that cannot be read.
+ClipMaker = Callable[[Sequence[Part]], list[Clip | None]]
+
+
+def clips_of_audio(folder: Path) -> ClipMaker:
+    """Clips with a player, from the audio files in a folder."""
+    return lambda parts: [_clip_of_file(folder / part.file, part) for part in parts]
+
+
+def clips_of_records(records: RecordFolder) -> ClipMaker:
+    """Clips without a player, from the log-mels of a record folder."""
+
+    def make(parts: Sequence[Part]) -> list[Clip | None]:
+        wanted = {(part.file, round(part.start_secs, 3)): part for part in parts}
+        found: dict[Part, Clip] = {}
+        for shard in records.shards():
+            (rows,) = records.manifest("file", "start", shards=[shard])
+            keys = zip(rows["file"].to_pylist(), rows["start"].to_pylist(), strict=True)
+            chosen = np.array([(file, round(start, 3)) in wanted for file, start in keys], np.bool_)
+            if not chosen.any():
+                continue
+            for example in read_examples(records, Selection(shard.name, (shard,), chosen)):
+                part = wanted[example.file, round(example.start, 3)]
+                found[part] = Clip(part.caption, _picture(example.log_mel, records.front_end, part))
+        return [found.get(part) for part in parts]
+
+    return make
+
+
+def _clip_of_file(path: Path, part: Part) -> Clip | None:
     try:
-        samples = _samples(path, start_secs)
+        samples = _samples(path, part.start_secs)
     except AudioError:
         return None
     if not len(samples):
         return None
-    spectrogram = log_mel_at_rate(samples, SPEECH)
-    description = f"Log-mel spectrogram: {caption}"
-    picture = svg_text(lambda: log_mels([spectrogram], [""], SPEECH, width=4.6), name, description)
     file = io.BytesIO()
     soundfile.write(file, samples, SPEECH.rate_hz, format="OGG", subtype="OPUS", compression_level=0.8)
     sound = "data:audio/ogg;base64," + base64.b64encode(file.getvalue()).decode()
-    return Clip(caption, Markup(picture), sound)  # noqa: S704  # made by Matplotlib, which escapes
+    return Clip(part.caption, _picture(log_mel_at_rate(samples, SPEECH), SPEECH, part), sound)
+
+
+def _picture(spectrogram: Float32s, front_end: FrontEnd, part: Part) -> Markup:
+    description = f"Log-mel spectrogram: {part.caption}"
+    svg = svg_text(lambda: log_mels([spectrogram], [""], front_end, width=4.6), part.name, description)
+    return Markup(svg)  # noqa: S704  # made by Matplotlib, which escapes
 
 
 def _samples(path: Path, start_secs: float) -> Float32s:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib
 import numpy as np
-import seaborn
 from librosa.display import specshow
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,41 +17,15 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.evaluation.figures import draw_confusion, draw_reliability
 from ser_batch.evaluation.metrics import Reliability
+from ser_batch.evaluation.plot_style import BLUE, ORANGE, styled
 
-_BLUE, _ORANGE = "#0173b2", "#de8f05"
 # Drawn in this colour, text and axes get the colour of the page's text.
 _PAGE_COLOUR = "#010203"
-_FEW_COLOURS = 10
 _SHOWN_DB = 80.0
 
-_STYLE: dict[str, Any] = {
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "figure.facecolor": "white",
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ser-batch",
-}
 _OF_PAGE = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _PAGE_COLOUR
 ) | {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.transparent": True}
-
-
-@contextmanager
-def styled(**changes: Any) -> Iterator[None]:
-    """Context manager: figures are drawn in the style of reports."""
-    settings: Any = _STYLE | changes
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def colours(n: int) -> list[str]:
-    """Different colours, as ``#rrggbb``; the first ten are from seaborn's palette for colour-blind readers."""
-    palette = seaborn.color_palette("colorblind", n) if n <= _FEW_COLOURS else seaborn.husl_palette(n)
-    return list(palette.as_hex())
 
 
 def svg_text(draw: Callable[[], Figure], name: str, description: str) -> str:
@@ -87,7 +57,7 @@ def bars(names: Sequence[str], values: Sequence[float], axis: str, colour: Seque
         colour: of each bar; None: all have one.
     """
     figure, axes = _figure(6.4, 0.8 + 0.3 * len(names))
-    drawn = axes.barh(range(len(names)), values, color=list(colour or [_BLUE] * len(names)))
+    drawn = axes.barh(range(len(names)), values, color=list(colour or [BLUE] * len(names)))
     whole = all(value == int(value) for value in values)
     axes.bar_label(drawn, [f"{value:,.0f}" if whole else f"{value:.3f}" for value in values], padding=3)
     axes.set_yticks(range(len(names)), [_short(name) for name in names])
@@ -106,7 +76,7 @@ def histogram(counts: NDArray[np.int64], edges: NDArray[np.float64], axis: str, 
         of: what is counted.
     """
     figure, axes = _figure(6.4, 2.6)
-    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=_BLUE, edgecolor="white", linewidth=0.5)
+    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
     axes.set(xlabel=axis, ylabel=of, xlim=(edges[0], edges[-1]))
     return figure
 
@@ -157,7 +127,7 @@ def reliability_diagram(found: Mapping[str, Reliability]) -> Figure:
 def curves(epochs: Sequence[int], lines: dict[str, Sequence[float]], axis: str) -> Figure:
     """Lines over the epochs of a training."""
     figure, axes = _figure(6.4, 2.6)
-    for (name, values), colour in zip(lines.items(), (_BLUE, _ORANGE), strict=False):
+    for (name, values), colour in zip(lines.items(), (BLUE, ORANGE), strict=False):
         axes.plot(epochs, values, label=name, color=colour)
     axes.set(xlabel="epoch", ylabel=axis)
     if len(lines) > 1:
@@ -169,7 +139,7 @@ def differences(names: Sequence[str], pairs: Sequence[tuple[float, float]], axis
     """A line from A to B for each name."""
     figure, axes = _figure(6.4, 1.1 + 0.22 * len(names))
     for place, (a, b) in enumerate(pairs):
-        axes.plot([a, b], [place, place], color=_BLUE if b >= a else _ORANGE, linewidth=2)
+        axes.plot([a, b], [place, place], color=BLUE if b >= a else ORANGE, linewidth=2)
     places = range(len(names))
     axes.scatter([a for a, _ in pairs], places, facecolors="white", edgecolors="0.4", zorder=3, label="A")
     axes.scatter([b for _, b in pairs], places, color="0.4", zorder=3, label="B")

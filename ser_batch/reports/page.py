@@ -14,8 +14,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ser_batch.evaluation.plot_style import styled
 from ser_batch.reports.clips import Clip
-from ser_batch.reports.drawing import styled, svg_text
+from ser_batch.reports.drawing import svg_text
 from ser_batch.storage.writing import open_atomically
 
 # A value of a cell: text, or a number with its decimals.

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from ser_batch.corpus.columns import ALIASES, read_csv
 from ser_batch.errors import SourceError
 from ser_batch.evaluation.metrics import reliability, score
+from ser_batch.evaluation.plot_style import colours
 from ser_batch.formatting import pluralize
 from ser_batch.inference.summaries import error_pattern
 from ser_batch.inference.table import read_kind, read_rows
-from ser_batch.reports.drawing import bars, colours, histogram
+from ser_batch.reports.clips import ClipMaker
+from ser_batch.reports.drawing import bars, histogram
 from ser_batch.reports.page import Cell, Interval, Page, Picture, Section, Table, Timeline
 from ser_batch.reports.score_report import Scored, score_sections
 from ser_batch.reports.text import duration_text, many_unfamiliar
@@ -107,13 +109,13 @@ def recording_name(row: Mapping[str, Any]) -> str:
     return str(row["file"]) if channel is None else f"{row['file']}, channel {channel}"
 
 
-def prediction_page(path: Path, truth: Path | None = None, audio: Path | None = None) -> Page:
+def prediction_page(path: Path, truth: Path | None = None, make_clips: ClipMaker | None = None) -> Page:
     """The page of a prediction table.
 
     Args:
         path: of the table.
         truth: a CSV with the columns ``file`` and ``label``, to score the table; None: it is not scored.
-        audio: folder of the recordings, for clips of the mistakes; None: there are none.
+        make_clips: makes clips of the mistakes; None: there are none.
 
     Raises:
         OutputError: the file is not a prediction table.
@@ -147,7 +149,7 @@ def prediction_page(path: Path, truth: Path | None = None, audio: Path | None = 
         facts = [*scored.facts, *facts]
     sections = [*_overview(counts), *_problems(counts), *_speakers(counts), *_timelines(counts), _rows(counts)]
     if scored:
-        sections = [*score_sections(scored, audio), *sections]
+        sections = [*score_sections(scored, make_clips), *sections]
     return Page(f"Predictions: {path.name}", _subtitle(counts), warnings, facts, sections)
 
 

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from ser_batch.errors import UsageError
+from ser_batch.records.folder import open_records
 from ser_batch.reports.bundle_report import bundle_page
+from ser_batch.reports.clips import ClipMaker, clips_of_audio, clips_of_records
 from ser_batch.reports.comparison_report import comparison_page
 from ser_batch.reports.kinds import OutputKind, output_kind
 from ser_batch.reports.page import Page
@@ -25,6 +27,7 @@ def write_report(
     other: Path | None = None,
     truth: Path | None = None,
     audio: Path | None = None,
+    records: Path | None = None,
     figures: Path | None = None,
 ) -> None:
     """Write the report page of a record folder, bundle, evaluation, cross-validation, comparison or prediction table.
@@ -35,6 +38,7 @@ def write_report(
         out: the HTML file; replaced if it exists.
         truth: for a prediction table, a CSV with the columns ``file`` and ``label``, to score it.
         audio: for scored predictions, the folder of the recordings: the page gets clips of the mistakes.
+        records: for scored predictions, their record folder: the page gets log-mel spectrograms of the mistakes.
         figures: a folder that gets every picture as a PNG and an SVG file; None: none is written.
 
     Raises:
@@ -47,17 +51,14 @@ def write_report(
     kind = output_kind(path)
     if truth is not None and kind != "table":
         raise UsageError(f"--truth {truth}: is for prediction tables; {path} already has true labels")
-    is_scored = kind in ("evaluation", "cross-validation") or truth is not None
-    if audio is not None and (not is_scored or other is not None):
-        raise UsageError(f"--audio {audio}: is for evaluations, cross-validations, and tables with --truth")
-    if audio is not None and not audio.is_dir():
-        raise UsageError(f"--audio {audio}: no such folder; give the folder of the recordings")
+    is_scored = other is None and (kind in ("bundle", "evaluation", "cross-validation") or truth is not None)
+    make_clips = _clip_maker(audio, records, is_scored)
     pages: dict[OutputKind, Callable[[Path], Page]] = {
         "records": records_page,
-        "bundle": bundle_page,
-        "evaluation": partial(evaluation_page, audio=audio),
-        "cross-validation": partial(cross_validation_page, audio=audio),
-        "table": partial(prediction_page, truth=truth, audio=audio),
+        "bundle": partial(bundle_page, make_clips=make_clips),
+        "evaluation": partial(evaluation_page, make_clips=make_clips),
+        "cross-validation": partial(cross_validation_page, make_clips=make_clips),
+        "table": partial(prediction_page, truth=truth, make_clips=make_clips),
     }
     page = pages[kind](path) if other is None else comparison_page(path, other)
     html = page.to_html()
@@ -66,3 +67,16 @@ def write_report(
             file.write(html)
         if figures is not None:
             page.write_pictures(figures)
+
+
+def _clip_maker(audio: Path | None, records: Path | None, is_scored: bool) -> ClipMaker | None:
+    for option, value in (("--audio", audio), ("--records", records)):
+        if value is not None and not is_scored:
+            raise UsageError(f"{option} {value}: is for a bundle, an evaluation, a cross-validation, or with --truth")
+    if audio is not None and records is not None:
+        raise UsageError("--audio cannot be combined with --records; both are for clips of the mistakes")
+    if audio is not None:
+        if not audio.is_dir():
+            raise UsageError(f"--audio {audio}: no such folder; give the folder of the recordings")
+        return clips_of_audio(audio)
+    return clips_of_records(open_records(records)) if records is not None else None

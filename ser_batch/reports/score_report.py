@@ -15,7 +15,7 @@ from ser_batch.evaluation.fold_predictions import label_codes, read_predictions
 from ser_batch.evaluation.folders import PREDICTIONS, SCORES, read_validation_summary
 from ser_batch.evaluation.metrics import Reliability, Scores, reliability, score
 from ser_batch.formatting import pluralize
-from ser_batch.reports.clips import CLIP_SECS, make_clip
+from ser_batch.reports.clips import CLIP_SECS, ClipMaker, Part
 from ser_batch.reports.drawing import bars, confusion, reliability_diagram
 from ser_batch.reports.page import Cell, Page, Picture, Section, Table
 from ser_batch.storage.outputs import read_own_json
@@ -95,12 +95,12 @@ def _speaker_scores(
     }
 
 
-def score_sections(scored: Scored, audio: Path | None = None) -> list[Section]:
+def score_sections(scored: Scored, make_clips: ClipMaker | None = None) -> list[Section]:
     """Confusion matrix, scores of each label, calibration, speakers and mistakes.
 
     Args:
         scored: the scores.
-        audio: folder of the recordings, for clips of the mistakes; None: there are none.
+        make_clips: makes clips of the mistakes; None: there are none.
     """
     labels = [one.label for one in scored.scores.classes]
     matrix = scored.scores.confusion
@@ -135,29 +135,28 @@ def score_sections(scored: Scored, audio: Path | None = None) -> list[Section]:
     sections.append(Section("Confidence", [text], [diagram]))
     if len(scored.speakers) > 1:
         sections.append(_speaker_section(scored.speakers))
-    return [*sections, _mistakes(scored, audio)]
+    return [*sections, _mistakes(scored, make_clips)]
 
 
-def _mistakes(scored: Scored, audio: Path | None) -> Section:
+def _mistakes(scored: Scored, make_clips: ClipMaker | None) -> Section:
     columns = ["file", "speaker", "true", "predicted", "confidence"]
     rows: list[list[Cell]] = [list(one) for one in scored.mistakes]
     if not any(row[1] for row in rows):
         columns, rows = [*columns[:1], *columns[2:]], [[*row[:1], *row[2:]] for row in rows]
-    caption = f"The {len(rows)} most confident wrong predictions"
+    caption = f"The {pluralize(len(rows), 'most confident wrong prediction')}" if rows else "No wrong predictions"
     table = Table("mistakes", caption, columns, rows)
-    if audio is None:
+    if make_clips is None:
         return Section("Mistakes", tables=[table])
-    clips, n_missing = [], 0
+    parts = []
     for place, (one, start_secs) in enumerate(zip(scored.mistakes[:_SHOWN_CLIPS], scored.starts, strict=False)):
         file, _, true, predicted, confidence = one
-        named = f"{file}: {true}, predicted as {predicted} with {confidence:.2f}"
-        clip = make_clip(audio / file, start_secs, named, f"mistake-{place}")
-        clips += [clip] if clip else []
-        n_missing += clip is None
+        caption = f"{file}: {true}, predicted as {predicted} with {confidence:.2f}"
+        parts.append(Part(file, start_secs, caption, f"mistake-{place}"))
+    made = make_clips(parts)
     text = [f"At most the first {CLIP_SECS:g} seconds of each recording are on this page."]
-    if n_missing:
-        text.append(f"{pluralize(n_missing, 'recording')} cannot be read in {audio}.")
-    return Section("Mistakes", text, tables=[table], clips=clips)
+    if n_missing := made.count(None):
+        text.append(f"{pluralize(n_missing, 'recording')} of {len(parts)} cannot be read.")
+    return Section("Mistakes", text, tables=[table], clips=[one for one in made if one])
 
 
 def _label_table(scored: Scored) -> Table:
@@ -199,8 +198,8 @@ def _secs(timestamps: pd.Series[str]) -> list[float]:
     return seconds
 
 
-def evaluation_page(folder: Path, audio: Path | None = None) -> Page:
-    """The page of an evaluation; ``audio``: see `score_sections`.
+def evaluation_page(folder: Path, make_clips: ClipMaker | None = None) -> Page:
+    """The page of an evaluation; ``make_clips``: see `score_sections`.
 
     Raises:
         SourceError: a file of it is missing or damaged.
@@ -219,11 +218,11 @@ def evaluation_page(folder: Path, audio: Path | None = None) -> Page:
     scored = Scored.of(files, truth, probabilities, scores, found, [], speakers, starts)
     subtitle = f"split {summary['split']}, adapted to: {summary.get('adapt', 'none')}"
     facts = [*scored.facts, ("model", summary["model"][:12]), ("records", summary["records"][:12])]
-    return Page(f"Evaluation: {folder.name}", subtitle, [], facts, score_sections(scored, audio))
+    return Page(f"Evaluation: {folder.name}", subtitle, [], facts, score_sections(scored, make_clips))
 
 
-def cross_validation_page(folder: Path, audio: Path | None = None) -> Page:
-    """The page of a cross-validation; ``audio``: see `score_sections`.
+def cross_validation_page(folder: Path, make_clips: ClipMaker | None = None) -> Page:
+    """The page of a cross-validation; ``make_clips``: see `score_sections`.
 
     Raises:
         SourceError: it is missing, unfinished or damaged.
@@ -262,4 +261,4 @@ def cross_validation_page(folder: Path, audio: Path | None = None) -> Page:
         ("calibration error", f"{summary['ece']['pooled']['after']:.3f}"),
         ("before calibration", f"{summary['ece']['pooled']['before']:.3f}"),
     ]
-    return Page(f"Cross-validation: {folder.name}", summary["title"], [], facts, score_sections(scored, audio))
+    return Page(f"Cross-validation: {folder.name}", summary["title"], [], facts, score_sections(scored, make_clips))

@@ -31,10 +31,11 @@ from ser_batch.models.novelty import fit_novelty
 from ser_batch.models.voices import VoiceSpace, fit_voice_space
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, TrainValidation, manifest_column
+from ser_batch.storage.writing import open_atomically, write_rows
 from ser_batch.training.feature_store import FeatureStore, traced
 from ser_batch.training.features import example_labels, selected_features, selected_rows
 from ser_batch.training.input_pipeline import read_batches
-from ser_batch.training.recipes import Recipe
+from ser_batch.training.recipes import VALIDATION, Recipe
 from ser_batch.training.trainer import CHECKPOINTS
 
 # Examples that each part is evaluated on at once: a CRNN on one, because padding would change its features a little.
@@ -103,10 +104,13 @@ def package(
         "parameters": network.count_params(),
         "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
+    calibration = Calibration(temperature=1.0, fitted_on=None)
+    if sides.validation is not None:
+        calibration = _calibrate(folder, encoders, head, records, sides.validation, stored)
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
-        calibration=_calibration(encoders, head, records, sides.validation, stored),
+        calibration=calibration,
         speaker_normalised=recipe.normalise == "speaker",
         training=provenance,
     )
@@ -210,21 +214,26 @@ def _voice_space(head: Head, examples: _Embeddings, n_fitted: int) -> VoiceSpace
     return fit_voice_space(head.features(examples.values, scale[None])[:, :n_fitted], examples.speakers)
 
 
-def _calibration(
+def _calibrate(
+    folder: Path,
     encoders: Sequence[keras.Model],
     head: Head,
     records: RecordFolder,
-    validation: Selection | None,
+    validation: Selection,
     store: FeatureStore | None,
 ) -> Calibration:
-    """The temperature of recordings that are predicted alone.
+    """The temperature of recordings that are predicted alone; the predictions go to `VALIDATION` in the bundle.
 
     Adapted predictions are right more often, so their confidence is rather low.
     """
-    if validation is not None:
-        examples = _embed(encoders, records, validation, store)
-        probabilities = head.probabilities(head.features(examples.values))
-        temperature = fit_temperature(probabilities, examples.labels, examples.speakers)
-        if temperature is not None:
-            return Calibration(temperature=temperature, fitted_on=validation.n_examples)
-    return Calibration(temperature=1.0, fitted_on=None)
+    examples = _embed(encoders, records, validation, store)
+    probabilities = head.probabilities(head.features(examples.values))
+    files = manifest_column(records, validation, "file").to_pylist()
+    with open_atomically(folder / VALIDATION) as file:
+        write_rows(file, [["file", "speaker", "label", *(f"p_{label}" for label in records.labels)]])
+        for name, speaker, label, row in zip(files, examples.speakers, examples.labels, probabilities, strict=True):
+            write_rows(file, [[name, speaker or "", records.labels[label], *(f"{value:.6f}" for value in row)]])
+    temperature = fit_temperature(probabilities, examples.labels, examples.speakers)
+    if temperature is None:
+        return Calibration(temperature=1.0, fitted_on=None)
+    return Calibration(temperature=temperature, fitted_on=validation.n_examples)

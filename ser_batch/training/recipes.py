@@ -210,6 +210,10 @@ def recipe_title(recipe: Mapping[str, Any]) -> str:
     return f"{recipe['name']} ({', '.join(changes)})" if changes else str(recipe["name"])
 
 
+# The file in a bundle with the predictions of the validation examples, before calibration.
+VALIDATION = "validation.csv"
+
+
 def history_name(part: str) -> str:
     """Name of the file in a bundle with the history of a part of the network; see `PARTS`."""
     return f"history-{part}.csv" if part else "history.csv"

@@ -27,7 +27,7 @@ from ser_batch.training.feature_store import FeatureStore
 from ser_batch.training.features import ExampleSet, FunctionalSet, LogMelSet
 from ser_batch.training.initial import InitialWeights, initial_weights
 from ser_batch.training.packaging import TrainedPart, package
-from ser_batch.training.recipes import PARTS, Precision, Recipe, history_name
+from ser_batch.training.recipes import PARTS, VALIDATION, Precision, Recipe, history_name
 from ser_batch.training.trainer import CHECKPOINTS, LOGS, Epoch, Trainer
 
 
@@ -180,7 +180,7 @@ _FEATURES = "features"
 
 
 def _is_output(name: str) -> bool:
-    return name in BUNDLE_FILES | {*map(history_name, PARTS), LOGS}
+    return name in BUNDLE_FILES | {*map(history_name, PARTS), VALIDATION, LOGS}
 
 
 _KIND = OutputKind("a model bundle", DESCRIPTION, CHECKPOINTS, _is_output, lambda folder: open_bundle(folder).training)

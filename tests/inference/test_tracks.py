@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import audformat
 import pympi
 import pytest
 from praatio import textgrid
+from pyannote.database.util import load_rttm
 
 from ser_batch.cli.app import main
+from ser_batch.inference.audformat_database import AUDFORMAT
 from ser_batch.inference.predictions import Prediction
 from ser_batch.inference.table import FORMATS, TableForm
-from ser_batch.inference.tracks import KINDS
+from ser_batch.inference.track_formats import KINDS
 
 LABELS = ("anger", 'j"oy & <hope>', "neutral")
 
@@ -76,13 +79,40 @@ def test_elan_reads_its_document(tmp_path: Path) -> None:
         assert found == [(1000 * start, 1000 * end, label) for start, end, label in EXPECTED]
 
 
-def test_rttm_has_ten_fields(tmp_path: Path) -> None:
+def test_pyannote_reads_rttm(tmp_path: Path) -> None:
     out = tracks(table(tmp_path / "preds.csv", call("my call.wav", 1), True), "rttm")
+    (annotation,) = load_rttm(out / "my call.wav.rttm").values()
+    found = [(part.start, part.end, label) for part, _, label in annotation.itertracks(yield_label=True)]
+    assert annotation.uri == "my_call.wav"
+    assert found == [(start, end, "_".join(label.split())) for start, end, label in EXPECTED]
     rows = [line.split() for line in (out / "my call.wav.rttm").read_text(encoding="utf-8").splitlines()]
     assert [len(row) for row in rows] == [10] * 3
     assert [(row[0], row[1], row[2]) for row in rows] == [("SPEAKER", "my_call.wav", "2")] * 3
     assert [(float(row[3]), float(row[3]) + float(row[4])) for row in rows] == [one[:2] for one in EXPECTED]
     assert [row[7] for row in rows] == ["anger", 'j"oy_&_<hope>', "anger"]
+
+
+def test_audformat_opens_the_database(tmp_path: Path) -> None:
+    rows = [*call("calls/a.wav"), *call('b, "c".wav'), Prediction("bad.wav", error="holds no samples")]
+    out = tracks(table(tmp_path / "preds.parquet", rows, kind="parquet"), AUDFORMAT)
+    database = audformat.Database.load(str(out))
+    assert list(database.tables) == ["emotion"]
+    found = database["emotion"].get(map={})
+    assert audformat.is_segmented_index(found)
+    assert database.schemes["emotion"].labels == sorted(LABELS[:2])
+    secs = [(file, start.total_seconds(), end.total_seconds()) for file, start, end in found.index]
+    expected = [(file, *one[:2]) for file in ("calls/a.wav", 'b, "c".wav') for one in EXPECTED]
+    assert secs == expected
+    assert found["emotion"].tolist() == [one[2] for one in EXPECTED] * 2
+    assert found["confidence"].tolist() == [0.7, 0.8, 0.8] * 2
+
+
+def test_audformat_has_a_table_for_each_channel(tmp_path: Path) -> None:
+    rows = [*call("a.wav", 0), *call("a.wav", 1)]
+    out = tracks(table(tmp_path / "preds.csv", rows, True), AUDFORMAT)
+    database = audformat.Database.load(str(out))
+    assert list(database.tables) == ["emotion-channel-0", "emotion-channel-1"]
+    assert [len(database[name]) for name in database.tables] == [3, 3]
 
 
 def test_audacity_has_a_file_for_each_channel(tmp_path: Path) -> None:
@@ -105,7 +135,7 @@ def test_parts_of_one_file_that_are_not_together_keep_their_tracks(tmp_path: Pat
     assert sorted(path.name for path in out.iterdir()) == ["a.wav.2.txt", "a.wav.txt", "b.wav.txt"]
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", [*KINDS, AUDFORMAT])
 def test_bytes_are_equal_every_time(tmp_path: Path, kind: str) -> None:
     path = table(tmp_path / "preds.csv", [*call("a.wav"), *call("b/c.wav")])
 
@@ -120,7 +150,7 @@ def test_bytes_are_equal_every_time(tmp_path: Path, kind: str) -> None:
 def test_what_cannot_be_done_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = table(tmp_path / "preds.csv", call("a.wav"))
     assert main(["tracks", str(path), "-o", str(tmp_path / "t"), "--format", "midi"]) == 2
-    assert "choose one of audacity, textgrid, rttm, elan" in capfd.readouterr().err
+    assert "choose one of audacity, textgrid, rttm, elan, audformat" in capfd.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["tracks", str(path), "-o", str(tmp_path / "file")]) == 1
     assert (

@@ -18,13 +18,15 @@ import soundfile
 from PIL import Image
 
 from ser_batch.cli.app import main
+from ser_batch.errors import BundleError
 from ser_batch.evaluation.evaluate import _write_tables
 from ser_batch.evaluation.metrics import score
 from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
 from ser_batch.inference.table import FORMATS, TableForm
-from ser_batch.models.bundles import shipped_bundle
+from ser_batch.models.bundles import open_bundle, shipped_bundle
 from ser_batch.records.folder import RecordFolder
+from ser_batch.reports.bundle_report import bundle_page
 from ser_batch.reports.prediction_report import SHOWN_ROWS
 from ser_batch.storage.writing import write_json
 from tests.folding import LABELS, made_predictions, written
@@ -223,7 +225,7 @@ def test_mistakes_have_their_audio(scored_table: tuple[Path, Path], emodb_sample
     page = report(path, "--truth", str(truth), "--audio", str(emodb_sample))
     clips = re.findall(r'<audio [^>]*src="data:audio/ogg;base64,([^"]+)" aria-label="([^"]+)"', page)
     assert [name.split(":")[0] for _, name in clips] == [one.name for one in sorted(emodb_sample.glob("*.wav"))[:3]]
-    assert "1 recording cannot be read in" in page
+    assert "1 recording of 4 cannot be read." in page
     for (data, name), spoken in zip(clips, sorted(emodb_sample.glob("*.wav")), strict=False):
         samples, rate_hz = soundfile.read(io.BytesIO(base64.b64decode(data)))
         original, _ = soundfile.read(spoken)
@@ -235,7 +237,7 @@ def test_mistakes_have_their_audio(scored_table: tuple[Path, Path], emodb_sample
     line = error(capfd, path, "-o", tmp_path / "r.html", "--truth", truth, "--audio", tmp_path / "none")
     assert "no such folder; give the folder of the recordings" in line
     line = error(capfd, path, "-o", tmp_path / "r.html", "--audio", emodb_sample)
-    assert "is for evaluations, cross-validations, and tables with --truth" in line
+    assert "is for a bundle, an evaluation, a cross-validation, or with --truth" in line
 
 
 def test_records_and_an_evaluation_of_them(tmp_path: Path, emodb_sample: Path) -> None:
@@ -258,6 +260,7 @@ def test_records_and_an_evaluation_of_them(tmp_path: Path, emodb_sample: Path) -
         speakers = Counter(one["speaker"] for one in csv.DictReader(file))
     for speaker, count in speakers.items():
         assert re.search(rf">{speaker}</td><td[^>]*>{count}</td>", page)
+    assert "No wrong predictions" in report(evaluation, "--records", str(records))
 
 
 def test_a_bundle(tmp_path: Path) -> None:
@@ -269,6 +272,27 @@ def test_a_bundle(tmp_path: Path) -> None:
     assert facts(page)["fingerprint"] == shipped_bundle().short_fingerprint
     assert "last: training 1.500, validation 1.600" in page
     assert "recipe: learning rate" in page
+    assert "Confusion matrix" not in page  # the shipped model has no validation split
+
+
+def test_a_bundle_has_the_scores_of_its_validation_split(tmp_path: Path, emodb_sample: Path) -> None:
+    records, bundle = tmp_path / "records", tmp_path / "bundle"
+    assert main(["build-records", str(emodb_sample), "-o", str(records), "-q"]) == 0
+    command = ["train", str(records), "-o", str(bundle), "--recipe", "functionals", "--epochs", "1", "-q"]
+    assert main(command) == 0
+    with open(bundle / "validation.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = open_bundle(bundle).labels
+    right = [row["label"] == max(labels, key=lambda label: float(row[f"p_{label}"])) for row in rows]
+    page = report(bundle, "--records", str(records))
+    assert facts(page)["validation recordings"] == str(len(rows))
+    assert facts(page)["validation accuracy (WA)"] == f"{sum(right) / len(rows):.3f}"
+    assert "Confusion matrix" in page
+    assert page.count('aria-label="Log-mel spectrogram: ') == right.count(False) > 0
+    assert "<audio" not in page
+    (bundle / "validation.csv").write_text("file\n")
+    with pytest.raises(BundleError, match=r"validation\.csv: is damaged"):
+        bundle_page(bundle)
 
 
 def test_what_is_no_output_is_one_line(

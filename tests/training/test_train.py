@@ -229,6 +229,7 @@ def test_the_bundle_is_whole_and_small(whole: Path) -> None:
         "model.keras",
         "model.tflite",
         "novelty.npz",
+        "validation.csv",
         "voices.npz",
     ]
     bundle = open_bundle(out)
