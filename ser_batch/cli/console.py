@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ser_batch.events import Note, Progress, Report
 from ser_batch.runtime.signals import cleanup_on_signal
+from ser_batch.storage.filesystems import with_whole_urls
 from ser_batch.storage.writing import standard_output, write_rows
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _say(line: str, quiet: bool = False) -> None:
 
 def _printable(line: str) -> str:
     """A line without line breaks and terminal control characters, which a file name may have."""
-    line = re.sub(r"\bs3:/(?!/)", "s3://", line)  # pathlib makes one slash of two
+    line = with_whole_urls(line)
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 

@@ -48,7 +48,7 @@ def normalize_name(name: str) -> str:
 def list_source(source: str) -> Listing:
     """List a SOURCE: a directory, one file, a CSV or TSV with a ``file`` column, ``@list.txt``, or ``-`` for stdin.
 
-    A directory or file may be at ``s3://bucket/key``, and so may the files of a CSV or list.
+    A directory or file may be in an object store, and so may the files of a CSV or list.
 
     Relative paths in a CSV or a list are resolved against its folder, those from stdin against the working directory.
 
@@ -156,7 +156,7 @@ def _list_store(url: str, whole_keys: bool) -> Listing:
     try:
         if is_object(url):
             if os.path.splitext(url)[1].lower() in {*SUFFIXES, ".txt"}:
-                raise SourceError(f"{url}: a list; copy it to this machine: the files in it may be at s3://")
+                raise SourceError(f"{url}: a list; copy it to this machine: the files in it may be in a store")
             name = url if whole_keys else url.rpartition("/")[2]
             return Listing(make_table([Recording(printable(name), url)]))
         keys = list_objects(url)

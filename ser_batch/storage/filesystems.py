@@ -1,6 +1,7 @@
-"""Files of this machine, and objects of S3 stores, by path or URL.
+"""Files of this machine, and objects of object stores, by path or URL.
 
-Recordings, inputs and outputs may be at ``s3://bucket/key``. pyarrow, which is installed anyway, reads the store:
+Recordings, inputs and outputs may be at ``s3://bucket/key``, ``gs://…`` or ``az://…``. pyarrow, which is installed
+anyway, reads the store:
 TensorFlow's file systems would take seconds to import in every worker.
 """
 
@@ -13,7 +14,9 @@ import stat
 from typing import NamedTuple
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_S3 = "s3://"
+_STORES = ("s3", "gs", "az")
+_STORE_URLS = tuple(f"{scheme}://" for scheme in _STORES)
+_ONE_SLASH = re.compile(rf"\b({'|'.join(_STORES)}):/(?!/)")
 
 
 class FileStatus(NamedTuple):
@@ -32,15 +35,19 @@ class FileStatus(NamedTuple):
 
 def is_url(path: str) -> bool:
     """Whether a path is the URL of an object in a supported store."""
-    return path.startswith(_S3)
+    return path.startswith(_STORE_URLS)
 
 
 def as_url(path: str | os.PathLike[str]) -> str | None:
-    """The URL of an object or prefix that a path stands for; None: it is local. `pathlib` makes one slash of two."""
+    """The URL of an object or prefix that a path stands for; None: it is local."""
     text = os.fspath(path)
-    if text.startswith("s3:/") and not is_url(text):
-        text = text.replace("s3:/", _S3, 1)
+    text = with_whole_urls(text) if _ONE_SLASH.match(text) else text
     return text.rstrip("/") if is_url(text) else None
+
+
+def with_whole_urls(text: str) -> str:
+    """A text in which URLs have two slashes again: `pathlib` makes one of them."""
+    return _ONE_SLASH.sub(r"\1://", text)
 
 
 def url_problem(path: str, may_be_remote: bool = False) -> str | None:
@@ -54,7 +61,8 @@ def url_problem(path: str, may_be_remote: bool = False) -> str | None:
     if scheme is None or (may_be_remote and is_url(path)):
         return None
     if may_be_remote:
-        return f"is a URL ({scheme[1]}://), and only local files and s3:// are supported; copy it to one of these"
+        supported = "only local files, s3://, gs:// and az:// are supported"
+        return f"is a URL ({scheme[1]}://), and {supported}; copy it to one of these"
     return f"is a URL ({scheme[1]}://), and only local files are supported here; give a local path"
 
 

@@ -1,7 +1,4 @@
-"""Objects of S3 stores, through pyarrow.
-
-The AWS SDK in pyarrow reads its usual environment variables and files; see docs/scaling.md.
-"""
+"""Objects of S3, Google Cloud and Azure stores, through pyarrow."""
 
 from __future__ import annotations
 
@@ -10,28 +7,26 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 from pyarrow import fs
 
-from ser_batch.storage.filesystems import FileStatus
+from ser_batch.storage.filesystems import FileStatus, is_url
+from ser_batch.storage.stores import ATTEMPTS, store_of
 
 _T = TypeVar("_T")
 
-# Requests that fail are repeated by the SDK so many times, with growing pauses; a reply that is cut short, by us.
-_ATTEMPTS = 4
 _FIRST_PAUSE_SECS = 0.2
-# All attempts together take less time than a worker may be without progress.
-_CONNECT_SECS, _REQUEST_SECS = 5, 10
+_MESSAGE_LENGTH = 300
 
 
 def list_objects(url: str) -> list[str]:
     """The keys of all objects below a prefix, relative to it, in the order of their text; hidden ones are left out.
 
     Args:
-        url: ``s3://bucket/prefix``.
+        url: for example ``s3://bucket/prefix``.
 
     Raises:
         OSError: the bucket is missing, or cannot be listed.
@@ -42,7 +37,7 @@ def list_objects(url: str) -> list[str]:
 def _below(url: str) -> dict[str, Any]:
     """Pyarrow's facts of the objects below a prefix, by relative key, without hidden ones."""
     place = _place(url).rstrip("/")
-    found = _named(url, lambda: _store().get_file_info(fs.FileSelector(place, recursive=True)))
+    found = _named(url, lambda: store_of(url).get_file_info(fs.FileSelector(place, recursive=True)))
     keys = {one.path[len(place) + 1 :]: one for one in found if one.type == fs.FileType.File}
     return {key: one for key, one in keys.items() if not any(part.startswith(".") for part in key.split("/"))}
 
@@ -70,7 +65,7 @@ def send(path: Path, url: str) -> None:
     """
 
     def sent() -> None:
-        with open(path, "rb") as source, _store().open_output_stream(_place(url)) as stream:
+        with open(path, "rb") as source, store_of(url).open_output_stream(_place(url)) as stream:
             shutil.copyfileobj(source, stream, 8 << 20)
 
     _repeated(url, sent)
@@ -84,24 +79,33 @@ def send_bytes(content: bytes, url: str) -> None:
     """
 
     def sent() -> None:
-        with _store().open_output_stream(_place(url)) as stream:
+        with store_of(url).open_output_stream(_place(url)) as stream:
             stream.write(content)
 
     _repeated(url, sent)
 
 
 def remove(url: str) -> None:
-    """Remove an object.
+    """Remove an object, if it is there.
 
     Raises:
         OSError: the store cannot be written.
     """
-    _repeated(url, lambda: _store().delete_file(_place(url)))
+
+    def removed() -> None:
+        try:
+            store_of(url).delete_file(_place(url))
+        except OSError:
+            # pyarrow then makes an empty object for the folder, which some stores refuse.
+            if _info(url).type != fs.FileType.NotFound:
+                raise
+
+    _repeated(url, removed)
 
 
 def _repeated(url: str, request: Callable[[], None]) -> None:
     pause_secs = _FIRST_PAUSE_SECS
-    for _ in range(_ATTEMPTS - 1):
+    for _ in range(ATTEMPTS - 1):
         try:
             return _named(url, request)
         except FileNotFoundError:
@@ -149,7 +153,7 @@ class ObjectFile(io.RawIOBase):
         self._size = int(self._file.size())
 
     def _open(self) -> None:
-        self._file: Any = _named(self._url, lambda: _store().open_input_file(_place(self._url)))
+        self._file: Any = _named(self._url, lambda: store_of(self._url).open_input_file(_place(self._url)))
 
     def readable(self) -> bool:
         """True."""
@@ -178,7 +182,7 @@ class ObjectFile(io.RawIOBase):
 
     def _read(self, wanted: int) -> bytes:
         pause_secs = _FIRST_PAUSE_SECS
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 content: bytes = _named(self._url, lambda: self._file.read_at(wanted, self._offset))
                 if len(content) == wanted:
@@ -186,7 +190,7 @@ class ObjectFile(io.RawIOBase):
                 problem = OSError(5, f"{len(content):,} of {wanted:,} bytes were sent", self._url)
             except OSError as error:
                 problem = error
-            if attempt < _ATTEMPTS:
+            if attempt < ATTEMPTS:
                 time.sleep(pause_secs)
                 pause_secs *= 2
                 self._open()
@@ -199,25 +203,13 @@ class ObjectFile(io.RawIOBase):
         super().close()
 
 
-@lru_cache(maxsize=1)
-def _store() -> Any:
-    settings: dict[str, Any] = {"connect_timeout": _CONNECT_SECS, "request_timeout": _REQUEST_SECS}
-    # pyarrow reads the credentials itself, but not these.
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        scheme, _, settings["endpoint_override"] = endpoint.rstrip("/").rpartition("://")
-        settings["scheme"] = scheme or "https"
-    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
-        settings["region"] = region
-    return fs.S3FileSystem(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS), **settings)
-
-
 def _place(url: str) -> str:
     """Bucket and key."""
-    return url.removeprefix("s3://")
+    return url.partition("://")[2]
 
 
 def _info(url: str) -> Any:
-    (info,) = _named(url, lambda: _store().get_file_info([_place(url)]))
+    (info,) = _named(url, lambda: store_of(url).get_file_info([_place(url)]))
     return info
 
 
@@ -225,8 +217,9 @@ def _named(url: str, request: Callable[[], _T]) -> _T:
     """The result of a request; its errors have the URL and the store's own words, in one line."""
     try:
         return request()
-    except OSError as error:
-        if isinstance(error.filename, str) and not str(error.filename).startswith("s3"):
+    except (OSError, pa.ArrowException) as error:  # the second one from Azure's client
+        if isinstance(getattr(error, "filename", None), str) and not is_url(error.filename):
             raise  # of a local file
         text = " ".join(str(error).split())
-        raise OSError(error.errno or 5, text.partition("AWS Error ")[2][:200] or text[:200], url) from error
+        text = (text.partition("AWS Error ")[2] or text)[:_MESSAGE_LENGTH]
+        raise OSError(getattr(error, "errno", None) or 5, text, url) from error

@@ -214,11 +214,11 @@ def path_parameters() -> list[list[str]]:
     calls = []
     for name, command in typer.main.get_command(app).commands.items():
         arguments = [one.name for one in command.params if one.param_type_name == "argument"]
-        calls += [[name, *("gs://b/x" if one == this else "." for one in arguments)] for this in arguments]
+        calls += [[name, *("hdfs://b/x" if one == this else "." for one in arguments)] for this in arguments]
         options = {option for one in command.params for option in one.opts}
         of_paths = {"--out", "-o", "--labels", "--label-map", "--source", "--model", "--recipe"}
         for option in sorted(options & of_paths):
-            calls.append([name, *("." for _ in arguments), option, "gs://b/x"])
+            calls.append([name, *("." for _ in arguments), option, "hdfs://b/x"])
     return calls
 
 
@@ -237,8 +237,8 @@ def test_a_url_is_refused_wherever_a_path_stands(tmp_path: Path, capfd, monkeypa
     assert main(arguments) == 2
     error = capfd.readouterr().err
     assert re.fullmatch(
-        r"error: .*://.*: is a URL \(\w+://\), and only local files (are supported here; give a local path|"
-        r"and s3:// are supported; copy it to one of these)\n",
+        r"error: .*://.*: is a URL \(\w+://\), and only local files(?: are supported here; give a local path|"
+        r", s3://, gs:// and az:// are supported; copy it to one of these)\n",
         error,
     )
     assert list(tmp_path.iterdir()) == []

@@ -321,7 +321,7 @@ class TestList:
         assert files(listing) == ["a.wav"]
         assert "line 2" in listing.rejections[0].reason
 
-    @pytest.mark.parametrize("scheme", ["gs", "https", "file", "az"])
+    @pytest.mark.parametrize("scheme", ["hdfs", "https", "file", "s3a"])
     def test_a_url_is_a_row(self, tmp_path, scheme):
         (tmp_path / "list.txt").write_text(f"a.wav\n{scheme}://b/c.wav\nd:/e.wav\n")
         listing = list_source(f"@{tmp_path}/list.txt")

@@ -1,5 +1,6 @@
 """An S3 server on loopback, and a proxy before it that fails as networks do."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -25,7 +26,15 @@ def s3_server() -> Iterator[int]:
     """A server in a process of its own; its port."""
     port = free_port()
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with served([sys.executable, "-c", code], port):
+        yield port
+
+
+@contextmanager
+def served(command: list[str], port: int, **variables: str) -> Iterator[None]:
+    """Run a server, from the time when it listens."""
+    environment = os.environ | variables
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             with socket.socket() as probe:
@@ -33,7 +42,7 @@ def s3_server() -> Iterator[int]:
                     break
             assert process.poll() is None
             time.sleep(0.1)
-        yield port
+        yield
     finally:
         process.terminate()
         process.wait(30)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 
 from ser_batch.cli.app import main
 from ser_batch.records.folder import open_records
-from ser_batch.storage import objects
+from ser_batch.storage import objects, stores
 from ser_batch.storage.filesystems import file_status
 from ser_batch.storage.fingerprints import file_sha256
 from tests.storage.s3 import CREDENTIALS, Faults, client, proxy, s3_server
@@ -38,9 +41,9 @@ def faults(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
         for name, value in CREDENTIALS.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        objects._store.cache_clear()
+        stores._store.cache_clear()
         yield faults
-    objects._store.cache_clear()
+    stores._store.cache_clear()
 
 
 @pytest.fixture
@@ -117,8 +120,8 @@ def test_a_slow_store_only_takes_longer(faults: Faults) -> None:
             "s3://corpus/empty",
             "error: s3://corpus/empty: no audio below it (it holds 1 other object); give another prefix",
         ),
-        ("s3://corpus/wav/notes.txt", "a list; copy it to this machine: the files in it may be at s3://"),
-        ("gs://corpus/wav", "only local files and s3:// are supported; copy it to one of these"),
+        ("s3://corpus/wav/notes.txt", "a list; copy it to this machine: the files in it may be in a store"),
+        ("hdfs://corpus/wav", "only local files, s3://, gs:// and az:// are supported; copy it to one of these"),
     ],
 )
 def test_what_cannot_be_listed_is_one_line(faults: Faults, tmp_path: Path, capfd, source: str, message: str) -> None:
@@ -132,11 +135,11 @@ def test_a_store_that_is_not_there_is_one_line(tmp_path: Path, capfd, monkeypatc
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    objects._store.cache_clear()
+    stores._store.cache_clear()
     assert main(["infer", "s3://corpus/wav", "-o", str(tmp_path / "preds.csv")]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: s3://corpus/wav: cannot be listed (")
-    objects._store.cache_clear()
+    stores._store.cache_clear()
 
 
 @pytest.fixture
@@ -199,6 +202,26 @@ def test_a_run_that_cannot_send_continues(bucket: Faults, server: int, tmp_path:
     assert main(command) == 0
     assert bucket.gets == 0  # everything was predicted before
     assert client(server).head_object(Bucket="gone", Key="preds.csv")["ContentLength"] > 1000
+
+
+def test_a_killed_build_continues_to_the_same_bytes(bucket: Faults, server: int, tmp_path: Path) -> None:
+    bucket.delay_secs = 0.1
+    build = ["build-records", "s3://corpus/wav", "--labels", "emodb", "-q", "-j", "1", "-o"]
+    process = subprocess.Popen([sys.executable, "-m", "ser_batch", *build, "s3://out/records"])
+    while not list((tmp_path / "cache").rglob("recordings-*-of-00001")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    bucket.delay_secs = 0.0
+    assert keys(server) == []
+    bucket.gets = 0
+    assert main([*build, "s3://out/records"]) == 0
+    gets, bucket.gets = bucket.gets, 0
+    assert main([*build, str(tmp_path / "local")]) == 0
+    assert gets < bucket.gets  # what was built is not read again
+    for path in (tmp_path / "local").glob("*.tfrecord*"):
+        assert client(server).get_object(Bucket="out", Key=f"records/{path.name}")["Body"].read() == path.read_bytes()
 
 
 def test_the_marker_is_sent_last_and_removed_first(bucket: Faults, server: int, monkeypatch, capfd) -> None:

@@ -1,0 +1,80 @@
+"""Clients of object stores, by the scheme of a URL; docs/recordings.md lists the environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+from pyarrow import fs
+
+# How often a request is sent if it fails, with growing pauses.
+ATTEMPTS = 4
+# All attempts together take less time than a worker may be without progress.
+_CONNECT_SECS, _REQUEST_SECS = 5, 10
+_ALL_ATTEMPTS_SECS = 15
+
+
+def store_of(url: str) -> Any:
+    """The file system of pyarrow for a URL; paths in it are bucket and key.
+
+    Raises:
+        OSError: the settings of the store are missing or wrong.
+    """
+    return _store(url.partition("://")[0])
+
+
+@lru_cache
+def _store(scheme: str) -> Any:
+    return {"s3": _s3, "gs": _google_cloud, "az": _azure}[scheme]()
+
+
+def _s3() -> fs.S3FileSystem:
+    settings: dict[str, Any] = {"connect_timeout": _CONNECT_SECS, "request_timeout": _REQUEST_SECS}
+    # The AWS SDK in pyarrow reads the credentials itself, but not these.
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        settings["scheme"], settings["endpoint_override"] = _address(endpoint)
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        settings["region"] = region
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+    # By default the SDK adds checksums in a form that many stores other than Amazon's refuse.
+    with _environment("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required" if endpoint else None):
+        return fs.S3FileSystem(retry_strategy=retries, **settings)
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable in the block, unless it is set or ``value`` is None."""
+    is_set = value is not None and os.environ.setdefault(name, value) is value
+    try:
+        yield
+    finally:
+        if is_set:
+            del os.environ[name]
+
+
+def _google_cloud() -> fs.GcsFileSystem:
+    settings: dict[str, Any] = {}
+    if endpoint := os.environ.get("STORAGE_EMULATOR_HOST"):
+        settings["anonymous"] = True
+        settings["scheme"], settings["endpoint_override"] = _address(endpoint)
+    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_ALL_ATTEMPTS_SECS), **settings)
+
+
+def _azure() -> fs.AzureFileSystem:
+    if not (account := os.environ.get("AZURE_STORAGE_ACCOUNT")):
+        raise OSError(22, "AZURE_STORAGE_ACCOUNT is not set; set it to the name of the storage account")
+    settings: dict[str, Any] = {}
+    if endpoint := os.environ.get("AZURE_STORAGE_ENDPOINT"):
+        settings["blob_storage_scheme"], settings["blob_storage_authority"] = _address(endpoint)
+        settings["dfs_storage_scheme"], settings["dfs_storage_authority"] = _address(endpoint)
+    return fs.AzureFileSystem(account, account_key=os.environ.get("AZURE_STORAGE_KEY"), **settings)
+
+
+def _address(endpoint: str) -> tuple[str, str]:
+    """Scheme and authority."""
+    scheme, _, authority = endpoint.rstrip("/").rpartition("://")
+    return scheme or "https", authority
