@@ -31,11 +31,13 @@ class Progress:
     Attributes:
         done, total: number of recordings; for `verify`, of examples and audio files.
         step: what is done, in a few words; empty: the work of the command.
+        where: where it is done, for example ``4 tasks on 2 nodes``; empty: on this machine.
     """
 
     done: int
     total: int
     step: str = ""
+    where: str = ""
 
 
 # Receives a `Note`, a `Progress`, an `Epoch` of a training, or a `FoldReport` of a cross-validation.
@@ -46,11 +48,15 @@ def ignore(event: object) -> None:
     """Do nothing with an event."""
 
 
-def progress_of(report: Report, step: str = "") -> Callable[[int, int], Any]:
+def _here() -> str:
+    return ""
+
+
+def progress_of(report: Report, step: str = "", where: Callable[[], str] = _here) -> Callable[[int, int], Any]:
     """A function that reports the numbers of done and of all recordings."""
-    return lambda done, total: report(Progress(done, total, step))
+    return lambda done, total: report(Progress(done, total, step, where()))
 
 
-def steps_of(report: Report) -> Callable[[int, int, str], Any]:
+def steps_of(report: Report, where: Callable[[], str] = _here) -> Callable[[int, int, str], Any]:
     """A function that reports the numbers of done and of all tasks of a step."""
-    return lambda done, total, step: report(Progress(done, total, step))
+    return lambda done, total, step: report(Progress(done, total, step, where()))

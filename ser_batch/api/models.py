@@ -135,7 +135,7 @@ def cross_validate(
     if engine == "local":
         workers = parallel_folds(folder, workers or usable_cpus())
     with engine_of(engine, workers, ray_address, worker_bytes=None) as running:
-        steps = steps_of(report)
+        steps = steps_of(report, running.where)
         return run(folder, Path(out), chosen, options, running, restart, report, steps)
 
 

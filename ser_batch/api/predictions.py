@@ -60,7 +60,7 @@ def infer(
         changes = read_label_map(Path(label_map)) if label_map is not None else {}
         chosen = choose_labels(labels, changes, bundle) if labels is not None or changes else None
         options = InferOptions(windows, table_format, restart, update, channels, adaptation, chosen)
-        result = run(listing, bundle, os.fspath(out), running, options, progress_of(report))
+        result = run(listing, bundle, os.fspath(out), running, options, progress_of(report, where=running.where))
     for note in notes:
         report(Note(note))
     return dataclasses.replace(result, model=bundle.short_fingerprint, adapt=adaptation, bases=listing.bases)

@@ -50,7 +50,7 @@ def build_records(
         plan, bases = _plan_build(source, *choice, running, report)
         from ser_batch.records.build import build_records as build
 
-        result = build(plan, Path(out), running, restart, progress_of(report))
+        result = build(plan, Path(out), running, restart, progress_of(report, where=running.where))
     return dataclasses.replace(result, bases=bases)
 
 
@@ -142,4 +142,4 @@ def verify(
     folder = open_records(Path(records))
     listing = listing_of(source, ignore) if source is not None else None
     with engine_of(engine, workers, ray_address) as running:
-        return verify_records(folder, running, listing, progress_of(report))
+        return verify_records(folder, running, listing, progress_of(report, where=running.where))

@@ -85,7 +85,7 @@ def reporting(title: str, quiet: bool) -> Iterator[Report]:
         if isinstance(event, Note):
             line(f"warning: {event.text}" if event.is_warning else event.text)
         elif isinstance(event, Progress):
-            show(event.step or title, event.done, event.total)
+            show(event.step or title, event.done, event.total, f" ({event.where})" if event.where else "")
         else:
             show_step(event)
 
@@ -96,7 +96,6 @@ def reporting(title: str, quiet: bool) -> Iterator[Report]:
             show(f"{title} {event.part}".strip(), event.number, event.of, event.figures())
         else:
             line(event.line())
-            show(title, event.done, event.of)
 
     def line(text: str) -> None:
         if bar:

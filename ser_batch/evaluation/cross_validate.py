@@ -211,7 +211,7 @@ def cross_validate(
         _try_pictures(output.parts, records.labels, options.title(recipe))
         _extract(records, tasks, engine, on_progress)
         on_progress(0, len(tasks), "")
-        _run_folds(tasks, engine, on_fold)
+        _run_folds(tasks, engine, on_fold, on_progress)
         predictions = [one for task in tasks for one in _read_fold(task)]
         write_folds(folder, predictions, records.labels, options.title(recipe), identity)
         output.finish()
@@ -302,7 +302,9 @@ def extract_features(task: _ExtractionTask) -> None:
     FeatureStore(task.folder, records, task.recipe).load(everything, task.copy_seed)
 
 
-def _run_folds(tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldReport], None]) -> None:
+def _run_folds(
+    tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldReport], None], on_progress: OnProgress
+) -> None:
     for done, outcome in enumerate(engine.map(run_fold, tasks), 1):
         task = outcome.task
         if outcome.result is None:
@@ -312,6 +314,7 @@ def _run_folds(tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldRe
             )
         name, scores = outcome.result
         on_fold(FoldReport(name, task.seed, scores, done, len(tasks)))
+        on_progress(done, len(tasks), "")
 
 
 def run_fold(task: _FoldTask) -> tuple[str, Scores]:

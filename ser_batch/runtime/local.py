@@ -52,6 +52,10 @@ class LocalEngine:
         self._at_end.enter_context(cleanup_on_signal(_kill_workers))
         return self
 
+    def where(self) -> str:
+        """Where tasks run, for progress: empty, as it is this machine."""
+        return ""
+
     def start(self, workers: int, imports: str) -> None:
         """Start workers that import a module, while the caller prepares the tasks.
 

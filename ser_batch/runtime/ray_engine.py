@@ -5,8 +5,10 @@ there: the engine may run a task twice.
 """
 
 import logging
+import math
 import os
 import resource
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -14,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ser_batch.errors import WorkerError
+from ser_batch.formatting import pluralize
 from ser_batch.runtime.engine import Outcome, Result, Task, check_result, watch_this_process
 from ser_batch.runtime.process import keep_freed_memory, silence_native_code
 
 # Tasks that are submitted at once, for each CPU: one runs and one waits.
 _TASKS_PER_CPU = 2
+# How long the number of nodes is used before it is asked again.
+_NODES_SECS = 5.0
 # How often a task is submitted again after its node was lost.
 _MOST_LOSSES = 3
 
@@ -36,6 +41,7 @@ class RayEngine:
         self.workers = workers or 1
         self._wanted, self._address, self._worker_bytes = workers, address, worker_bytes
         self._ray: Any = None
+        self._n_running, self._n_nodes, self._counted = 0, 0, -math.inf
 
     def __enter__(self) -> "RayEngine":
         try:
@@ -58,6 +64,13 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()  # cancels the tasks of this process
 
+    def where(self) -> str:
+        """Where tasks run, for progress: how many of them, and on how many nodes."""
+        now = time.monotonic()
+        if now - self._counted > _NODES_SECS:
+            self._n_nodes, self._counted = sum(node["Alive"] for node in self._ray.nodes()), now
+        return f"{pluralize(self._n_running, 'task')} on {pluralize(self._n_nodes, 'node')}"
+
     def start(self, workers: int, imports: str) -> None:
         """Do nothing: Ray starts workers as tasks come."""
 
@@ -77,6 +90,7 @@ class RayEngine:
                     submit(task, 0)
                 if not running:
                     return
+                self._n_running = len(running)
                 (reference,), _ = self._ray.wait(list(running), num_returns=1)
                 task, n_losses = running.pop(reference), losses.pop(reference)
                 try:

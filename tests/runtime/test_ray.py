@@ -1,101 +1,31 @@
 """The Ray engine on two real nodes, one of which is killed."""
 
-import os
+import csv
+import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ser_batch
 from ser_batch.cli.app import main
+from ser_batch.events import Progress
 from ser_batch.records.folder import open_records
 from ser_batch.records.manifest import part_path
 from ser_batch.runtime.ray_engine import RayEngine
 from tests import ray_tasks
+from tests.ray_cluster import Cluster
 
 ray = pytest.importorskip("ray", reason='install Ray to run this: pip install "ser-batch[ray]"')
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def kill_family(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a process and all that it started."""
-    for pid in [*family(process.pid)]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
-def family(pid: int) -> Iterator[int]:
-    yield pid
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in task.read_text().split():
-                yield from family(int(child))
-
-
-class Cluster:
-    """A head on 127.0.0.1 and, between `add` and `kill`, a second node on 127.0.0.2, each with one CPU."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        port = self.address.split(":")[1]
-        self._head = self._started(
-            "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"
-        )
-        self._second: subprocess.Popen[bytes] | None = None
-        self._wait(lambda: self.n_nodes() == 1)
-
-    def _started(self, *options: str) -> "subprocess.Popen[bytes]":
-        command = [Path(sys.executable).with_name("ray"), "start", *options, "--num-cpus=1", "--disable-usage-stats"]
-        command += ["--block"]
-        if "--head" in options:
-            command.append(f"--temp-dir={self._folder}")
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        with open(self._folder / "log", "ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-
-    def n_nodes(self) -> int:
-        code = f"import ray; ray.init('{self.address}', logging_level=40); print(sum(n['Alive'] for n in ray.nodes()))"
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        return int(result.stdout.split()[-1]) if result.returncode == 0 else 0
-
-    def add(self) -> None:
-        """Add the second node, if there is none."""
-        if self._second is None:
-            self._second = self._started(f"--address={self.address}", "--node-ip-address=127.0.0.2")
-            self._wait(lambda: self.n_nodes() == 2)
-
-    def kill(self) -> None:
-        """Kill all processes of the second node."""
-        if self._second is not None:
-            kill_family(self._second)
-            self._second = None
-
-    def end(self) -> None:
-        self.kill()
-        kill_family(self._head)
-
-    def _wait(self, holds: Callable[[], bool]) -> None:
-        for _ in range(30):
-            if holds():
-                return
-            time.sleep(1.0)
-        pytest.fail((self._folder / "log").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +147,40 @@ def test_a_killed_command_continues(cluster: Cluster, emodb: Path, tmp_path: Pat
     assert main(on_ray(cluster, "infer", str(emodb), "-o", str(table))) == 0
     assert main(["infer", str(emodb), "-o", str(expected), "-q"]) == 0
     assert table.read_bytes() == expected.read_bytes()
+
+
+def test_predictions_on_two_nodes_one_of_which_is_killed(cluster: Cluster, emodb: Path, tmp_path: Path) -> None:
+    source = tmp_path / "wav"  # 2,140 recordings, so that there are enough blocks
+    for number in range(4):
+        shutil.copytree(emodb, source / str(number))
+    out, expected = tmp_path / "preds.csv", tmp_path / "local.csv"
+    assert main(["infer", str(source), "-o", str(expected), "-q"]) == 0
+    cluster.add()
+    command = [sys.executable, "-m", "ser_batch", *on_ray(cluster, "infer", str(source), "-o", str(out))]
+    with subprocess.Popen(command) as process:
+        wait_for(lambda: len(finished_blocks(out)) >= 3, process)
+        done = len(finished_blocks(out))
+        cluster.kill()
+    assert process.returncode == 0
+    print(f"{done} of {len(finished_blocks(out))} blocks were done when the node was killed")
+    assert done < len(finished_blocks(out))
+    with open(out, encoding="utf-8", newline="") as file:
+        files = [row["file"] for row in csv.DictReader(file)]
+    assert sorted(files) == sorted(path.relative_to(source).as_posix() for path in source.rglob("*.wav"))
+    assert out.read_bytes() == expected.read_bytes()
+
+
+def finished_blocks(table: Path) -> list[Path]:
+    found = (table.parent / f".{table.name}.parts").rglob("*.parquet")
+    return [path for path in found if not path.name.startswith(".") and path.name != "plan.parquet"]
+
+
+def test_progress_has_tasks_and_nodes(cluster: Cluster, emodb: Path, tmp_path: Path) -> None:
+    events: list[object] = []
+    options = {"engine": "ray", "ray_address": cluster.address}
+    ser_batch.build_records(emodb, tmp_path / "out", num_shards=8, report=events.append, **options)
+    where = [event.where for event in events if isinstance(event, Progress)]
+    assert any(re.fullmatch(r"[1-9]\d* tasks? on [12] nodes?", one) for one in where)
 
 
 def test_a_cross_validation_has_the_local_figures(cluster: Cluster, emodb_sample: Path, tmp_path: Path) -> None:
