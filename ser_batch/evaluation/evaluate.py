@@ -123,7 +123,7 @@ def evaluate(
 def _write_tables(folder: Path, evaluated: list[LabelledPrediction], scores: Scores, labels: tuple[str, ...]) -> None:
     with open_atomically(folder / PREDICTIONS) as file:
         shown = [f"p_{label}" for label in labels]
-        write_rows(file, [["file", "start", "end", "speaker", "label", "emotion", "confidence", *shown]])
+        write_rows(file, [["file", "start", "end", "speaker", "label", "emotion", "confidence", "novelty", *shown]])
         for one in evaluated:
             probabilities = one.prediction.probabilities
             best = int(np.argmax(probabilities))
@@ -133,7 +133,7 @@ def _write_tables(folder: Path, evaluated: list[LabelledPrediction], scores: Sco
                 format_timestamp(one.prediction.end_secs),
                 one.speaker,
             ]
-            row += [labels[one.label], labels[best], f"{probabilities[best]:.6f}"]
+            row += [labels[one.label], labels[best], f"{probabilities[best]:.6f}", f"{one.prediction.novelty:.6f}"]
             write_rows(file, [row + [f"{probability:.6f}" for probability in probabilities]])
     with open_atomically(folder / "report.csv") as file:
         write_rows(file, [["label", "precision", "recall", "f1", "support"]])

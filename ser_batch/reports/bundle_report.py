@@ -33,7 +33,7 @@ def bundle_page(folder: Path, make_clips: ClipMaker | None = None) -> Page:
         ("weights", f"{training['parameters']:,}"),
         ("training recordings", f"{training['n_examples']['train']:,}"),
         ("validation recordings", f"{training['n_examples']['validation']:,}"),
-        *([("validation " + name, value) for name, value in scored.facts[:2]] if scored else []),
+        *([(f"validation {name}", value) for name, value in scored.facts[:3]] if scored else []),
         ("temperature", f"{bundle.temperature:.3f}"),
         ("adapts to", ", ".join(bundle.adaptations)),
         ("fingerprint", bundle.short_fingerprint),

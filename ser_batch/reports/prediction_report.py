@@ -20,9 +20,9 @@ from ser_batch.formatting import pluralize
 from ser_batch.inference.summaries import error_pattern
 from ser_batch.inference.table import read_kind, read_rows
 from ser_batch.reports.clips import ClipMaker
-from ser_batch.reports.drawing import bars, histogram
+from ser_batch.reports.drawing import bars
 from ser_batch.reports.page import Cell, Interval, Page, Picture, Section, Table, Timeline
-from ser_batch.reports.score_report import Scored, score_sections
+from ser_batch.reports.score_report import NOVELTY_TEXT, Scored, score_sections, share_histogram
 from ser_batch.reports.text import duration_text, many_unfamiliar
 
 # Limits that keep the page of any table small.
@@ -176,26 +176,12 @@ def _overview(counts: _Counts) -> list[Section]:
         table,
     )
     sections = [Section("Emotions", pictures=[picture], tables=[table])]
-    texts = {
-        "confidence": "Confidence is the probability of the predicted emotion.",
-        "novelty": "Novelty is the distance to the training data: .5 is the median of the training data, .95 its 95th "
-        "percentile. Rows above .95 have the warning unfamiliar.",
-    }
-    pictures = []
-    for name, column in zip(texts, counts.histograms, strict=True):
-        edges = np.linspace(0, 1, _BINS + 1).round(2).tolist()
-        data = [(low, high, int(n)) for low, high, n in zip(edges[:-1], edges[1:], column, strict=True)]
-        pictures.append(
-            Picture(
-                name,
-                f"{name.capitalize()} of the predictions",
-                f"Histogram of the {name}; most {unit} are between {edges[column.argmax()]} and "
-                f"{edges[column.argmax() + 1]}",
-                lambda column=column, name=name: histogram(column, np.linspace(0, 1, _BINS + 1), name, unit),  # type: ignore[misc]
-                Table(name, name, ["from", "to", unit], data),
-            )
-        )
-    return [*sections, Section("Confidence and novelty", list(texts.values()), pictures)]
+    pictures = [
+        share_histogram(name, column, unit)
+        for name, column in zip(("confidence", "novelty"), counts.histograms, strict=True)
+    ]
+    texts = ["Confidence is the probability of the predicted emotion.", NOVELTY_TEXT]
+    return [*sections, Section("Confidence and novelty", texts, pictures)]
 
 
 def _mean_confidence(counts: _Counts, label: str) -> float | None:

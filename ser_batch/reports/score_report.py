@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from ser_batch.errors import SourceError
 from ser_batch.evaluation.fold_predictions import label_codes, read_predictions
 from ser_batch.evaluation.folders import PREDICTIONS, SCORES, read_validation_summary
+from ser_batch.evaluation.intervals import count_by_speaker, interval_over_speakers
 from ser_batch.evaluation.metrics import Reliability, Scores, reliability, score
 from ser_batch.formatting import pluralize
 from ser_batch.reports.clips import CLIP_SECS, ClipMaker, Part
-from ser_batch.reports.drawing import bars, confusion, reliability_diagram
+from ser_batch.reports.drawing import bars, confusion, histogram, reliability_diagram
 from ser_batch.reports.page import Cell, Page, Picture, Section, Table
 from ser_batch.storage.outputs import read_own_json
 
@@ -35,10 +36,11 @@ class Scored:
         reliabilities: at most two, by name.
         mistakes: the most confident wrong predictions: file, speaker, true label, prediction, confidence.
         starts: in seconds, the start of each of them in its file.
-        recall_intervals: 95 % interval of the recall of each label, by label; empty: not known.
+        recall_intervals: 95 % interval of the recall of each label, by label.
         speakers: recordings, UAR and WA of each speaker; empty: not known.
         notes: sentences, for example on what is not scored.
         facts: names and values.
+        novelty: of each recording; None: not known, or shown elsewhere.
     """
 
     scores: Scores
@@ -49,6 +51,7 @@ class Scored:
     speakers: Mapping[str, Mapping[str, float]]
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
+    novelty: NDArray[np.float64] | None = None
 
     @classmethod
     def of(
@@ -61,8 +64,9 @@ class Scored:
         notes: Sequence[str],
         speakers: Sequence[str] | None = None,
         starts: Sequence[float] | None = None,
+        novelty: NDArray[np.float64] | None = None,
     ) -> Scored:
-        """From predictions: files, true labels ``(n,)`` and probabilities ``(n, labels)``."""
+        """From predictions: files, true labels and novelty ``(n,)``, probabilities ``(n, labels)``."""
         labels = [one.label for one in scores.classes]
         found, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
         wrong = np.flatnonzero(found != truth)
@@ -72,16 +76,21 @@ class Scored:
             for row in wrong
         ]
         gap = float(confidence.mean() - (found == truth).mean())
+        counts = count_by_speaker(truth, found == truth, speakers or [""] * len(truth), range(len(truth)), len(labels))
+        intervals = interval_over_speakers(counts)
         facts = [
             ("UAR", f"{scores.uar:.3f}"),
+            ("95 % interval", "{:.3f} to {:.3f}".format(*intervals.uar)),
             ("accuracy (WA)", f"{scores.wa:.3f}"),
             ("scored recordings", f"{scores.confusion.sum():,}"),
             ("confidence - accuracy", f"{gap:+.2f}"),
         ]
+        recall_intervals = dict(zip(labels, intervals.recalls, strict=True))
         own_notes = [f"Without recordings, and not in the UAR: {', '.join(scores.absent)}."] if scores.absent else []
         of_speakers = _speaker_scores(truth, found, speakers, labels) if speakers else {}
         begins = [starts[row] if starts else 0.0 for row in wrong]
-        return cls(scores, reliabilities, mistakes, begins, {}, of_speakers, [*own_notes, *notes], facts)
+        shown = [*own_notes, *notes, f"The 95 % intervals are a bootstrap over {intervals.over}."]
+        return cls(scores, reliabilities, mistakes, begins, recall_intervals, of_speakers, shown, facts, novelty)
 
 
 def _speaker_scores(
@@ -133,9 +142,38 @@ def score_sections(scored: Scored, make_clips: ClipMaker | None = None) -> list[
     )
     text = "Where a point is below the diagonal, predictions of that confidence are right less often than they claim."
     sections.append(Section("Confidence", [text], [diagram]))
+    if scored.novelty is not None:
+        of_novelty = np.histogram(scored.novelty, 20, (0.0, 1.0))[0]
+        sections.append(Section("Novelty", [NOVELTY_TEXT], [share_histogram("novelty", of_novelty, "recordings")]))
     if len(scored.speakers) > 1:
         sections.append(_speaker_section(scored.speakers))
     return [*sections, _mistakes(scored, make_clips)]
+
+
+NOVELTY_TEXT = (
+    "Novelty is the distance to the training data: .5 is the median of the training data, .95 its 95th percentile. "
+    "Recordings above .95 have the warning unfamiliar."
+)
+
+
+def share_histogram(name: str, counts: NDArray[np.int64], unit: str) -> Picture:
+    """A histogram of values from 0 to 1, in bins of equal width.
+
+    Args:
+        name: of the values.
+        counts: ``(bins,)``.
+        unit: what is counted.
+    """
+    edges = np.linspace(0, 1, len(counts) + 1)
+    shown = edges.round(2).tolist()
+    most = counts.argmax()
+    return Picture(
+        name,
+        f"{name.capitalize()} of the predictions",
+        f"Histogram of the {name}; most {unit} are between {shown[most]} and {shown[most + 1]}",
+        lambda: histogram(counts, edges, name, unit),
+        Table(name, name, ["from", "to", unit], list(zip(shown[:-1], shown[1:], counts.tolist(), strict=True))),
+    )
 
 
 def _mistakes(scored: Scored, make_clips: ClipMaker | None) -> Section:
@@ -215,7 +253,8 @@ def evaluation_page(folder: Path, make_clips: ClipMaker | None = None) -> Page:
         raise SourceError(f"{folder}: is damaged ({error}); run evaluate again with --restart") from error
     scores = score(truth, probabilities.argmax(axis=1), labels)
     found = {"predictions": reliability(probabilities, truth)}
-    scored = Scored.of(files, truth, probabilities, scores, found, [], speakers, starts)
+    novelty = table.novelty.to_numpy(float) if "novelty" in table else None  # earlier versions did not store it
+    scored = Scored.of(files, truth, probabilities, scores, found, [], speakers, starts, novelty)
     subtitle = f"split {summary['split']}, adapted to: {summary.get('adapt', 'none')}"
     facts = [*scored.facts, ("model", summary["model"][:12]), ("records", summary["records"][:12])]
     return Page(f"Evaluation: {folder.name}", subtitle, [], facts, score_sections(scored, make_clips))
