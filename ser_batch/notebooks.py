@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_batch import api
+from ser_batch.api.inputs import local_path
 from ser_batch.errors import UsageError
 from ser_batch.models.bundles import Bundle, open_bundle, shipped_bundle
 from ser_batch.records.folder import RecordFolder, open_records
@@ -128,9 +129,10 @@ class Records:
 
 
 def load_bundle(path: PathLike | None = None) -> Model:
-    """Open a model bundle; None: the shipped model.
+    """Open a model bundle; None: the shipped model. The path may be a URL of an object store.
 
     Raises:
+        SourceError: it is missing in the store.
         BundleError: the bundle is missing, unfinished or damaged.
 
     Example:
@@ -138,30 +140,35 @@ def load_bundle(path: PathLike | None = None) -> Model:
         >>> sb.load_bundle().labels
         ('anger', 'boredom', 'disgust', 'fear', 'happiness', 'neutral', 'sadness')
     """
-    bundle = shipped_bundle() if path is None else open_bundle(Path(path))
+    bundle = shipped_bundle() if path is None else open_bundle(local_path(path))
     return Model(bundle.path, bundle.content, bundle.fingerprint)
 
 
 def load_records(path: PathLike) -> Records:
-    """Open a record folder.
+    """Open a record folder. Its path may be a URL of an object store; then it is copied to this machine before.
 
     Raises:
+        SourceError: it is missing in the store.
         RecordsError: it is missing, unfinished or damaged.
     """
-    return Records(open_records(Path(path)))
+    return Records(open_records(local_path(path)))
 
 
 def read_predictions(path: PathLike) -> DataFrame:
     """A prediction table of any format; ``start`` and ``end`` are timedeltas, empty texts are None.
 
+    Args:
+        path: of the table; may be a URL of an object store.
+
     Raises:
+        SourceError: it is missing in the store.
         OutputError: the file is not a prediction table.
     """
     import pandas as pd
 
     from ser_batch.inference.table import read_rows
 
-    frame = pd.DataFrame(read_rows(Path(path)))
+    frame = pd.DataFrame(read_rows(local_path(path)))
     for name in ("start", "end"):
         frame[name] = pd.to_timedelta(frame[name].astype(float), unit="s")
     return frame

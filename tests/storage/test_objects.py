@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import ser_batch
 from ser_batch.cli.app import main
+from ser_batch.errors import SerBatchError
 from ser_batch.records.folder import open_records
 from ser_batch.storage import objects, stores
 from ser_batch.storage.filesystems import file_status
@@ -191,6 +193,18 @@ def test_all_commands_work_in_a_store(bucket: Faults, server: int, tmp_path: Pat
     for path in local.rglob("*.tfrecord*"):
         body = client(server).get_object(Bucket="out", Key=f"records/{path.relative_to(local)}")["Body"].read()
         assert body == path.read_bytes()
+
+
+def test_notebooks_read_a_store(bucket: Faults, tmp_path: Path) -> None:
+    build = ["build-records", "s3://corpus/wav", "--labels", "emodb", "-q", "-j", "1", "-o"]
+    assert main([*build, "s3://out/records"]) == 0
+    assert main(["infer", "s3://corpus/wav", "-o", "s3://out/preds.csv", "-q", "-j", "1"]) == 0
+    records = ser_batch.load_records("s3://out/records")
+    assert len(records.manifest()) == 14
+    assert sum(1 for _ in records.to_dataset("train")) == open_records(records.path).n_examples("train")
+    assert len(ser_batch.read_predictions("s3://out/preds.csv")) == 14
+    with pytest.raises(SerBatchError, match=r"s3://out/none: no such object or prefix"):
+        ser_batch.load_bundle("s3://out/none")
 
 
 def test_a_run_that_cannot_send_continues(bucket: Faults, server: int, tmp_path: Path, capfd) -> None:
