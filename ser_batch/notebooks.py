@@ -14,6 +14,7 @@ from ser_batch.errors import UsageError
 from ser_batch.models.bundles import Bundle, open_bundle, shipped_bundle
 from ser_batch.records.folder import RecordFolder, open_records
 from ser_batch.records.manifest import MANIFEST_COLUMNS
+from ser_batch.storage.filesystems import as_url
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -91,8 +92,8 @@ class Records:
         fingerprint: SHA-256 over the front end, the labels and the content of the shards.
     """
 
-    def __init__(self, folder: RecordFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: RecordFolder, url: str | None = None) -> None:
+        self._folder, self._url = folder, url
         self.path: Path = folder.path
         self.labels: tuple[str, ...] = folder.labels
         self.front_end: FrontEnd = folder.front_end
@@ -120,12 +121,17 @@ class Records:
             Elements ``(log_mel, label)``: float32 ``(n_mels, n_frames)`` in dB, and int64.
 
         Raises:
-            RecordsError: there is no such split.
+            RecordsError: there is no such split, or a store cannot be read.
         """
         from ser_batch.records.reader import split_selection
         from ser_batch.training.input_pipeline import log_mels_and_labels
 
-        return log_mels_and_labels(self._folder, split_selection(self._folder, split))
+        selection = split_selection(self._folder, split)
+        if self._url is not None:
+            from ser_batch.training.s3_shards import register_s3
+
+            register_s3(f"{self._url}/{selection.shards[0].name}")
+        return log_mels_and_labels(self._folder, selection, self._url)
 
 
 def load_bundle(path: PathLike | None = None) -> Model:
@@ -144,14 +150,29 @@ def load_bundle(path: PathLike | None = None) -> Model:
     return Model(bundle.path, bundle.content, bundle.fingerprint)
 
 
-def load_records(path: PathLike) -> Records:
+def load_records(path: PathLike, *, stream: bool = False) -> Records:
     """Open a record folder. Its path may be a URL of an object store; then it is copied to this machine before.
 
+    Args:
+        path: of the folder.
+        stream: of a folder at ``s3://``, copy the manifest only. ``to_dataset`` then reads the shards from the store,
+            through tensorflow-io: for folders that are larger than the disk. A process that did this ends with the
+            exit code 134 (a fault of tensorflow-io at exit), which notebooks do not notice.
+
     Raises:
+        UsageError: ``stream`` is for ``s3://``.
         SourceError: it is missing in the store.
         RecordsError: it is missing, unfinished or damaged.
     """
-    return Records(open_records(local_path(path)))
+    if not stream:
+        return Records(open_records(local_path(path)))
+    from ser_batch.storage.copies import local_copy
+
+    url = as_url(path)
+    if url is None or not url.startswith("s3://"):
+        raise UsageError(f"{path}: stream=True is for record folders at s3://")
+    folder = local_copy(url, is_wanted=lambda name: "/" in name or ".tfrecord-" not in name)
+    return Records(open_records(folder), url)
 
 
 def read_predictions(path: PathLike) -> DataFrame:

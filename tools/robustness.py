@@ -11,9 +11,11 @@ import argparse
 import io
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pandas as pd
 import scipy.signal
@@ -79,6 +81,27 @@ def _encoded(rate: int | None, **format_options: Any) -> Perturbation:
 
 
 def _tempo(factor: float) -> Perturbation:
+    """Another tempo by overlapping segments (WSOLA), FFmpeg's ``atempo``: the sound within a segment is unchanged."""
+
+    def perturb(samples: Samples, rate_hz: int, random: np.random.Generator) -> Audio:
+        graph = av.filter.Graph()
+        source = graph.add_abuffer(sample_rate=rate_hz, format="flt", layout="mono")
+        graph.link_nodes(source, graph.add("atempo", str(factor)), graph.add("abuffersink")).configure()
+        frame = av.AudioFrame.from_ndarray(samples[np.newaxis].astype(np.float32), format="flt", layout="mono")
+        frame.sample_rate = rate_hz
+        graph.push(frame)
+        graph.push(None)
+        blocks = []
+        with suppress(av.FFmpegError):  # at the end
+            while True:
+                blocks.append(graph.pull().to_ndarray()[0])
+        return np.concatenate(blocks), rate_hz
+
+    return perturb
+
+
+def _vocoder(factor: float) -> Perturbation:
+    """Another tempo by librosa's phase vocoder, which also smears the sound."""
     return lambda samples, rate_hz, random: (time_stretch(samples, rate=factor), rate_hz)
 
 
@@ -96,6 +119,8 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "-30 dB": lambda samples, rate_hz, random: (samples * 10.0**-1.5, rate_hz),
     "10 % faster": _tempo(1.1),
     "10 % slower": _tempo(0.9),
+    "10 % faster, phase vocoder": _vocoder(1.1),
+    "10 % slower, phase vocoder": _vocoder(0.9),
     "44.1 kHz": lambda samples, rate_hz, random: (scipy.signal.resample_poly(samples, 441, 160), 44_100),
     "clipped, 10 dB over": lambda samples, rate_hz, random: (
         np.clip(samples / np.abs(samples).max() * 10.0**0.5, -1, 1),

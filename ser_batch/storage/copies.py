@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +30,12 @@ _COPIED_BYTES = 4 << 20
 _Files = dict[str, list[int]]
 
 
-def local_copy(url: str) -> Path:
+def local_copy(url: str, is_wanted: Callable[[str], bool] | None = None) -> Path:
     """The local copy of an object or prefix that is read; it is never that of an output that is being made.
+
+    Args:
+        url: of the object or prefix.
+        is_wanted: whether an object of this relative key is copied; None: all are.
 
     Raises:
         SourceError: it is missing in the store, or cannot be read.
@@ -39,7 +43,9 @@ def local_copy(url: str) -> Path:
     try:
         if not (remote := _remote_files(url)):
             raise SourceError(f"{url}: no such object or prefix")
-        return _pulled(url, remote, _State(url, "inputs"))
+        if is_wanted is None:
+            return _pulled(url, remote, _State(url, "inputs"))
+        return _pulled(url, {name: remote[name] for name in remote if is_wanted(name)}, _State(url, "parts"))
     except OSError as error:
         raise SourceError(
             f"{url}: cannot be read ({error.strerror or error}); check the URL, the credentials and the address of "
@@ -87,11 +93,11 @@ class _State:
     """What was in the store, and what was here, when both were last the same.
 
     Attributes:
-        place: the local folder or file; inputs and outputs have different ones.
+        place: the local folder or file; inputs, parts of inputs, and outputs have different ones.
         remote, local: the files there and here.
     """
 
-    def __init__(self, url: str, kind: Literal["inputs", "outputs"]) -> None:
+    def __init__(self, url: str, kind: Literal["inputs", "parts", "outputs"]) -> None:
         folder = cache_folder() / kind / hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
         self.place = folder / url.rpartition("/")[2]
         self._path = folder / "state.json"

@@ -32,21 +32,26 @@ def _store(scheme: str) -> Any:
     return {"s3": _s3, "gs": _google_cloud, "az": _azure}[scheme]()
 
 
+def s3_endpoint() -> str | None:
+    """The address of another S3 store than Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 def _s3() -> fs.S3FileSystem:
     settings: dict[str, Any] = {"connect_timeout": _CONNECT_SECS, "request_timeout": _REQUEST_SECS}
     # The AWS SDK in pyarrow reads the credentials itself, but not these.
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+    if endpoint := s3_endpoint():
         settings["scheme"], settings["endpoint_override"] = _address(endpoint)
     if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
         settings["region"] = region
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
     # By default the SDK adds checksums in a form that many stores other than Amazon's refuse.
-    with _environment("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required" if endpoint else None):
+    with environment("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required" if endpoint else None):
         return fs.S3FileSystem(retry_strategy=retries, **settings)
 
 
 @contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
+def environment(name: str, value: str | None) -> Iterator[None]:
     """Set an environment variable in the block, unless it is set or ``value`` is None."""
     is_set = value is not None and os.environ.setdefault(name, value) is value
     try:

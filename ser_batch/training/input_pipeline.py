@@ -172,15 +172,21 @@ def read_batches(records: RecordFolder, selection: Selection, batch_size: int) -
             yield Batch(log_mels.numpy(), labels.numpy())
 
 
-def log_mels_and_labels(records: RecordFolder, selection: Selection) -> tf.data.Dataset:
-    """Elements ``(log_mel, label)`` in the manifest's order: float32 ``(n_mels, n_frames)``, and int64."""
+def log_mels_and_labels(records: RecordFolder, selection: Selection, url: str | None = None) -> tf.data.Dataset:
+    """Elements ``(log_mel, label)`` in the manifest's order: float32 ``(n_mels, n_frames)``, and int64.
+
+    Args:
+        records: a finished record folder.
+        selection: the examples.
+        url: where TensorFlow reads the shards; None: in the record folder.
+    """
 
     @without_autograph
     def to_pair(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = parse_tensors(serialized, records.front_end.shape)
         return features["log_mel"], features["label"]
 
-    return serialized_examples(records, selection, 1).map(to_pair, num_parallel_calls=tf.data.AUTOTUNE)
+    return serialized_examples(records, selection, 1, url).map(to_pair, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 @contextmanager
@@ -199,9 +205,13 @@ def damage_as_records_error(records: RecordFolder) -> Iterator[None]:
         ) from error
 
 
-def serialized_examples(records: RecordFolder, selection: Selection, shards_at_once: int) -> tf.data.Dataset:
+def serialized_examples(
+    records: RecordFolder, selection: Selection, shards_at_once: int, url: str | None = None
+) -> tf.data.Dataset:
     """Serialized Examples in a fixed order; with ``shards_at_once=1``, the manifest's order."""
-    paths = [str(path) for path in _shard_paths(records, selection)]
+    paths = [f"{url}/{shard.name}" for shard in selection.shards]
+    if url is None:
+        paths = [str(path) for path in _shard_paths(records, selection)]
     # Selected parts of shards are read one after another: ``chosen`` is in the manifest's order.
     chosen = selection.chosen
     examples = tf.data.Dataset.from_tensor_slices(paths).interleave(

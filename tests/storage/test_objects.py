@@ -1,6 +1,7 @@
 """Recordings in an S3 store: listed, read, built and predicted as local ones are."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,29 @@ def test_notebooks_read_a_store(bucket: Faults, tmp_path: Path) -> None:
     assert len(ser_batch.read_predictions("s3://out/preds.csv")) == 14
     with pytest.raises(SerBatchError, match=r"s3://out/none: no such object or prefix"):
         ser_batch.load_bundle("s3://out/none")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="tensorflow-io has no version for this Python")
+def test_tensorflow_streams_shards(bucket: Faults, server: int, tmp_path: Path) -> None:
+    assert main(["build-records", "s3://corpus/wav", "-o", "s3://out/records", "--labels", "emodb", "-q"]) == 0
+    code = """
+import os
+import ser_batch as sb
+
+records = sb.load_records("s3://out/records", stream=True)
+streamed = [(label.numpy(), log_mel.shape[1]) for log_mel, label in records.to_dataset("train")]
+copied = [(label.numpy(), log_mel.shape[1]) for log_mel, label in sb.load_records("s3://out/records").to_dataset("train")]
+print(streamed == copied, len(streamed), flush=True)
+os._exit(0)  # tensorflow-io aborts at exit
+"""
+    # The proxy ends every connection, which this client does not expect.
+    address = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server}", "SER_BATCH_CACHE": str(tmp_path / "another")}
+    result = subprocess.run([sys.executable, "-c", code], env=os.environ | address, capture_output=True, text=True)
+    assert (result.stdout, result.returncode) == ("True 10\n", 0), result.stderr
+    (copied,) = (tmp_path / "another" / "parts").glob("*/records")
+    assert not list(copied.glob("*.tfrecord-*"))
+    with pytest.raises(SerBatchError, match=r"stream=True is for record folders at s3://"):
+        ser_batch.load_records(tmp_path, stream=True)
 
 
 def test_a_run_that_cannot_send_continues(bucket: Faults, server: int, tmp_path: Path, capfd) -> None:
