@@ -12,6 +12,7 @@ included; medians count. The seed network's weights are arbitrary: they do not c
 import argparse
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -175,8 +176,8 @@ def run_notebook(corpus: Path, bundle: Path, files: int) -> Measured:
 def run_infer(source: Path, work: Path, bundle: Path, workers: int, *options: str) -> Measured:
     """One inference into a fresh table."""
     out = work / "preds.csv"
-    for left in work.glob("*preds.csv*"):
-        left.unlink()
+    out.unlink(missing_ok=True)
+    shutil.rmtree(work / ".preds.csv.parts", ignore_errors=True)
     command = ["-m", "ser_batch", "infer", str(source), "-o", str(out), "-q", "--model", str(bundle)]
     return measure([*command, "-j", str(workers), *options])
 
@@ -235,6 +236,23 @@ def print_long(corpus: Path, work: Path, bundle: Path, hours: Sequence[float]) -
         print(f"| {length:g} | {n_rows:,} | {run.secs:.1f} | {length * 3600 / run.secs:,.0f} | {peaks(one)} |")
 
 
+def print_adaptations(source: Path, work: Path, files: int, repeats: int) -> None:
+    """One row an adaptation of the shipped model: what the second pass costs."""
+    bundle = shipped_bundle().path
+    series = [
+        Series(files, how, _CPUS, partial(run_infer, source, work, bundle, _CPUS, "--adapt", how))
+        for how in ("none", "batch", "voices")
+    ]
+    repeat_in_turn(series, repeats)
+    print(f"| {files:,} files, --adapt | seconds (least to most) | times none | peak MiB: largest, sum |")
+    print("| --- | ---: | ---: | ---: |")
+    for one in series:
+        spread = f"{min(run.secs for run in one.runs):.1f} to {max(run.secs for run in one.runs):.1f}"
+        print(
+            f"| {one.name} | {one.secs:.1f} ({spread}) | {one.secs / series[0].secs:.2f} | {peaks(one)} |", flush=True
+        )
+
+
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -245,6 +263,8 @@ def main() -> None:
     parser.add_argument("--flat", type=int, nargs="*", metavar="FILES", help=flat_help)
     hours_help = "instead: recordings of so many hours, window by window"
     parser.add_argument("--hours", type=float, nargs="+", help=hours_help)
+    adapt_help = "instead: each adaptation over so many files"
+    parser.add_argument("--adapt", type=int, nargs="+", metavar="FILES", help=adapt_help)
     parser.add_argument("--work", type=Path, help="where sources and tables go for the time being")
     options = parser.parse_args()
     corpus = options.corpus.absolute()
@@ -256,6 +276,11 @@ def main() -> None:
         work = Path(folder).absolute()
         if options.hours:
             print_long(corpus, work, shipped.path, options.hours)
+            return
+        if options.adapt:
+            for files in options.adapt:
+                source = multiply(corpus, work / f"source-{files}", files)
+                print_adaptations(source, work, files, options.repeats)
             return
         if options.flat is not None:
             flat = []
