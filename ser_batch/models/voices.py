@@ -3,7 +3,7 @@
 Embeddings are projected to a space in which the training speakers differ and the recordings of one speaker do not:
 linear discriminant analysis of the speakers on principal components (as for i-vectors: Dehak, Kenny, Dehak, Dumouchel
 and Ouellet, "Front-End Factor Analysis for Speaker Verification", 2011). In this space the variance within a training
-speaker is 1 along every axis, so one threshold of the distance between groups serves all batches: no number of
+speaker is 1 along every axis, so the distances between the recordings of one speaker are known, and no number of
 speakers has to be given.
 """
 
@@ -24,8 +24,9 @@ Float64s = NDArray[np.float64]
 _MOST_COMPONENTS = 60
 # Added to the variance within speakers, as a share of its mean.
 _REGULARISATION = 0.1
-# Groups are joined up to this mean distance of their recordings, in units of that of two recordings of one speaker.
-_THRESHOLD = 1.3
+# Groups are joined while the mean distance of their recordings is at most so many standard deviations above the mean
+# distance of two recordings of one speaker. Chosen over EmoDB and RAVDESS: docs/accuracy.md.
+_DEVIATIONS = 1.2
 # Recordings that are clustered; more are assigned to the nearest group, so that memory is bounded.
 _MOST_CLUSTERED = 2_000
 
@@ -69,7 +70,8 @@ class VoiceSpace(ArrayFile):
         digests = [hashlib.blake2b(name.encode("utf-8", "surrogatepass")).digest() for name in names]
         order = sorted(range(len(names)), key=digests.__getitem__)
         chosen = np.array(order[:_MOST_CLUSTERED])
-        threshold = _THRESHOLD * np.sqrt(2.0 * vectors.shape[1])
+        # With variance 1 along d axes, the distance has the mean sqrt(2 d) and the standard deviation 1, for large d.
+        threshold = np.sqrt(2.0 * vectors.shape[1]) + _DEVIATIONS
         clustering = AgglomerativeClustering(n_clusters=None, distance_threshold=threshold, linkage="average")
         found = clustering.fit_predict(vectors[chosen])
         centres = np.stack([vectors[chosen[found == group]].mean(axis=0) for group in range(found.max() + 1)])
