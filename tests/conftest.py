@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -21,6 +22,10 @@ from ser_batch.records.plan import BuildOptions, plan_build
 from ser_batch.runtime.local import LocalEngine
 from tests.counting import network as network
 from tests.frontends import KEPT, TRUNCATED
+
+# A slow machine is not a failure.
+hypothesis.settings.register_profile("ser-batch", deadline=None)
+hypothesis.settings.load_profile("ser-batch")
 
 EMODB_SAMPLE = Path(__file__).parent / "data" / "emodb"
 

@@ -159,6 +159,7 @@ def test_a_recipe_that_does_not_fit_leaves_nothing_behind(kept_records: RecordFo
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_with_one_worker_and_started_again_it_ends_as_with_two(
     whole: Whole, kept_records: RecordFolder, tmp_path: Path
 ) -> None:

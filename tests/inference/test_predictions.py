@@ -205,7 +205,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("adapt", ["none", "voices"])
+@pytest.mark.parametrize("adapt", ["none", pytest.param("voices", marks=pytest.mark.slow)])
 def test_an_hour_takes_the_memory_of_ten_minutes(tmp_path: Path, adapt: str) -> None:
     (tmp_path / "measure.py").write_text(MEMORY_OF_INFER)
     peaks = {}

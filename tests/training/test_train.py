@@ -361,6 +361,7 @@ def test_checkpoints_of_an_unknown_recipe_are_not_taken_up(unfinished: Path, kep
     assert train(kept_records, unfinished, PLAIN.replace(epochs=1)).continued_from == 0
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_from_log_mels_continues_too(small_records: RecordFolder, tmp_path: Path) -> None:
     undisturbed = train(small_records, tmp_path / "whole", CRNN)
     assert undisturbed.continued_from == 0
