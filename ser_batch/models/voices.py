@@ -26,7 +26,7 @@ _MOST_COMPONENTS = 60
 _REGULARISATION = 0.1
 # Groups are joined while the mean distance of their recordings is at most so many standard deviations above the mean
 # distance of two recordings of one speaker. Chosen over EmoDB and RAVDESS: docs/accuracy.md.
-_DEVIATIONS = 1.2
+DEVIATIONS = 1.2
 # Recordings that are clustered; more are assigned to the nearest group, so that memory is bounded.
 _MOST_CLUSTERED = 2_000
 
@@ -71,7 +71,7 @@ class VoiceSpace(ArrayFile):
         order = sorted(range(len(names)), key=digests.__getitem__)
         chosen = np.array(order[:_MOST_CLUSTERED])
         # With variance 1 along d axes, the distance has the mean sqrt(2 d) and the standard deviation 1, for large d.
-        threshold = np.sqrt(2.0 * vectors.shape[1]) + _DEVIATIONS
+        threshold = np.sqrt(2.0 * vectors.shape[1]) + DEVIATIONS
         clustering = AgglomerativeClustering(n_clusters=None, distance_threshold=threshold, linkage="average")
         found = clustering.fit_predict(vectors[chosen])
         centres = np.stack([vectors[chosen[found == group]].mean(axis=0) for group in range(found.max() + 1)])
