@@ -53,12 +53,14 @@ def _s3() -> fs.S3FileSystem:
 @contextmanager
 def environment(name: str, value: str | None) -> Iterator[None]:
     """Set an environment variable in the block, unless it is set or ``value`` is None."""
-    is_set = value is not None and os.environ.setdefault(name, value) is value
+    if value is None or name in os.environ:
+        yield
+        return
+    os.environ[name] = value
     try:
         yield
     finally:
-        if is_set:
-            del os.environ[name]
+        del os.environ[name]
 
 
 def _google_cloud() -> fs.GcsFileSystem:
