@@ -97,12 +97,12 @@ def _validation(bundle: Bundle) -> Scored | None:
         files, speakers = table.file.tolist(), table.speaker.tolist()
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BundleError(f"{path}: is damaged ({error}); train again with --restart") from error
-    found = {"before calibration": reliability(before, truth)}
-    probabilities = before
+    notes = ["Of the validation split, each recording alone."]
+    found, probabilities = {"before calibration": reliability(before, truth)}, before
     if not bundle.uncalibrated:
         probabilities = apply_temperature(before, bundle.temperature)
         found["after calibration"] = reliability(probabilities, truth)
-    notes = ["Of the validation split, each recording alone. The temperature was fitted to these recordings."]
+        notes.append("The temperature was fitted to these recordings.")
     scores = score(truth, before.argmax(axis=1), labels)
     return Scored.of(files, truth, probabilities, scores, found, notes, speakers)
 
