@@ -100,6 +100,7 @@ def test_a_reply_that_is_cut_short_is_read_again(faults: Faults, emodb_sample: P
     assert (faults.cut, faults.gets >= 3) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_store_that_always_fails_is_an_error_of_each_file(faults: Faults, tmp_path: Path, capfd) -> None:
     faults.cut = 10_000
     source = "s3://corpus/wav/03/03a01Fa.wav"

@@ -77,6 +77,12 @@ def bucket(
     stores._store.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "bucket",
+    [pytest.param(moto, marks=pytest.mark.slow), s3rver, google_cloud, azurite],
+    indirect=True,
+    ids=lambda start: start.__name__,
+)
 def test_outputs_are_those_of_local_files(bucket: str, emodb_sample: Path, tmp_path: Path, capfd) -> None:
     build = ["--labels", "emodb", "-q", "-j", "1"]
     assert main(["build-records", f"{bucket}/wav", "-o", f"{bucket}/made/records", *build]) == 0

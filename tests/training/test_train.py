@@ -181,6 +181,7 @@ def two_parts(tmp_path_factory: pytest.TempPathFactory, kept_records: RecordFold
     )
 
 
+@pytest.mark.slow
 def test_a_network_of_two_parts_continues_in_the_second(
     two_parts: Bundle, kept_records: RecordFolder, tmp_path: Path
 ) -> None:
@@ -575,19 +576,14 @@ def test_records_for_another_recipe_are_refused_with_the_way_out(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    [
+def test_a_recipe_that_does_not_fit_its_network_is_refused(kept_records: RecordFolder, tmp_path: Path) -> None:
+    for recipe, message in (
         (PLAIN.replace(network="seed_crnn"), "takes log-mels of one length"),
         (PLAIN.replace(normalise="none"), "needs a normalisation"),
         (PLAIN.replace(network="seed_crnn", normalise="speaker"), "cannot be normalised by speaker"),
-    ],
-)
-def test_a_recipe_that_does_not_fit_its_network_is_refused(
-    kept_records: RecordFolder, tmp_path: Path, recipe: Recipe, message: str
-) -> None:
-    with pytest.raises(TrainingError, match=message):
-        train(kept_records, tmp_path / "out", recipe)
+    ):
+        with pytest.raises(TrainingError, match=message):
+            train(kept_records, tmp_path / "out", recipe)
     train(kept_records, tmp_path / "out", PLAIN.replace(epochs=1))  # nothing is in its way
 
 
