@@ -16,7 +16,7 @@ from ser_batch.models.calibration import apply_temperature
 from ser_batch.reports.clips import ClipMaker
 from ser_batch.reports.drawing import curves
 from ser_batch.reports.page import Page, Picture, Section, Table
-from ser_batch.reports.score_report import Scored, score_sections
+from ser_batch.reports.score_report import Scored, score_sections, secs_of
 from ser_batch.training.recipes import PARTS, VALIDATION, history_name, recipe_title
 
 
@@ -94,7 +94,7 @@ def _validation(bundle: Bundle) -> Scored | None:
         table = pd.read_csv(path, dtype={"file": str, "speaker": str, "label": str}, keep_default_na=False)
         truth = np.array([labels.index(label) for label in table.label])
         before = table[[f"p_{label}" for label in labels]].to_numpy(float)
-        files, speakers = table.file.tolist(), table.speaker.tolist()
+        files, speakers, starts = table.file.tolist(), table.speaker.tolist(), secs_of(table.start)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BundleError(f"{path}: is damaged ({error}); train again with --restart") from error
     notes = ["Of the validation split, each recording alone."]
@@ -104,7 +104,7 @@ def _validation(bundle: Bundle) -> Scored | None:
         found["after calibration"] = reliability(probabilities, truth)
         notes.append("The temperature was fitted to these recordings.")
     scores = score(truth, before.argmax(axis=1), labels)
-    return Scored.of(files, truth, probabilities, scores, found, notes, speakers)
+    return Scored.of(files, truth, probabilities, scores, found, notes, speakers, starts)
 
 
 def _flat(name: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

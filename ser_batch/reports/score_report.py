@@ -231,7 +231,8 @@ def _speaker_section(speakers: Mapping[str, Mapping[str, float]]) -> Section:
     return Section("Speakers", pictures=[picture], tables=[table])
 
 
-def _secs(timestamps: pd.Series[str]) -> list[float]:
+def secs_of(timestamps: pd.Series[str]) -> list[float]:
+    """Timestamps in seconds."""
     seconds: list[float] = pd.to_timedelta(timestamps).dt.total_seconds().tolist()
     return seconds
 
@@ -248,7 +249,7 @@ def evaluation_page(folder: Path, make_clips: ClipMaker | None = None) -> Page:
         table = pd.read_csv(folder / PREDICTIONS, dtype={"file": str, "speaker": str}, keep_default_na=False)
         truth = np.array([labels.index(label) for label in table.label])
         probabilities = table[[f"p_{label}" for label in labels]].to_numpy(float)
-        files, speakers, starts = table.file.tolist(), table.speaker.tolist(), _secs(table.start)
+        files, speakers, starts = table.file.tolist(), table.speaker.tolist(), secs_of(table.start)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise SourceError(f"{folder}: is damaged ({error}); run evaluate again with --restart") from error
     scores = score(truth, probabilities.argmax(axis=1), labels)
@@ -284,7 +285,7 @@ def cross_validation_page(folder: Path, make_clips: ClipMaker | None = None) -> 
         found_reliabilities,
         notes,
         table.speaker.tolist(),
-        _secs(table.start),
+        secs_of(table.start),
     )
     intervals = {label: one["recall_interval"] for label, one in summary["classes"].items()}
     scored = replace(base, recall_intervals=intervals, speakers=summary["speakers"])

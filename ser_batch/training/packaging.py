@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ser_batch import __version__
 from ser_batch.audio.decoders import Float32s
+from ser_batch.formatting import format_timestamp
 from ser_batch.models.bundles import Bundle, BundleArrays, BundleContent, Calibration, save_bundle
 from ser_batch.models.calibration import fit_temperature
 from ser_batch.models.heads import SMALLEST_VARIANCE, Head
@@ -228,11 +229,12 @@ def _calibrate(
     """
     examples = _embed(encoders, records, validation, store)
     probabilities = head.probabilities(head.features(examples.values))
-    files = manifest_column(records, validation, "file").to_pylist()
+    files, starts = (manifest_column(records, validation, name).to_pylist() for name in ("file", "start"))
     with open_atomically(folder / VALIDATION) as file:
-        write_rows(file, [["file", "speaker", "label", *(f"p_{label}" for label in records.labels)]])
-        for name, speaker, label, row in zip(files, examples.speakers, examples.labels, probabilities, strict=True):
-            write_rows(file, [[name, speaker or "", records.labels[label], *(f"{value:.6f}" for value in row)]])
+        write_rows(file, [["file", "start", "speaker", "label", *(f"p_{label}" for label in records.labels)]])
+        columns = (files, map(format_timestamp, starts), examples.speakers, examples.labels, probabilities)
+        for name, start, speaker, label, row in zip(*columns, strict=True):
+            write_rows(file, [[name, start, speaker or "", records.labels[label], *(f"{value:.6f}" for value in row)]])
     temperature = fit_temperature(probabilities, examples.labels, examples.speakers)
     if temperature is None:
         return Calibration(temperature=1.0, fitted_on=None)

@@ -61,11 +61,15 @@ class Faults:
         cut: number of replies to GET that end after 5,000 bytes.
         delay_secs: pause before every reply.
         gets: number of GETs so far.
+        chunked: number of requests so far whose body is in the form of AWS for additional checksums.
+        no_folders: empty objects with the name of a folder are refused.
     """
 
     cut: int = 0
     delay_secs: float = 0.0
     gets: int = 0
+    chunked: int = 0
+    no_folders: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -99,6 +103,10 @@ def _serve(one: socket.socket, port: int, faults: Faults) -> None:
                 return
             request += part
         head, _, rest = request.partition(b"\r\n\r\n")
+        faults.chunked += b"aws-chunked" in head.lower()
+        if faults.no_folders and head.startswith(b"PUT ") and head.split(b" ")[1].endswith(b"/"):
+            one.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
         server.sendall(head + b"\r\nConnection: close\r\n\r\n" + rest)
         threading.Thread(target=_forward, args=(one, server), daemon=True).start()  # the rest of a PUT
         left = -1

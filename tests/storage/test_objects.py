@@ -243,6 +243,14 @@ def test_a_run_that_cannot_send_continues(bucket: Faults, server: int, tmp_path:
     assert client(server).head_object(Bucket="gone", Key="preds.csv")["ContentLength"] > 1000
 
 
+def test_stores_that_accept_less_than_amazons(bucket: Faults, server: int) -> None:
+    bucket.no_folders = True
+    command = ["infer", "s3://corpus/wav/03", "-o", "s3://out/tables/preds.csv", "-q", "--adapt", "none"]
+    assert main(command) == 0
+    assert keys(server) == ["tables/preds.csv"]
+    assert bucket.chunked == 0
+
+
 def test_a_killed_build_continues_to_the_same_bytes(bucket: Faults, server: int, tmp_path: Path) -> None:
     bucket.delay_secs = 0.1
     build = ["build-records", "s3://corpus/wav", "--labels", "emodb", "-q", "-j", "1", "-o"]
