@@ -25,6 +25,7 @@ from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
 from ser_batch.inference.table import FORMATS, TableForm
 from ser_batch.models.bundles import open_bundle, shipped_bundle
+from ser_batch.models.calibration import apply_temperature
 from ser_batch.records.folder import RecordFolder
 from ser_batch.reports.bundle_report import bundle_page
 from ser_batch.reports.prediction_report import SHOWN_ROWS
@@ -284,6 +285,16 @@ def test_a_bundle_has_the_scores_of_its_validation_split(tmp_path: Path, emodb_s
         rows = list(csv.DictReader(file))
     labels = open_bundle(bundle).labels
     right = [row["label"] == max(labels, key=lambda label: float(row[f"p_{label}"])) for row in rows]
+    shown = [[float(row[f"p_{label}"]) for label in labels] for row in rows]
+    evaluation = tmp_path / "evaluation"
+    assert main(["evaluate", str(bundle), str(records), "-o", str(evaluation), "--split", "validation", "-q"]) == 0
+    with open(evaluation / "predictions.csv", encoding="utf-8", newline="") as file:
+        evaluated = list(csv.DictReader(file))
+    assert [(row["file"], row["start"], row["label"]) for row in rows] == [
+        (row["file"], row["start"], row["label"]) for row in evaluated
+    ]
+    expected = [[float(row[f"p_{label}"]) for label in labels] for row in evaluated]
+    np.testing.assert_allclose(apply_temperature(shown, open_bundle(bundle).temperature), expected, atol=1e-3)
     page = report(bundle, "--records", str(records))
     assert facts(page)["validation recordings"] == str(len(rows))
     assert facts(page)["validation accuracy (WA)"] == f"{sum(right) / len(rows):.3f}"
