@@ -43,7 +43,7 @@ class OutputError(SerBatchError):
 
 
 class WorkerError(SerBatchError):
-    """Worker processes cannot be started."""
+    """Worker processes cannot be started, do not fit together, or one has ended."""
 
 
 class RecordsError(SerBatchError):

@@ -30,6 +30,7 @@ def train(
     mixed_precision: str = "auto",
     init: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    strategy: str = "auto",
     restart: bool = False,
     report: Report = ignore,
 ) -> TrainingResult:
@@ -44,6 +45,7 @@ def train(
     chosen = find_recipe(recipe, epochs=epochs, normalise=normalise, class_weight=class_weight)
     precision, folder = parse_precision(mixed_precision), open_records(Path(records))
     from ser_batch.training.train import train as run
+    from ser_batch.training.workers import join_workers
 
     start = initial_bundle(init)
     result = run(
@@ -54,6 +56,7 @@ def train(
         restart,
         precision=precision,
         init=start,
+        workers=join_workers(strategy, lambda message: report(Note(message, is_warning=False))),
         on_epoch=report,
         on_extract=progress_of(report, "extracting features"),
     )

@@ -25,6 +25,12 @@ def train(
     ] = "auto",
     init: Init = None,
     seed: Seed = 0,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="auto: together with the workers that TF_CONFIG names; single; or multi-worker."
+        ),
+    ] = "auto",
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -50,6 +56,7 @@ def train(
             mixed_precision=mixed_precision,
             init=init,
             seed=seed,
+            strategy=strategy,
             restart=restart,
             report=report,
         )

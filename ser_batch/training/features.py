@@ -18,6 +18,7 @@ from ser_batch.training.augmentation import augment, mixup
 from ser_batch.training.feature_store import FeatureStore, copy_seeds
 from ser_batch.training.input_pipeline import EpochOptions, TrainingData, read_batches
 from ser_batch.training.recipes import Recipe
+from ser_batch.training.workers import WHOLE, Share
 
 _BATCH_SIZE = 32
 
@@ -38,8 +39,8 @@ class ExampleSet(Protocol):
     n_examples: int
     scale: Scale | None
 
-    def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
-        """The augmented batches of the given epochs."""
+    def training_epochs(self, seed: int, numbers: Sequence[int], share: Share = WHOLE) -> tf.data.Dataset:
+        """The augmented batches of the given epochs, with a worker's examples only."""
         ...
 
     def validation_epoch(self, seed: int) -> tf.data.Dataset:
@@ -67,10 +68,10 @@ class LogMelSet:
         self._data = TrainingData(records, selection, augmentation)
         self.scale = self._measured_scale() if train_set is None else train_set.scale
 
-    def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
+    def training_epochs(self, seed: int, numbers: Sequence[int], share: Share = WHOLE) -> tf.data.Dataset:
         """See `ExampleSet`."""
         weights = label_weights(self.records, self._selection, self._recipe)
-        options = EpochOptions(self._recipe.batch_size, seed, mixup(self._recipe.augmentation), weights)
+        options = EpochOptions(self._recipe.batch_size, seed, mixup(self._recipe.augmentation), weights, share)
         return self._data.epochs(options, numbers)
 
     def validation_epoch(self, seed: int) -> tf.data.Dataset:
@@ -122,7 +123,7 @@ class FunctionalSet:
         assert self.scale is not None  # see `check_normalisation`
         self._speaker_scales = SpeakerScales(self._features, speakers, self.scale) if by_speaker else None
 
-    def training_epochs(self, seed: int, numbers: Sequence[int]) -> tf.data.Dataset:
+    def training_epochs(self, seed: int, numbers: Sequence[int], share: Share = WHOLE) -> tf.data.Dataset:
         """See `ExampleSet`; features of all copies that the epochs use are extracted first."""
         of_epoch = dict(zip(numbers, copy_seeds(self._recipe, seed, numbers), strict=True))
         copies = {one: self._store.load(self._selection, one) for one in sorted({*of_epoch.values()})}
@@ -133,10 +134,12 @@ class FunctionalSet:
             for number in numbers:
                 features, random = copies[of_epoch[number]], np.random.default_rng([seed, number])
                 for chosen in self._slices(random.permutation(self.n_examples)):
-                    inputs: Any = features[rows[chosen]]
+                    own, own_weights = share.rows(len(chosen))
+                    inputs: Any = features[rows[chosen[own]]]
                     if self._speaker_scales is not None:
-                        inputs = inputs, self._speaker_scales.of_random_examples(chosen, random)
-                    yield inputs, *self._targets(chosen, weights)
+                        inputs = inputs, self._speaker_scales.of_random_examples(chosen, random)[own]
+                    labels, label_weights = self._targets(chosen[own], weights)
+                    yield inputs, labels, label_weights * own_weights
 
         return self._dataset(batches)
 

@@ -19,6 +19,7 @@ from ser_batch.records.examples import parse_tensors
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import Selection, _shard_paths
 from ser_batch.runtime.resources import usable_memory
+from ser_batch.training.workers import WHOLE, Share
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -48,16 +49,18 @@ class EpochOptions:
     """Options of the batches of an epoch.
 
     Attributes:
-        batch_size: examples per batch.
+        batch_size: examples per batch, of all workers.
         seed: every random choice is a function of this and of the epoch's number.
         mix: from a batch ``(examples, one-hot labels)`` and a seed to a mixed batch; None: unchanged.
         label_weights: weight of an example of each label; None: all equal.
+        share: of the worker; batches have its examples only.
     """
 
     batch_size: int
     seed: int
     mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
     label_weights: Float32s | None = None
+    share: Share = WHOLE
 
 
 class TrainingData:
@@ -90,25 +93,38 @@ class TrainingData:
         n_labels = len(self._records.labels)
         weights = np.ones(n_labels, np.float32) if options.label_weights is None else options.label_weights
         orders = np.array([seed_number(options.seed, number) for number in numbers], np.int64)
-        steps = n_batches(self._n_examples, options.batch_size)
+        steps, share = n_batches(self._n_examples, options.batch_size), options.share
+        last_weight = share.weight(self._n_examples - (steps - 1) * options.batch_size)
 
         @without_autograph
         def batches(order: tf.Tensor) -> tf.data.Dataset:
-            shuffled = self._shuffle(options.seed, order)
+            shuffled = self._of_worker(self._shuffle(options.seed, order), share)
             examples = parsed_examples(shuffled, self._records, self._augmentation, order)
-            return examples.padded_batch(options.batch_size, padding_values=_PADDING)
+            return examples.padded_batch(options.batch_size // share.of, padding_values=_PADDING)
 
         @without_autograph
         def finished(number: tf.Tensor, batch: _Columns) -> Any:
-            _, examples, labels = batch
+            indices, examples, labels = batch
             if options.mix is not None:
                 seed = tf.stack([tf.gather(orders, number // steps), -1 - number % steps])
                 examples, labels = options.mix(examples, labels, tf.cast(seed, tf.int32))
-            return examples, labels, tf.linalg.matvec(labels, weights)
+            example_weights = tf.linalg.matvec(labels, weights)
+            if share.of > 1:
+                example_weights *= tf.where(number % steps == steps - 1, last_weight, 1.0)
+                example_weights *= tf.cast(indices >= 0, tf.float32)
+            return examples, labels, example_weights
 
         # Every epoch creates its own datasets, which takes time: steps common to all epochs are applied here, once.
         numbered = tf.data.Dataset.from_tensor_slices(orders).flat_map(batches).enumerate()
         return numbered.map(finished, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def _of_worker(self, numbered: tf.data.Dataset, share: Share) -> tf.data.Dataset:
+        """A worker's share of elements ``(index, serialized Example)``; the index of an example of weight 0 is -1."""
+        if share.of == 1:
+            return numbered
+        padding = self._serialized.take(share.padding(self._n_examples))
+        padding = padding.map(without_autograph(lambda index, serialized: (tf.constant(-1, tf.int64), serialized)))
+        return numbered.concatenate(padding).shard(share.of, share.number)
 
     def _shuffle(self, seed: int, order: tf.Tensor) -> tf.data.Dataset:
         """As `tf.data.Dataset.shuffle`, which does not accept a tensor as the second seed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,18 @@ import tensorflow as tf
 from ser_batch.training.recipes import OptimisationOptions
 
 
-def make_optimizer(options: OptimisationOptions, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Adam or AdamW with the recipe's schedule."""
+def make_optimizer(
+    options: OptimisationOptions,
+    steps_per_epoch: int,
+    combine: Callable[[Sequence[tf.Tensor]], list[tf.Tensor]] = list,
+) -> keras.optimizers.Optimizer:
+    """Adam or AdamW with the recipe's schedule.
+
+    Args:
+        options: optimisation settings.
+        steps_per_epoch: number of batches.
+        combine: from the gradients of one worker to those that are used; they are clipped afterwards.
+    """
     rate: Any = options.learning_rate
     if options.schedule == "cosine":
         warmup_steps = min(options.warmup_epochs, options.epochs - 1) * steps_per_epoch
@@ -25,10 +35,30 @@ def make_optimizer(options: OptimisationOptions, steps_per_epoch: int) -> keras.
         )
     clip = options.clip_norm or None
     if not options.weight_decay:
-        return keras.optimizers.Adam(rate, global_clipnorm=clip)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=options.weight_decay, global_clipnorm=clip)
+        return CombinedAdam(combine, rate, global_clipnorm=clip)
+    optimizer = CombinedAdamW(combine, rate, weight_decay=options.weight_decay, global_clipnorm=clip)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+class _CombinedGradients:
+    """An optimizer whose gradients are combined with those of other workers."""
+
+    def __init__(self, combine: Callable[[Sequence[tf.Tensor]], list[tf.Tensor]], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._combine = combine
+
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
+        """As in Keras."""
+        return super().apply(self._combine(grads), trainable_variables)  # type: ignore[misc]
+
+
+class CombinedAdam(_CombinedGradients, keras.optimizers.Adam):  # type: ignore[misc]
+    """Adam with combined gradients."""
+
+
+class CombinedAdamW(_CombinedGradients, keras.optimizers.AdamW):  # type: ignore[misc]
+    """AdamW with combined gradients."""
 
 
 class MovingAverage:

@@ -8,6 +8,7 @@ resumed ends with the same weights as an uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ser_batch.training.initial import InitialWeights, initial_weights
 from ser_batch.training.packaging import TrainedPart, package
 from ser_batch.training.recipes import PARTS, VALIDATION, Precision, Recipe, history_name
 from ser_batch.training.trainer import CHECKPOINTS, LOGS, Epoch, Trainer
+from ser_batch.training.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def train(
     precision: Precision = "float32",
     init: Bundle | None = None,
     features: Path | None = None,
+    workers: Workers = ALONE,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_extract: Callable[[int, int], Any] = lambda done, total: None,
 ) -> TrainingResult:
@@ -73,11 +76,13 @@ def train(
         precision: of the computations; weights and saved files are always float32.
         init: a bundle whose weights are the start; None: the start is random.
         features: folder of the files of extracted features; None: within the bundle's folder until it is finished.
+        workers: that train together; all have to see the folder, and the first writes to it.
         on_epoch: called at the beginning of each part of the network, and after each epoch.
         on_extract: called while functionals are extracted, with the numbers of done and of all examples and copies.
 
     Raises:
         TrainingError: the records have fewer than two labels, or the recipe does not fit them.
+        WorkerError: another worker has ended, or has other settings.
         RecordsError: there are no training examples, or the records are damaged.
         OutputError: the folder is in use, not writable, or holds other files.
     """
@@ -86,27 +91,39 @@ def train(
     sides = sides or split_train_validation(records)
     identity = {"records": records.fingerprint, "recipe": recipe.to_json(), "seed": seed, "precision": precision}
     identity |= {"init": init and init.fingerprint, "examples": sides.description}
-    with open_output(folder, _KIND, identity, restart) as output:
-        if output.is_finished:
+    if workers.are_several:
+        _check_batches(recipe, workers)
+        workers.check_equal(identity)
+        identity["workers"] = workers.share.of
+    with ExitStack() as stack:
+        is_finished = False
+        if workers.is_first:
+            output = stack.enter_context(open_output(folder, _KIND, identity, restart))
+            is_finished = output.is_finished
+        if workers.from_all(float(is_finished)):
             return TrainingResult(_checked_bundle(folder), True, sum(part.epochs for part in recipe.parts.values()))
         notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
         if init and initial:
             notes.append(initial.note(init))
         n_extracted = _n_extracted(sides, recipe)
         store = FeatureStore(
-            features or output.parts / _FEATURES, records, recipe, lambda done: on_extract(done, n_extracted)
+            features or folder / CHECKPOINTS / _FEATURES, records, recipe, lambda done: on_extract(done, n_extracted)
         )
         for name, part in recipe.parts.items():
             with deterministic(seed):
-                trainer, scale = _trainer(store, folder, sides, part, name, seed, precision, initial)
+                with workers.first_before_others():
+                    trainer, scale = _trainer(store, folder, sides, part, name, seed, precision, initial, workers)
                 notes += trainer.resume()
                 continued_from += len(trainer.history)
                 trainer.fit(on_epoch)
-            trainer.write_history()
+            if workers.is_first:
+                trainer.write_history()
             trained.append(TrainedPart(part, trainer.final_weights(), scale, trainer.history[-1]))
-        with deterministic(seed):
-            bundle = package(folder, store, sides, recipe, trained, identity)
-        output.finish()
+        with workers.first_before_others(), deterministic(seed):
+            if workers.is_first:
+                package(folder, store, sides, recipe, trained, identity)
+                output.finish()
+            bundle = open_bundle(folder)
         return TrainingResult(bundle, False, continued_from, tuple(notes))
 
 
@@ -126,6 +143,7 @@ def _trainer(
     seed: int,
     precision: Precision,
     initial: InitialWeights | None,
+    workers: Workers,
 ) -> tuple[Trainer, Scale | None]:
     """The training of a part of the network, and the scale of its features."""
     records, start = store.records, initial if part.network == "functionals" else None
@@ -144,7 +162,7 @@ def _trainer(
         network = build_learner(records.front_end, len(records.labels), part, train_set.scale, layer)
     if initial and part.network == "crnn":
         initial.apply_to_crnn(network)
-    return Trainer(network, part, train_set, validation, folder, seed, name), train_set.scale
+    return Trainer(network, part, train_set, validation, folder, seed, name, workers), train_set.scale
 
 
 def _check_records(records: RecordFolder, recipe: Recipe) -> None:
@@ -157,6 +175,15 @@ def _check_records(records: RecordFolder, recipe: Recipe) -> None:
             f"build the records with --front-end {recipe.front_end}, or choose another --recipe"
         )
     check_normalisation(recipe)
+
+
+def _check_batches(recipe: Recipe, workers: Workers) -> None:
+    n_workers = workers.share.of
+    if sizes := sorted({part.batch_size for part in recipe.parts.values() if part.batch_size % n_workers}):
+        raise TrainingError(
+            f"batches of {', '.join(map(str, sizes))} examples cannot be divided among {n_workers} workers; start "
+            "another number of workers, or give a recipe with another batch_size"
+        )
 
 
 def _notes(records: RecordFolder, recipe: Recipe, sides: TrainValidation) -> Iterator[str]:

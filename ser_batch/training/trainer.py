@@ -25,6 +25,7 @@ from ser_batch.training.features import ExampleSet
 from ser_batch.training.input_pipeline import damage_as_records_error, n_batches
 from ser_batch.training.optimisation import MovingAverage, make_optimizer
 from ser_batch.training.recipes import OptimisationOptions, history_name
+from ser_batch.training.workers import ALONE, Workers
 
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
@@ -68,6 +69,7 @@ class Trainer:
         folder: the bundle's folder; checkpoints, logs and history are written there.
         seed: of every random choice.
         part: name of the trained part of a network; empty: the first, or the whole network.
+        workers: that train together; the first writes to the folder.
 
     Attributes:
         folder: the bundle's folder.
@@ -83,14 +85,15 @@ class Trainer:
         folder: Path,
         seed: int,
         part: str = "",
+        workers: Workers = ALONE,
     ) -> None:
         self._network, self._options, self._part = network, options, part
         self._train, self._validation = train, validation
-        self.folder, self._seed = folder, seed
+        self.folder, self._seed, self._workers = folder, seed, workers
         self._steps = n_batches(train.n_examples, options.batch_size)
         self.history: list[dict[str, float]] = []
         network.compile(
-            optimizer=make_optimizer(options, self._steps),
+            optimizer=make_optimizer(options, self._steps, workers.mean),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=options.label_smoothing),
             weighted_metrics=["accuracy"],
         )
@@ -99,6 +102,15 @@ class Trainer:
 
     def resume(self) -> list[str]:
         """Load the newest readable checkpoint; return one message for each that is unreadable."""
+        notes = self._load_checkpoint() if self._workers.is_first else []
+        if self._workers.are_several:
+            state = [np.array(len(self.history)), *(np.asarray(variable) for variable in self._variables())]
+            n_done, *arrays = self._workers.from_first(state)
+            self._restore(arrays)
+            self.history = self.history or [{}] * int(n_done)
+        return notes
+
+    def _load_checkpoint(self) -> list[str]:
         notes = []
         for path in self._checkpoints()[::-1]:
             try:
@@ -128,7 +140,7 @@ class Trainer:
         on_epoch(Epoch(n_done, n_epochs, {}, 0.0, self._part))
 
         def begin(epoch: int, _: Any) -> None:
-            _seed_dropout(self._network, self._seed, epoch + 1)
+            _seed_dropout(self._network, self._seed, epoch + 1, self._workers.share.number)
 
         def end(epoch: int, metrics: dict[str, Any]) -> None:
             nonlocal began
@@ -137,19 +149,29 @@ class Trainer:
                 raise RecordsError(
                     f"{path}: holds fewer examples than its manifest lists; run ser-batch verify to list all problems"
                 )
+            metrics = self._mean_metrics(metrics)
+            self._average_statistics()
             self.history.append({name: float(value) for name, value in (metrics | measure()).items()})
-            self._write_checkpoint(epoch + 1)
-            logs.add(epoch + 1, self.history[-1])
+            if self._workers.is_first:
+                self._write_checkpoint(epoch + 1)
+                logs.add(epoch + 1, self.history[-1])
             on_epoch(Epoch(epoch + 1, n_epochs, self.history[-1], time.perf_counter() - began, self._part))
             began = time.perf_counter()
 
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)]
         if self._average:
             callbacks.append(self._average.callback())
-        with damage_as_records_error(self._train.records), closing(_Logs(self.folder / LOGS / self._part)) as logs:
+        share, numbers = self._workers.share, range(n_done + 1, n_epochs + 1)
+        with self._workers.first_before_others():  # extracted features are in files that all read
+            batches = self._train.training_epochs(self._seed, numbers, share)
+        with (
+            damage_as_records_error(self._train.records),
+            self._workers.loss_as_worker_error(),
+            closing(_Logs(self.folder / LOGS / self._part)) as logs,
+        ):
             measure = self._validator()
             self._network.fit(
-                self._train.training_epochs(self._seed, range(n_done + 1, n_epochs + 1)),
+                batches,
                 initial_epoch=n_done,
                 epochs=n_epochs,
                 steps_per_epoch=self._steps,
@@ -172,7 +194,7 @@ class Trainer:
 
     def _validator(self) -> Callable[[], dict[str, float]]:
         """A function that evaluates the network with the weights that the bundle would get."""
-        if self._validation is None:
+        if self._validation is None or not self._workers.is_first:
             return dict
         batches = self._validation.validation_epoch(self._seed)
         steps = n_batches(self._validation.n_examples, self._options.batch_size)
@@ -183,6 +205,23 @@ class Trainer:
             return {f"val_{name}": value for name, value in measured.items()}
 
         return measure
+
+    def _mean_metrics(self, own: dict[str, Any]) -> dict[str, float]:
+        """The metrics of an epoch over the examples of all workers."""
+        share, n_examples = self._workers.share, self._train.n_examples
+        factors = {"accuracy": share.n_examples(n_examples) * share.of / n_examples}
+        return {name: self._workers.from_all(float(own[name]) * factors.get(name, 1.0)) for name in sorted(own)}
+
+    def _average_statistics(self) -> None:
+        """Give all workers the mean of what depends on their own examples: the statistics of batch normalisation."""
+        if not self._workers.are_several:
+            return
+        averages = self._average.variables if self._average else []
+        own = [*self._network.non_trainable_weights, *averages]
+        floats = [variable for variable in own if "float" in str(variable.dtype)]
+        means = self._workers.mean([tf.convert_to_tensor(one) for one in floats])
+        for variable, mean in zip(floats, means, strict=True):
+            variable.assign(mean)
 
     def _variables(self) -> list[Any]:
         """All variables that a training step changes."""
@@ -212,14 +251,14 @@ class Trainer:
         return sorted((self.folder / CHECKPOINTS).glob(f"{self._part and self._part + '-'}epoch-*.npz"))
 
 
-def _seed_dropout(network: keras.Model, seed: int, epoch: int) -> None:
-    """Seed every random generator inside the network from the training's seed and the epoch.
+def _seed_dropout(network: keras.Model, seed: int, epoch: int, worker: int) -> None:
+    """Seed every random generator inside the network from the training's seed, the epoch and the worker.
 
     Generators are identified by their position in the network: their names differ between processes.
     """
     states = [variable for variable in network.variables if variable.path.endswith("seed_generator_state")]
     for place, state in enumerate(states):
-        state.assign([zlib.crc32(f"{seed}/{epoch}/{place}".encode()), 0])
+        state.assign([zlib.crc32(f"{seed}/{epoch}/{place}".encode()), worker])
 
 
 class _Logs:
