@@ -117,6 +117,11 @@ def bundle_of(path: str | os.PathLike[str] | None) -> Bundle:
     return shipped_bundle() if path is None or os.fspath(path) == "shipped" else open_bundle(Path(path))
 
 
+def output_path(path: str | os.PathLike[str]) -> Path:
+    """The path of an output of a command; ``shipped``: the model of the package, if there is no such file or folder."""
+    return bundle_of(path).path if os.fspath(path) == "shipped" and not Path(path).exists() else Path(path)
+
+
 def listing_of(source: Source, report: Report) -> Listing:
     """The recordings of a source; files without an audio extension and remarks are reported."""
     from ser_batch.corpus.sources import list_sources

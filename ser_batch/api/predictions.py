@@ -7,7 +7,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_batch.api.inputs import Source, at_stores, bundle_of, engine_of, listing_of, sources_of, with_speakers
+from ser_batch.api.inputs import (
+    Source,
+    at_stores,
+    bundle_of,
+    engine_of,
+    listing_of,
+    output_path,
+    sources_of,
+    with_speakers,
+)
 from ser_batch.events import Note, Report, ignore, progress_of
 
 if TYPE_CHECKING:
@@ -99,4 +108,4 @@ def report(
     from ser_batch.reports.report import write_report
 
     optional = [None if one is None else Path(one) for one in (other, truth, audio, records, figures)]
-    write_report(Path(path), Path(out), *optional)
+    write_report(output_path(path), Path(out), *optional)

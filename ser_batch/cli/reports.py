@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ser_batch import api
-from ser_batch.api.inputs import local_path
+from ser_batch.api.inputs import local_path, output_path
 from ser_batch.cli.console import _print, _print_csv, _say
 from ser_batch.cli.options import Quiet
 from ser_batch.errors import UsageError
@@ -16,7 +16,11 @@ from ser_batch.storage.filesystems import as_url
 
 def info(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Records, bundle, prediction table, evaluation or cross-validation.")
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="Records, bundle or shipped, prediction table, evaluation or cross-validation.",
+        ),
     ],
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Records: print the examples as CSV to standard output.")
@@ -37,12 +41,16 @@ def info(
         found = local_path(path)
         _print_csv(manifest_table(found) if manifest else error_table(found))
     else:
-        _print(describe(local_path(path)))
+        _print(describe(output_path(local_path(path))))
 
 
 def report(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Records, bundle, prediction table, evaluation or cross-validation.")
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="Records, bundle or shipped, prediction table, evaluation or cross-validation.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="Page to write.")],
     other: Annotated[

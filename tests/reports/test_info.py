@@ -31,6 +31,7 @@ def test_a_bundle(capfd) -> None:
     assert f"temperature {bundle.temperature:.3f}, fitted on 535 examples" in output
     assert "535 examples, seed 0" in output
     assert bundle.short_fingerprint in output
+    assert info(Path("shipped"), capfd) == output
 
 
 def test_a_cross_validation(tmp_path: Path, capfd) -> None:

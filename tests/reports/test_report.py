@@ -264,7 +264,7 @@ def test_records_and_an_evaluation_of_them(tmp_path: Path, emodb_sample: Path) -
     assert "No wrong predictions" in report(evaluation, "--records", str(records))
 
 
-def test_a_bundle(tmp_path: Path) -> None:
+def test_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Path(shutil.copytree(shipped_bundle().path, tmp_path / "bundle"))
     (bundle / "history.csv").write_text(
         "epoch,loss,val_loss,accuracy,val_accuracy\n1,2.0,1.9,.3,.35\n2,1.5,1.6,.6,.5\n"
@@ -274,6 +274,8 @@ def test_a_bundle(tmp_path: Path) -> None:
     assert "last: training 1.500, validation 1.600" in page
     assert "recipe: learning rate" in page
     assert "Confusion matrix" not in page  # the shipped model has no validation split
+    monkeypatch.chdir(tmp_path)
+    assert facts(report(Path("shipped"))) == facts(page)
 
 
 def test_a_bundle_has_the_scores_of_its_validation_split(tmp_path: Path, emodb_sample: Path) -> None:
