@@ -220,11 +220,10 @@ def test_a_lost_worker_ends_all_and_all_continue(
     other = 1 - killed
     assert processes[killed].returncode == -signal.SIGKILL
     assert processes[other].returncode == 1, messages
-    *_, last = messages[other].splitlines()
-    assert last == (
+    assert (
         f"error: worker {other + 1} of 2: another worker has ended or cannot be reached; start all workers again: the "
         "training continues after its last epoch"
-    )
+    ) in messages[other].splitlines()  # after it, a thread of TensorFlow may print that the connection is lost
     again = start(kept_records, out, recipe)
     messages = finish(again)
     assert [process.returncode for process in again] == [0, 0], messages
