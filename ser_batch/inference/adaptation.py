@@ -20,15 +20,20 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.errors import UsageError
 from ser_batch.formatting import pluralize
 from ser_batch.inference.embeddings import in_blocks
+from ser_batch.models.agreement import batch_temperature
 from ser_batch.models.bundles import Adaptation, Bundle, BundleArrays
 from ser_batch.models.normalisation import GroupStatistics, scale_to, shrunk
 from ser_batch.models.novelty import UNFAMILIAR
+from ser_batch.models.voices import order_by_digest
 
 # Pseudo-recordings, with the statistics of the training and of the batch, that are added to a batch and to a group.
 _PRIOR_OF_BATCH, _PRIOR_OF_GROUP = 10.0, 20.0
 
 # Batches with fewer recordings get a note.
 _SMALL_BATCH = 20
+
+# Recordings whose agreement is measured.
+_MOST_SAMPLED = 2_000
 
 # The mean embedding of each recording, float32 ``(features,)``; None where there is none.
 Embeddings = Callable[[], Iterable[Float32s | None]]
@@ -111,12 +116,14 @@ class Groups:
         speakers: of each recording: as given, or the voice; empty: unknown.
         is_unfamiliar: before adaptation, most recordings are unlike the training data. After it, a batch of nothing but
             music may look like speech, because its own mean has been taken away.
+        temperature: of the batch, see `ser_batch.models.agreement.batch_temperature`; None: none is normalised.
     """
 
     numbers: NDArray[np.int64]
     scales: Float32s
     speakers: Sequence[str]
     is_unfamiliar: bool = False
+    temperature: float | None = None
 
     def of(self, rows: Sequence[int]) -> Float32s | None:
         """Factor and offset of some recordings, float32 ``(rows, 2, features)``; None: none is normalised."""
@@ -141,28 +148,34 @@ def find_groups(
         return Groups(np.full(len(given), -1), np.empty((0, 2, 0), np.float32), given)
     head = arrays.head
     whole, novelties = GroupStatistics(), []
-    for _, block in _blocks(embeddings):
+    chosen = set(order_by_digest(names)[:_MOST_SAMPLED])
+    sampled: dict[int, Float32s] = {}
+    for rows, block in _blocks(embeddings):
         whole.add(block)
         novelties.append(arrays.novelty.of(head.features(block)))
+        sampled |= {row: one for row, one in zip(rows, block, strict=True) if row in chosen}
     if not whole.n_recordings:
         return Groups(np.full(len(given), -1), np.empty((0, 2, 0), np.float32), given)
     is_unfamiliar = bool(np.median(np.concatenate(novelties)) > UNFAMILIAR)
     batch = shrunk(whole, head.reference, _PRIOR_OF_BATCH)
     batch_scale = scale_to(batch, head.reference)
-    if adaptation == "batch":
-        return Groups(np.zeros(len(given), np.int64), batch_scale[None], given, is_unfamiliar)
+    known: list[str] = []
+    numbers, speakers = np.zeros(len(given), np.int64), given
     if adaptation == "speakers":
         known = sorted(set(given) - {""})
         places = {name: number for number, name in enumerate(known)} | {"": len(known)}
-        numbers, speakers = np.array([places[name] for name in given]), given
-    else:
+        numbers = np.array([places[name] for name in given])
+    elif adaptation == "voices":
         assert arrays.voices is not None
         numbers = _voices(embeddings, batch_scale, names, arrays)
         known = [f"voice-{number:03d}" for number in range(1, numbers.max() + 2)]
         speakers = [known[number] if number >= 0 else "" for number in numbers]
-    groups = _statistics(embeddings, numbers, len(known))
-    scales = [scale_to(shrunk(one, batch, _PRIOR_OF_GROUP), head.reference) for one in groups]
-    return Groups(numbers, np.stack([*scales, batch_scale]), speakers, is_unfamiliar)
+    groups = _statistics(embeddings, numbers, len(known)) if known else []
+    scales = np.stack([*(scale_to(shrunk(one, batch, _PRIOR_OF_GROUP), head.reference) for one in groups), batch_scale])
+    values = np.array([*sampled.values()], np.float32).reshape(len(sampled), len(head.mean))
+    features = head.features(values, scales[numbers[[*sampled]]])
+    temperature = batch_temperature(arrays.agreement, features, whole.n_recordings, is_unfamiliar)
+    return Groups(numbers, scales, speakers, is_unfamiliar, temperature)
 
 
 def _statistics(embeddings: Embeddings, numbers: NDArray[np.int64], n_groups: int) -> list[GroupStatistics]:

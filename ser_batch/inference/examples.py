@@ -65,7 +65,7 @@ def predict_examples(
     means = [one.mean for one in embedded]
     groups = find_groups(adapt, lambda: means, [row["speaker"] for row in found], names, classifier.arrays)
     scales = groups.of(range(len(found)))
-    figures = classify(embedded, scales, classifier, is_unfamiliar=groups.is_unfamiliar)
+    figures = classify(embedded, scales, classifier, batch_temperature=groups.temperature)
     return [
         _labelled(row, label, one, of_row)
         for row, label, one, of_row in zip(found, labels, embedded, figures, strict=True)

@@ -262,7 +262,7 @@ class _InferenceRun:
         for block in in_blocks(numbered):
             found = [result for _, (_, result) in block]
             scales = groups.of([row for row, _ in block])
-            figures = classify(found, scales, self.classifier, self.options.windows, groups.is_unfamiliar)
+            figures = classify(found, scales, self.classifier, self.options.windows, groups.temperature)
             for (row, (one, result)), rows in zip(block, figures, strict=True):
                 who = self._who(one, groups.speakers[row])
                 yield predictions_of(result, one, rows, *who, groups.is_unfamiliar)

@@ -14,12 +14,8 @@ from ser_batch.corpus.table import Part, Recording
 from ser_batch.errors import UsageError
 from ser_batch.inference.embeddings import WINDOWS_AT_ONCE, Embedded, Float64s, in_blocks
 from ser_batch.models.bundles import Bundle, BundleArrays, Calibration
-from ser_batch.models.calibration import apply_temperature
+from ser_batch.models.calibration import apply_temperature, distance_temperature
 from ser_batch.models.novelty import UNFAMILIAR
-
-# Divides the logits of a batch that is unlike the training data. It brings mean confidence and accuracy nearest to each
-# other from EmoDB to RAVDESS and from RAVDESS to EmoDB: see docs/accuracy.md.
-_UNFAMILIAR_TEMPERATURE = 1.6
 
 # The labels that a table shows, each with the labels of the model whose probabilities it sums up.
 Labels = dict[str, tuple[str, ...]]
@@ -92,26 +88,34 @@ class Classifier:
         return cls(bundle.load_arrays(), bundle.content.calibration, members)
 
     def __call__(self, embeddings: Float32s, scales: Float32s | None = None) -> Float64s:
-        """Probabilities of all labels, not calibrated, then the novelty: float64 ``(n, all labels + 1)``.
+        """Probabilities of all labels, not calibrated, then novelty and excess: float64 ``(n, all labels + 2)``.
+
+        The excess is that of `ser_batch.models.novelty.Novelty.excess`.
 
         Args:
             embeddings: float32 ``(n, features)``.
             scales: factor and offset of each, float32 ``(n, 2, features)``; None: not normalised.
         """
         features = self.arrays.head.features(embeddings, scales)
-        return np.column_stack([self.arrays.head.probabilities(features), self.arrays.novelty.of(features)])
+        novelty = self.arrays.novelty
+        return np.column_stack(
+            [self.arrays.head.probabilities(features), novelty.of(features), novelty.excess(features)]
+        )
 
-    def calibrated(self, figures: Float64s, is_unfamiliar: bool = False) -> Float64s:
+    def calibrated(self, figures: Float64s, batch_temperature: float | None = None) -> Float64s:
         """Calibrated probabilities of the shown labels, then the novelty: float64 ``(n, shown labels + 1)``.
 
         Args:
             figures: as returned by a call, or their means over windows.
-            is_unfamiliar: the whole batch is unlike the training data.
+            batch_temperature: of the batch that the recordings are adapted to; None: each is predicted alone.
         """
-        temperature = self.calibration.temperature * (_UNFAMILIAR_TEMPERATURE if is_unfamiliar else 1.0)
-        probabilities = apply_temperature(figures[:, :-1], temperature) @ self.members
+        fitted, adapted = self.calibration.temperature, self.calibration.adapted_temperature
+        if batch_temperature is not None:
+            fitted = batch_temperature * (fitted if adapted is None else adapted)
+        temperatures = fitted * distance_temperature(figures[:, -1])
+        probabilities = apply_temperature(figures[:, :-2], temperatures) @ self.members
         probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        return np.column_stack([probabilities, figures[:, -1]])
+        return np.column_stack([probabilities, figures[:, -2]])
 
 
 def choose_labels(names: str | None, label_map: Mapping[str, str], bundle: Bundle) -> Labels:
@@ -177,7 +181,7 @@ def classify(
     scales: Float32s | None,
     classifier: Classifier,
     windows: bool = False,
-    is_unfamiliar: bool = False,
+    batch_temperature: float | None = None,
 ) -> Iterator[Float64s]:
     """The probabilities and novelty of some recordings: of each, float64 ``(rows, shown labels + 1)``.
 
@@ -186,7 +190,7 @@ def classify(
         scales: factor and offset of each, float32 ``(results, 2, features)``; None: none is normalised.
         classifier: of the bundle.
         windows: one row per window; else one row with the mean over the windows, which is then calibrated.
-        is_unfamiliar: the whole batch is unlike the training data.
+        batch_temperature: see `Classifier.calibrated`.
     """
     embeddings = (
         (embedding, number) for number, result in enumerate(results) for block in result.blocks() for embedding in block
@@ -202,5 +206,5 @@ def classify(
     for result in results:
         rows = np.array(list(islice(figures, len(result.times))))
         if len(rows):
-            rows = classifier.calibrated(rows if windows else rows.mean(axis=0, keepdims=True), is_unfamiliar)
+            rows = classifier.calibrated(rows if windows else rows.mean(axis=0, keepdims=True), batch_temperature)
         yield rows

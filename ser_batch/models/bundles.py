@@ -11,9 +11,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.errors import BundleError
 from ser_batch.formatting import pluralize
+from ser_batch.models.agreement import Agreement
+from ser_batch.models.calibration import apply_temperature, distance_temperature
 from ser_batch.models.heads import Head
 from ser_batch.models.litert import RuntimeEncoder
 from ser_batch.models.novelty import Novelty
@@ -30,22 +36,25 @@ RUNTIME = "model.tflite"
 HEAD = "head.npz"
 NOVELTY = "novelty.npz"
 VOICES = "voices.npz"
+AGREEMENT = "agreement.npz"
 DESCRIPTION = "bundle.json"
 # What predictions are adapted to: see `ser_batch.inference.adaptation`.
 Adaptation = Literal["none", "batch", "speakers", "voices"]
-BUNDLE_FILES = {MODEL, RUNTIME, HEAD, NOVELTY, VOICES, DESCRIPTION}
+BUNDLE_FILES = {MODEL, RUNTIME, HEAD, NOVELTY, VOICES, AGREEMENT, DESCRIPTION}
 
 
 class Calibration(Settings):
     """Calibration of the probabilities.
 
     Attributes:
-        temperature: divides the logits; 1 changes nothing.
+        temperature: divides the logits of recordings that are predicted alone; 1 changes nothing.
         fitted_on: number of examples, outside the training examples, that it was fitted on; None: it was not fitted.
+        adapted_temperature: the same for recordings that are adapted to a batch; None: ``temperature`` is used.
     """
 
     temperature: float
     fitted_on: int | None = None
+    adapted_temperature: float | None = None
 
 
 class BundleContent(Settings):
@@ -59,6 +68,7 @@ class BundleContent(Settings):
         training: provenance as JSON: records, recipe, seed, versions, last epoch.
         head, novelty: fingerprints of the bundle's arrays; set by `save_bundle`.
         voices: the same, of the voice space; None: the training examples have no speakers.
+        agreement: the same, of the models of groups of speakers; None: there are too few speakers.
         runtime: SHA-256 of the LiteRT encoder; set by `save_bundle`.
     """
 
@@ -70,6 +80,7 @@ class BundleContent(Settings):
     head: str = ""
     novelty: str = ""
     voices: str | None = None
+    agreement: str | None = None
     runtime: str = ""
 
     @property
@@ -93,11 +104,22 @@ class _BundleFile(BundleContent):
 
 
 class BundleArrays(NamedTuple):
-    """The files of a bundle that turn embeddings into predictions; ``voices``: None if not available."""
+    """The files of a bundle that turn embeddings into predictions; None if not available."""
 
     head: Head
     novelty: Novelty
-    voices: VoiceSpace | None
+    voices: VoiceSpace | None = None
+    agreement: Agreement | None = None
+
+    def probabilities(self, features: Float32s, temperature: float = 1.0) -> NDArray[np.float64]:
+        """Probabilities of recordings that are in no batch, float64 ``(n, labels)``.
+
+        Args:
+            features: of `Head.features`, float32 ``(n, features)``.
+            temperature: of the calibration; that of each recording grows with its distance to the training data.
+        """
+        temperatures = temperature * distance_temperature(self.novelty.excess(features))
+        return apply_temperature(self.head.probabilities(features), temperatures)
 
 
 @dataclass(frozen=True)
@@ -217,6 +239,7 @@ class Bundle:
             Head.load(self.path / HEAD, content.head),
             Novelty.load(self.path / NOVELTY, content.novelty),
             None if content.voices is None else VoiceSpace.load(self.path / VOICES, content.voices),
+            None if content.agreement is None else Agreement.load(self.path / AGREEMENT, content.agreement),
         )
 
 
@@ -256,14 +279,14 @@ def save_bundle(
         path: an existing folder.
         network: not compiled, so that no optimizer is saved.
         encoder: its part from log-mels to embeddings.
-        arrays: head, novelty and voice space.
+        arrays: head, novelty, voice space and agreement.
         content: everything else; the fingerprints of the files are set here.
     """
     from ser_batch.models.exports import convert  # it imports TensorFlow
 
     save_keras(network, path / MODEL)
     _write_atomically(path / RUNTIME, partial(convert, encoder))
-    for name, array_file in ((HEAD, arrays.head), (NOVELTY, arrays.novelty), (VOICES, arrays.voices)):
+    for name, array_file in zip((HEAD, NOVELTY, VOICES, AGREEMENT), arrays, strict=True):
         (path / name).unlink(missing_ok=True)
         if array_file is not None:
             with open_atomically(path / name, "wb") as file:
@@ -272,6 +295,7 @@ def save_bundle(
         head=arrays.head.fingerprint,
         novelty=arrays.novelty.fingerprint,
         voices=arrays.voices and arrays.voices.fingerprint,
+        agreement=arrays.agreement and arrays.agreement.fingerprint,
         runtime=file_sha256(path / RUNTIME),
     )
     fingerprint = network_fingerprint(network, content)
@@ -313,7 +337,12 @@ def network_fingerprint(network: keras.Model, content: BundleContent) -> str:
     """SHA-256 over everything that affects predictions; it does not depend on dates in the files."""
     # Without `runtime`: converter versions write different bytes for the same network.
     ignored: Any = {"training": True, "runtime": True, "kind": True, "fingerprint": True, "calibration": {"fitted_on"}}
-    return json_fingerprint([weights_sha256(network), content.model_dump(exclude=ignored)])
+    values = content.model_dump(exclude=ignored)
+    # Bundles of earlier versions do not have these.
+    for place, name in ((values, "agreement"), (values["calibration"], "adapted_temperature")):
+        if place[name] is None:
+            del place[name]
+    return json_fingerprint([weights_sha256(network), values])
 
 
 def weights_sha256(network: keras.Model) -> str:

@@ -19,7 +19,7 @@ from ser_batch.audio.decoders import Float32s
 from ser_batch.audio.logmels import PADDING_DB, log_mel_at_rate
 from ser_batch.errors import OutputError, UsageError
 from ser_batch.models.bundles import Bundle
-from ser_batch.models.calibration import apply_temperature
+from ser_batch.models.calibration import DISTANCE_EXPONENT
 from ser_batch.models.heads import standardise
 from ser_batch.models.litert import MIN_FRAMES
 from ser_batch.models.log_mel_graph import log_mels_of
@@ -104,7 +104,8 @@ class _Graph:
 
     def __init__(self, bundle: Bundle, waveform: bool) -> None:
         self._encoder = encoder_of(bundle.load_network())
-        self._head = bundle.load_arrays().head
+        arrays = bundle.load_arrays()
+        self._head, self._novelty = arrays.head, arrays.novelty
         self._temperature = bundle.temperature
         self._front_end = bundle.front_end
         self.is_waveform = waveform
@@ -123,13 +124,16 @@ class _Graph:
         held.of_network = [weight.value for weight in self._encoder.weights]
         return held
 
-    def _logits(self, log_mels: Any) -> Any:
+    def _logits(self, log_mels: Any) -> tuple[Any, Any]:
+        """Logits ``(n, labels)``, and the temperature of each recording or window, as a logarithm ``(n, 1)``."""
         embeddings = self._encoder(log_mels, training=False)
         features = standardise(embeddings, self._head.reference, keras.ops)
-        return tf.matmul(features, self._head.kernel) + self._head.bias
+        excess = self._novelty.excess(features, keras.ops)[:, None]
+        return tf.matmul(features, self._head.kernel) + self._head.bias, DISTANCE_EXPONENT * excess
 
     def _of_log_mels(self, log_mels: Any) -> Any:
-        return tf.nn.softmax(self._logits(log_mels) / self._temperature)
+        logits, temperatures = self._logits(log_mels)
+        return tf.nn.softmax(logits / (self._temperature * tf.exp(temperatures)))
 
     def _of_waveform(self, samples: Any) -> Any:
         """The mean over the windows, which is then calibrated, as in `ser_batch.inference.predictions`."""
@@ -137,8 +141,10 @@ class _Graph:
         if self._front_end.shorter == "keep":
             missing = tf.maximum(MIN_FRAMES - tf.shape(log_mels)[2], 0)
             log_mels = tf.pad(log_mels, [[0, 0], [0, 0], [0, missing]], constant_values=PADDING_DB)
-        mean = tf.reduce_mean(tf.nn.softmax(self._logits(log_mels)), 0)
-        return tf.nn.softmax(tf.math.log(tf.maximum(mean, 1e-37)) / self._temperature)
+        logits, temperatures = self._logits(log_mels)
+        mean = tf.reduce_mean(tf.nn.softmax(logits), 0)
+        temperature = self._temperature * tf.exp(tf.reduce_mean(temperatures))
+        return tf.nn.softmax(tf.math.log(tf.maximum(mean, 1e-37)) / temperature)
 
 
 def _write_saved_model(graph: _Graph, out: Path) -> None:
@@ -203,9 +209,9 @@ def _difference(bundle: Bundle, graph: _Graph, run: _Run) -> float:
     """The largest difference from the bundle's own probabilities, for a test signal."""
     samples = _test_signal(bundle.front_end.rate_hz)
     log_mel = log_mel_at_rate(samples, bundle.front_end)
-    head = bundle.load_arrays().head
-    own = head.probabilities(head.features(bundle.load_encoder()(log_mel)[None]))
-    expected = apply_temperature(own, bundle.temperature)[0]
+    arrays = bundle.load_arrays()
+    features = arrays.head.features(bundle.load_encoder()(log_mel)[None])
+    expected = arrays.probabilities(features, bundle.temperature)[0]
     found = run(samples) if graph.is_waveform else run(log_mel[None])[0]
     return float(np.abs(found - expected).max())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +45,28 @@ class Novelty(ArrayFile):
         novelty: NDArray[np.float64] = -np.expm1(-((self.distances(features) / self.scale) ** self.shape))
         return novelty
 
-    def distances(self, features: Float32s) -> NDArray[np.float64]:
+    def excess(self, features: Any, library: Any = np) -> Any:
+        """The natural logarithm of each row's distance over the distance of `UNFAMILIAR`; 0 where it is not farther.
+
+        Unlike the novelty, which is 1.00 for all recordings that are far away, it grows with the distance.
+
+        Args:
+            features: an array or tensor ``(n, features)``.
+            library: ``numpy``, or ``keras.ops``.
+        """
+        edge = self.scale * (-np.log1p(-UNFAMILIAR)) ** (1.0 / self.shape)
+        return library.log(library.maximum(self.distances(features, library) / edge, 1.0))
+
+    def distances(self, features: Any, library: Any = np) -> Any:
         """The root mean square offset, in deviations, of each row of ``(n, features)`` from the nearest centre.
 
         Features after those that it was fitted to are ignored.
         """
-        exact = features[:, : self.centres.shape[1]].astype(np.float64)
-        squares = [np.square((exact - centre) / self.deviations).mean(axis=1) for centre in self.centres]
-        distances: NDArray[np.float64] = np.sqrt(np.min(squares, axis=0))
-        return distances
+        used = features[:, : self.centres.shape[1]]
+        exact = used.astype(np.float64) if library is np else used
+        offsets = [(exact - centre) / self.deviations for centre in self.centres]
+        squares = library.stack([library.mean(library.square(offset), axis=1) for offset in offsets])
+        return library.sqrt(library.min(squares, axis=0))
 
 
 Batches = Callable[[], Iterable[tuple[Float32s, NDArray[np.int64]]]]

@@ -67,8 +67,7 @@ class VoiceSpace(ArrayFile):
 
         if len(vectors) < 2:
             return np.zeros(len(vectors), np.int64)
-        digests = [hashlib.blake2b(name.encode("utf-8", "surrogatepass")).digest() for name in names]
-        order = sorted(range(len(names)), key=digests.__getitem__)
+        order = order_by_digest(names)
         chosen = np.array(order[:_MOST_CLUSTERED])
         # With variance 1 along d axes, the distance has the mean sqrt(2 d) and the standard deviation 1, for large d.
         threshold = np.sqrt(2.0 * vectors.shape[1]) + DEVIATIONS
@@ -84,6 +83,12 @@ class VoiceSpace(ArrayFile):
         numbers = np.empty(len(centres), np.int64)
         numbers[rank] = np.arange(len(centres))
         return numbers[nearest]
+
+
+def order_by_digest(names: Sequence[str]) -> list[int]:
+    """The places of the names in an order that looks random and depends on the names only."""
+    digests = [hashlib.blake2b(name.encode("utf-8", "surrogatepass")).digest() for name in names]
+    return sorted(range(len(names)), key=digests.__getitem__)
 
 
 def fit_voice_space(features: Float32s, speakers: Sequence[str]) -> VoiceSpace | None:

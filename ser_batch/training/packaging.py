@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ser_batch import __version__
 from ser_batch.audio.decoders import Float32s
 from ser_batch.formatting import format_timestamp
+from ser_batch.models.agreement import fit_agreement
 from ser_batch.models.bundles import Bundle, BundleArrays, BundleContent, Calibration, save_bundle
 from ser_batch.models.calibration import fit_temperature
 from ser_batch.models.heads import SMALLEST_VARIANCE, Head
@@ -84,7 +85,7 @@ def package(
     Args:
         folder: of the bundle.
         store: of the functionals of the records that the network was trained on.
-        sides: training examples, to fit novelty and voices, and validation examples, to fit the temperature.
+        sides: training examples, to fit novelty, voices and agreement; validation examples, to fit temperatures.
         recipe: of the training.
         trained: the parts of the network, as in ``recipe.parts``.
         identity: JSON that is added to the provenance.
@@ -105,18 +106,19 @@ def package(
         "parameters": network.count_params(),
         "versions": {"ser-batch": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
+    by_speaker = recipe.normalise == "speaker"
+    arrays = _arrays(head, examples, by_speaker, encoders[0].output.shape[-1])
     calibration = Calibration(temperature=1.0, fitted_on=None)
     if sides.validation is not None:
-        calibration = _calibrate(folder, encoders, head, records, sides.validation, stored)
+        held_out = _embed(encoders, records, sides.validation, stored)
+        calibration = _calibrate(folder, arrays, by_speaker, held_out, records, sides.validation)
     content = BundleContent(
         labels=records.labels,
         front_end=records.front_end,
         calibration=calibration,
-        speaker_normalised=recipe.normalise == "speaker",
+        speaker_normalised=by_speaker,
         training=provenance,
     )
-    n_fitted = encoders[0].output.shape[-1]
-    arrays = _arrays(head, examples, recipe.normalise == "speaker", n_fitted)
     bundle = save_bundle(folder, network, encoder_of(network), arrays, content)
     shutil.rmtree(folder / CHECKPOINTS)
     return bundle
@@ -186,26 +188,28 @@ def _whole_network(
 
 
 def _arrays(head: Head, examples: _Embeddings, by_speaker: bool, n_fitted: int) -> BundleArrays:
-    """Head, novelty and voice space.
+    """Head, novelty, voice space and agreement.
 
-    Novelty is fitted to recordings that are normalised by their speaker, and to the same recordings alone. Neither
-    novelty nor voices use the features of a CRNN, which fit the training examples too closely.
+    Novelty and agreement are fitted to recordings that are normalised by their speaker, and to the same recordings
+    alone. None of the three uses the features of a CRNN, which fit the training examples too closely.
 
     Args:
         head: of the network.
         examples: that it was trained on.
         by_speaker: whether examples are normalised by speaker.
-        n_fitted: number of features that novelty and voices use.
+        n_fitted: number of features that novelty, voices and agreement use.
     """
     alone = head.features(examples.values)[:, :n_fitted]
-    versions, voices = [alone], None
+    versions, voices, agreement = [alone], None, None
     if by_speaker:
         of_speakers = SpeakerScales(examples.values, examples.speakers, head.reference)
         scales = of_speakers.of_speakers(range(len(examples.values)))
-        versions.append(head.features(examples.values, scales)[:, :n_fitted])
+        adapted = head.features(examples.values, scales)[:, :n_fitted]
+        versions.append(adapted)
         voices = _voice_space(head, examples, n_fitted)
+        agreement = fit_agreement(alone, adapted, examples.labels, examples.speakers, head.kernel.shape[1])
     novelty = fit_novelty(lambda: [(version, examples.labels) for version in versions])
-    return BundleArrays(head, novelty, voices)
+    return BundleArrays(head, novelty, voices, agreement)
 
 
 def _voice_space(head: Head, examples: _Embeddings, n_fitted: int) -> VoiceSpace | None:
@@ -217,18 +221,19 @@ def _voice_space(head: Head, examples: _Embeddings, n_fitted: int) -> VoiceSpace
 
 def _calibrate(
     folder: Path,
-    encoders: Sequence[keras.Model],
-    head: Head,
+    arrays: BundleArrays,
+    by_speaker: bool,
+    examples: _Embeddings,
     records: RecordFolder,
     validation: Selection,
-    store: FeatureStore | None,
 ) -> Calibration:
-    """The temperature of recordings that are predicted alone; the predictions go to `VALIDATION` in the bundle.
+    """The temperatures of recordings that are predicted alone, and of recordings that are adapted to their speaker.
 
-    Adapted predictions are right more often, so their confidence is rather low.
+    Adapted predictions are right more often, and hardly more confident. The predictions of the recordings alone go to
+    `VALIDATION` in the bundle.
     """
-    examples = _embed(encoders, records, validation, store)
-    probabilities = head.probabilities(head.features(examples.values))
+    head = arrays.head
+    probabilities = arrays.probabilities(head.features(examples.values))
     files, starts = (manifest_column(records, validation, name).to_pylist() for name in ("file", "start"))
     with open_atomically(folder / VALIDATION) as file:
         write_rows(file, [["file", "start", "speaker", "label", *(f"p_{label}" for label in records.labels)]])
@@ -238,4 +243,10 @@ def _calibrate(
     temperature = fit_temperature(probabilities, examples.labels, examples.speakers)
     if temperature is None:
         return Calibration(temperature=1.0, fitted_on=None)
-    return Calibration(temperature=temperature, fitted_on=validation.n_examples)
+    adapted = None
+    if by_speaker and "" not in examples.speakers:
+        of_speakers = SpeakerScales(examples.values, examples.speakers, head.reference)
+        scales = of_speakers.of_speakers(range(len(examples.values)))
+        probabilities = arrays.probabilities(head.features(examples.values, scales))
+        adapted = fit_temperature(probabilities, examples.labels, examples.speakers)
+    return Calibration(temperature=temperature, fitted_on=validation.n_examples, adapted_temperature=adapted)

@@ -1,6 +1,7 @@
 """Predictions adapt to the batch they are made in."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import soundfile
 
 from ser_batch.cli.app import main
 from ser_batch.inference.predictions import Classifier
-from ser_batch.models.bundles import DESCRIPTION, VOICES, shipped_bundle
+from ser_batch.models.bundles import DESCRIPTION, VOICES, Calibration, shipped_bundle
 from ser_batch.storage.writing import write_json
 from tools.novelty_auroc import synthetic_music
 
@@ -167,12 +168,42 @@ def test_a_batch_of_music_is_unfamiliar_although_it_is_adapted_to(tmp_path: Path
 
 def test_confidence_is_lower_in_an_unfamiliar_batch() -> None:
     classifier = Classifier.of(shipped_bundle())
-    figures = np.array([[0.7, 0.1, 0.1, 0.05, 0.03, 0.01, 0.01, 0.5]])
-    familiar, unfamiliar = classifier.calibrated(figures), classifier.calibrated(figures, is_unfamiliar=True)
-    assert familiar[0, 0] == pytest.approx(0.7)
-    assert 0.4 < unfamiliar[0, 0] < 0.6
-    assert unfamiliar[0, :-1].sum() == pytest.approx(1)
-    assert unfamiliar[0, -1] == familiar[0, -1]
+    calibration = Calibration(temperature=1.0, adapted_temperature=0.8)
+    classifier = dataclasses.replace(classifier, calibration=calibration)
+    figures = np.array([[0.7, 0.1, 0.1, 0.05, 0.03, 0.01, 0.01, 0.5, 0.0]])
+    alone, adapted, unfamiliar = (classifier.calibrated(figures, one) for one in (None, 1.0, 2.0))
+    assert alone[0, 0] == pytest.approx(0.7)
+    assert adapted[0, 0] == pytest.approx(0.7**1.25 / (figures[0, :7] ** 1.25).sum())
+    assert unfamiliar[0, 0] == pytest.approx(0.7**0.625 / (figures[0, :7] ** 0.625).sum())
+    for one in (alone, adapted, unfamiliar):
+        assert one[0, :-1].sum() == pytest.approx(1)
+        assert one[0, -1] == 0.5
+
+
+def test_confidence_is_lower_for_a_recording_far_from_the_training_data() -> None:
+    classifier = dataclasses.replace(Classifier.of(shipped_bundle()), calibration=Calibration(temperature=1.0))
+    near, far = np.array([[0.7, 0.1, 0.1, 0.05, 0.03, 0.01, 0.01, 0.5, 0.0]] * 2)
+    far[-2:] = 1.0, 0.3
+    one, other = classifier.calibrated(np.stack([near, far]))
+    assert one[0] == pytest.approx(0.7)
+    assert 0.3 < other[0] < 0.6
+    assert other[:-1].sum() == pytest.approx(1)
+
+
+def test_a_batch_without_meaning_is_less_confident_than_speech(source: Path, tmp_path: Path) -> None:
+    """Noise shaped as speech: adapted, it is near the training data, but models of different speakers disagree."""
+    (tmp_path / "noise").mkdir()
+    chance = np.random.default_rng(0)
+    for path in source.glob("*.wav"):
+        samples, rate_hz = soundfile.read(path)
+        spectrum = np.fft.rfft(samples) * np.exp(2j * np.pi * chance.random(len(samples) // 2 + 1))
+        shaped = np.fft.irfft(spectrum, len(samples))
+        soundfile.write(tmp_path / "noise" / path.name, 0.5 * shaped / np.abs(shaped).max(), rate_hz)
+    confidences = []
+    for folder in (source, tmp_path / "noise"):
+        infer(folder, tmp_path / f"{folder.name}.csv", "--adapt", "batch")
+        confidences.append(probabilities(tmp_path / f"{folder.name}.csv").max(axis=1).mean())
+    assert confidences[1] < confidences[0] - 0.2
 
 
 def test_the_recordings_of_the_training_are_familiar(source: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_batch.models.calibration import apply_temperature, fit_temperature
+from ser_batch.models.calibration import apply_temperature, distance_temperature, fit_temperature
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -66,6 +66,17 @@ def test_one_changes_nothing() -> None:
 
 def test_two_is_the_square_root() -> None:
     assert apply_temperature([[0.64, 0.36]], 2.0) == pytest.approx(np.array([[0.8, 0.6]]) / 1.4)
+
+
+def test_each_row_may_have_its_own() -> None:
+    rows = np.array([[0.64, 0.36]] * 2)
+    assert apply_temperature(rows, np.array([1.0, 2.0])) == pytest.approx(np.array([[0.64, 0.36], [4 / 7, 3 / 7]]))
+
+
+def test_it_grows_with_the_distance_and_never_sharpens() -> None:
+    found = distance_temperature(np.log([1.0, 2.0, 4.0]))
+    assert found == pytest.approx([1.0, found[1], found[1] ** 2])
+    assert found[1] > 1.5
 
 
 ROWS = st.lists(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import soundfile
@@ -42,6 +43,17 @@ def test_the_distance_is_to_the_nearest_centre_in_deviations() -> None:
     expected = np.sqrt([0, 9 / 2, 16 / 2, (9 + 16) / 2, 625 / 2])
     assert exact.distances(points) == pytest.approx(expected)
     assert exact.of(points) == pytest.approx(1 - np.exp(-expected / 2))
+
+
+def test_the_excess_grows_where_the_novelty_does_not_any_more() -> None:
+    exact = Novelty(np.array([[0, 10]], np.float32), np.array([1, 1], np.float32), scale=2.0, shape=3.0)
+    points = np.array([[0, 10], [0, 10 + 2.5], [0, 110], [0, 210]], np.float32)
+    edge = 2.0 * np.log(20) ** (1 / 3)  # where the novelty is .95
+    expected = np.log(np.maximum(np.array([0, 2.5, 100, 200]) / np.sqrt(2) / edge, 1))
+    assert exact.excess(points) == pytest.approx(expected)
+    assert exact.of(points)[2] == exact.of(points)[3] == 1.0
+    in_graph = exact.excess(keras.ops.convert_to_tensor(points), keras.ops)
+    assert keras.ops.convert_to_numpy(in_graph) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_constant_training_feature_does_not_dominate_the_distance() -> None:
