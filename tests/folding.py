@@ -28,7 +28,7 @@ def made_predictions(
         fair = apply_temperature(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), 1 / skill)
         raw = apply_temperature(fair, 0.5)
         predictions += [
-            FoldPrediction(f"{at:03d}.wav", 0.0, 2.5, f"{who:02d}", int(label), f"{who:02d}", seed, sharp)
+            FoldPrediction(f"{at:03d}.wav", 0.0, 2.5, f"{who:02d}", int(label), f"{who:02d}", seed, sharp, 0.5)
             for at, (who, label, sharp) in enumerate(zip(speaker, truth, raw, strict=True))
         ]
     return predictions
@@ -40,7 +40,7 @@ def certain(
     """Predictions of which only the label matters."""
     rows = np.eye(3) * 0.7 + 0.1
     return [
-        FoldPrediction(f"{at:03d}.wav", 0.0, 1.0, speaker, label, speaker or "1", seed, rows[guess])
+        FoldPrediction(f"{at:03d}.wav", 0.0, 1.0, speaker, label, speaker or "1", seed, rows[guess], 0.5)
         for at, (guess, label, speaker) in enumerate(zip(predicted, truth, speakers, strict=True))
     ]
 

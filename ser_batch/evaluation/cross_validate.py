@@ -13,17 +13,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from ser_batch.corpus.folds import Fold, FoldRule, make_folds
 from ser_batch.errors import OutputError, TrainingError, UsageError
 from ser_batch.evaluation.figures import plot_confusion
-from ser_batch.evaluation.fold_predictions import CrossValidation, FoldPrediction
+from ser_batch.evaluation.fold_predictions import CrossValidation, FoldPrediction, write_table
 from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
-from ser_batch.evaluation.folders import FOLDS, SCORES, read_validation_summary
+from ser_batch.evaluation.folders import FOLDS, HISTORY, SCORES, read_validation_summary
 from ser_batch.evaluation.metrics import Scores, score
 from ser_batch.inference.examples import predict_examples
 from ser_batch.inference.predictions import Classifier
@@ -37,7 +38,7 @@ from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
 from ser_batch.storage.writing import write_json
 from ser_batch.training.determinism import one_thread
 from ser_batch.training.feature_store import FeatureStore, copy_seeds
-from ser_batch.training.recipes import Recipe, recipe_title
+from ser_batch.training.recipes import Recipe, history_name, recipe_title
 from ser_batch.training.train import train
 
 # Receives the numbers of done and of all tasks, and the step.
@@ -132,9 +133,14 @@ class _FoldTask:
     init: Bundle | None
 
     @property
+    def training(self) -> Path:
+        """The folder of the training, while it is not finished."""
+        return self.folder / f"seed-{self.seed}-fold-{self.number + 1:02d}"
+
+    @property
     def path(self) -> Path:
-        """The file with the predictions of the fold."""
-        return self.folder / f"seed-{self.seed}-fold-{self.number + 1:02d}.json"
+        """The file with the predictions of the fold and the history of its training."""
+        return self.training.with_name(f"{self.training.name}-done.json")
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,22 @@ class _ExtractionTask:
     copy_seed: int | None
 
 
+_HISTORY_COLUMNS = ["seed", "fold", "part", "epoch", "loss", "accuracy"]
+
+
+class _FoldResult(NamedTuple):
+    """The predictions of the held-out examples of a fold, and the rows of `HISTORY` of its training."""
+
+    predictions: list[FoldPrediction]
+    history: pd.DataFrame
+
+
 # A cross-validation folder; while unfinished, its parts are one file for each finished fold.
 _KIND = OutputKind(
     "a cross-validation",
     SCORES,
     FOLDS,
-    FOLD_FILES.__contains__,
+    (FOLD_FILES | {HISTORY}).__contains__,
     lambda folder: read_own_json(folder / SCORES).get("protocol", {}),
 )
 
@@ -212,7 +228,9 @@ def cross_validate(
         _extract(records, tasks, engine, on_progress)
         on_progress(0, len(tasks), "")
         _run_folds(tasks, engine, on_fold, on_progress)
-        predictions = [one for task in tasks for one in _read_fold(task)]
+        folds = [_read_fold(task) for task in tasks]
+        predictions = [one for fold in folds for one in fold.predictions]
+        write_table(folder / HISTORY, pd.concat([fold.history for fold in folds]))
         write_folds(folder, predictions, records.labels, options.title(recipe), identity)
         output.finish()
         return CrossValidation(folder, read_validation_summary(folder))
@@ -322,24 +340,34 @@ def run_fold(task: _FoldTask) -> tuple[str, Scores]:
     records = open_records(task.records)
     if not task.path.exists():
         fold = make_folds(fold_rows(records), task.by, task.n_folds, task.seed)[task.number]
-        predictions = _trained_and_predicted(task, records, fold, task.path.with_suffix(""))
-        write_json(task.path, [asdict(one) for one in predictions])
-        shutil.rmtree(task.path.with_suffix(""))
-    done = _read_fold(task)
+        found = _trained_and_predicted(task, records, fold)
+        history = found.history.to_dict("list")
+        write_json(task.path, {"predictions": [asdict(one) for one in found.predictions], "history": history})
+        shutil.rmtree(task.training)
+    done = _read_fold(task).predictions
     return done[0].fold, score(
         [one.label for one in done], [int(np.argmax(one.probabilities)) for one in done], records.labels
     )
 
 
-def _read_fold(task: _FoldTask) -> list[FoldPrediction]:
-    return [FoldPrediction(**values) for values in json.loads(task.path.read_text(encoding="utf-8"))]
+def _read_fold(task: _FoldTask) -> _FoldResult:
+    stored = json.loads(task.path.read_text(encoding="utf-8"))
+    return _FoldResult(
+        [FoldPrediction(**one) for one in stored["predictions"]],
+        pd.DataFrame(stored["history"], columns=_HISTORY_COLUMNS),
+    )
 
 
-def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold, folder: Path) -> list[FoldPrediction]:
+def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold) -> _FoldResult:
     one_thread()
     sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
-    bundle = train_fold(records, folder, task.recipe, task.seed, fold, sides, task.init, _features_folder(task))
-    return predict_fold(bundle, records, task.seed, fold, task.adapt)
+    bundle = train_fold(records, task.training, task.recipe, task.seed, fold, sides, task.init, _features_folder(task))
+    histories = [
+        pd.read_csv(task.training / history_name(part)).assign(seed=task.seed, fold=fold.name, part=part)
+        for part in task.recipe.parts
+    ]
+    history = pd.concat(histories)[_HISTORY_COLUMNS]
+    return _FoldResult(predict_fold(bundle, records, task.seed, fold, task.adapt), history)
 
 
 def train_fold(
@@ -393,6 +421,7 @@ def predict_fold(
             fold.name,
             seed,
             one.prediction.probabilities,
+            one.prediction.novelty,
         )
         for one in predict_examples(bundle, Classifier.of(bundle), records, held_out, adapt)
     ]

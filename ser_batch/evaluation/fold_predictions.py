@@ -16,7 +16,7 @@ from ser_batch.storage.writing import open_atomically, write_rows
 
 RECORDING = ["file", "start", "end"]  # the columns that identify a recording
 _TEXTS = [*RECORDING, "speaker", "label", "fold", "emotion"]
-_COLUMNS = [*RECORDING, "speaker", "label", "fold", "seed", "emotion", "confidence"]
+_COLUMNS = [*RECORDING, "speaker", "label", "fold", "seed", "emotion", "confidence", "novelty"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class FoldPrediction:
         fold: name of the fold in which the recording is held out.
         seed: of the training.
         probabilities: of each label, before calibration, summing to 1.
+        novelty: distance to the training data of the fold, 0 to 1.
     """
 
     file: str
@@ -41,6 +42,7 @@ class FoldPrediction:
     fold: str
     seed: int
     probabilities: Sequence[float]
+    novelty: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,7 @@ def predictions_table(
             "seed": [one.seed for one in predictions],
             "emotion": Categorical.from_codes(probabilities.argmax(axis=1), Index(labels)),
             "confidence": probabilities.max(axis=1),
+            "novelty": [one.novelty for one in predictions],
         }
     )
     table[_probability_columns(labels)] = probabilities
@@ -123,11 +126,12 @@ def read_predictions(folder: Path) -> OutOfFold:
     summary = read_validation_summary(folder)
     labels = tuple(summary["labels"])
     path = folder / PREDICTIONS
-    numbers = ["confidence", *_probability_columns(labels)]
+    numbers = ["confidence", "novelty", *_probability_columns(labels)]
     types: dict[Hashable, Any] = dict.fromkeys(_TEXTS, str) | {"seed": np.int64} | dict.fromkeys(numbers, np.float64)
     try:
         table = read_csv(path, dtype=types, keep_default_na=False, index_col=False)
-        if list(table) != [*_COLUMNS, *numbers[1:]]:
+        # Earlier versions did not store the novelty.
+        if [*table.columns.drop("novelty", errors="ignore")] != [*_COLUMNS[:-1], *numbers[2:]]:
             raise ValueError("other columns")
         if unknown := sorted({*table.label, *table.emotion} - set(labels)):
             raise ValueError(f"unknown label {unknown[0]!r}")

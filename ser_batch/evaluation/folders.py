@@ -8,6 +8,7 @@ from ser_batch.errors import SourceError
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
+HISTORY = "history.csv"  # of the trainings of all folds
 FOLDS = "folds"  # parts of an unfinished cross-validation
 
 

@@ -14,9 +14,9 @@ from ser_batch.evaluation.metrics import reliability, score
 from ser_batch.models.bundles import Bundle, open_bundle
 from ser_batch.models.calibration import apply_temperature
 from ser_batch.reports.clips import ClipMaker
-from ser_batch.reports.drawing import curves
-from ser_batch.reports.page import Page, Picture, Section, Table
+from ser_batch.reports.page import Page, Section, Table
 from ser_batch.reports.score_report import Scored, score_sections, secs_of
+from ser_batch.reports.training_curves import read_history, training_sections
 from ser_batch.training.recipes import PARTS, VALIDATION, history_name, recipe_title
 
 
@@ -57,32 +57,16 @@ def bundle_page(folder: Path, make_clips: ClipMaker | None = None) -> Page:
 
 def _training(folder: Path) -> list[Section]:
     """The curves of each part of the network; none for a bundle without histories."""
-    pictures = []
+    histories = {}
     for part in PARTS:
         path = folder / history_name(part)
         if not path.exists():
             continue
         try:
-            history = pd.read_csv(path).astype(float)
-            epochs = history.epoch.astype(int).tolist()
-        except (OSError, ValueError, AttributeError) as error:
+            histories[part] = [read_history(path)]
+        except (OSError, ValueError) as error:
             raise BundleError(f"{path}: is damaged ({error}); train again with --restart") from error
-        data = Table(f"history{part and '-' + part}", "History", history.columns.tolist(), history.to_numpy().tolist())
-        for name in ("loss", "accuracy"):
-            lines = {column: history[column].tolist() for column in (name, f"val_{name}") if column in history}
-            named = {"val_" + name: "validation", name: "training"}
-            shown = {named[column]: values for column, values in lines.items()}
-            last = ", ".join(f"{column} {values[-1]:.3f}" for column, values in shown.items())
-            pictures.append(
-                Picture(
-                    f"{part or 'network'}-{name}",
-                    f"{name.capitalize()} of {part.upper() or 'the network'} after each epoch; last: {last}",
-                    f"{name} over epochs; last: {last}",
-                    lambda shown=shown, name=name, epochs=epochs: curves(epochs, shown, name),  # type: ignore[misc]
-                    data,
-                )
-            )
-    return [Section("Training", pictures=pictures)] if pictures else []
+    return training_sections(histories)
 
 
 def _validation(bundle: Bundle) -> Scored | None:

@@ -124,9 +124,13 @@ def reliability_diagram(found: Mapping[str, Reliability]) -> Figure:
     return draw_reliability(found, "")
 
 
-def curves(epochs: Sequence[int], lines: dict[str, Sequence[float]], axis: str) -> Figure:
-    """Lines over the epochs of a training."""
+def curves(
+    epochs: Sequence[int], lines: Mapping[str, Sequence[float]], axis: str, each: Sequence[Sequence[float]] = ()
+) -> Figure:
+    """Lines over the epochs of a training, at most two by name; ``each``: thin lines below them."""
     figure, axes = _figure(6.4, 2.6)
+    for values in each:
+        axes.plot(epochs[: len(values)], values, color="0.6", linewidth=0.5, alpha=0.6)
     for (name, values), colour in zip(lines.items(), (BLUE, ORANGE), strict=False):
         axes.plot(epochs, values, label=name, color=colour)
     axes.set(xlabel="epoch", ylabel=axis)

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ser_batch.errors import SourceError
 from ser_batch.evaluation.fold_predictions import label_codes, read_predictions
-from ser_batch.evaluation.folders import PREDICTIONS, SCORES, read_validation_summary
+from ser_batch.evaluation.folders import HISTORY, PREDICTIONS, SCORES, read_validation_summary
 from ser_batch.evaluation.intervals import count_by_speaker, interval_over_speakers
 from ser_batch.evaluation.metrics import Reliability, Scores, reliability, score
 from ser_batch.formatting import pluralize
 from ser_batch.reports.clips import CLIP_SECS, ClipMaker, Part
 from ser_batch.reports.drawing import bars, confusion, histogram, reliability_diagram
 from ser_batch.reports.page import Cell, Page, Picture, Section, Table
+from ser_batch.reports.training_curves import training_sections
 from ser_batch.storage.outputs import read_own_json
 
 _SHOWN_MISTAKES = 30
@@ -286,6 +287,7 @@ def cross_validation_page(folder: Path, make_clips: ClipMaker | None = None) -> 
         notes,
         table.speaker.tolist(),
         secs_of(table.start),
+        table.novelty.to_numpy(float) if "novelty" in table else None,  # earlier versions did not store it
     )
     intervals = {label: one["recall_interval"] for label, one in summary["classes"].items()}
     scored = replace(base, recall_intervals=intervals, speakers=summary["speakers"])
@@ -301,4 +303,19 @@ def cross_validation_page(folder: Path, make_clips: ClipMaker | None = None) -> 
         ("calibration error", f"{summary['ece']['pooled']['after']:.3f}"),
         ("before calibration", f"{summary['ece']['pooled']['before']:.3f}"),
     ]
-    return Page(f"Cross-validation: {folder.name}", summary["title"], [], facts, score_sections(scored, make_clips))
+    sections = [*score_sections(scored, make_clips), *_training(folder)]
+    return Page(f"Cross-validation: {folder.name}", summary["title"], [], facts, sections)
+
+
+def _training(folder: Path) -> list[Section]:
+    """The curves of all folds; none for a cross-validation of an earlier version, which did not store them."""
+    if not (path := folder / HISTORY).exists():
+        return []
+    try:
+        history = pd.read_csv(path, dtype={"fold": str, "part": str}, keep_default_na=False)
+        histories: dict[str, list[pd.DataFrame]] = {part: [] for part in history.part.unique()}
+        for _, own in history.groupby(["part", "seed", "fold"]):
+            histories[own.part.iloc[0]].append(own[["epoch", "loss", "accuracy"]].astype(float))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise SourceError(f"{path}: damaged ({error}); run cross-validate again with --restart") from error
+    return training_sections(histories)

@@ -45,6 +45,7 @@ TWO_FOLDS = CrossValidationOptions("speaker", 2, 1, 0)
 FILES = {
     *("predictions.csv", "scores.json", "scores.csv", "confusion_matrix.csv", "confusion_matrix.png"),
     "reliability.png",
+    "history.csv",
     ".lock",
 }
 
@@ -99,6 +100,18 @@ def test_every_example_is_predicted_once(whole: Whole, kept_records: RecordFolde
         probabilities = [float(row[f"p_{label}"]) for label in kept_records.labels]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert max(probabilities) == float(row["confidence"]) == float(row[f"p_{row['emotion']}"])
+
+
+def test_the_history_has_every_epoch_of_every_fold(whole: Whole) -> None:
+    rows = read(whole.out / "history.csv")
+    assert list(rows[0]) == ["seed", "fold", "part", "epoch", "loss", "accuracy"]
+    assert [(row["seed"], row["fold"], int(row["epoch"])) for row in rows] == [
+        ("5", fold, epoch) for fold in ("01", "02") for epoch in range(1, QUICK.epochs + 1)
+    ]
+    assert all(0 < float(row["loss"]) < 20 and 0 <= float(row["accuracy"]) <= 1 for row in rows)
+    novelties = [float(row["novelty"]) for row in read(whole.out / "predictions.csv")]
+    assert len(set(novelties)) > 10
+    assert all(0 <= one <= 1 for one in novelties)
 
 
 def test_its_scores_are_those_of_its_predictions(whole: Whole) -> None:
@@ -211,6 +224,8 @@ class Trainings:
         assert sides.validation is None
         assert init is None
         self.seen.append((seed, sides, folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "history.csv").write_text("epoch,accuracy,loss\n1,0.5,1.5\n")
         return SimpleNamespace(bundle="trained")
 
     def predict(

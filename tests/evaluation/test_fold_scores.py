@@ -29,12 +29,12 @@ def test_the_folder_holds_what_it_should(tmp_path: Path) -> None:
 
 
 def test_predictions_are_written_exactly(tmp_path: Path) -> None:
-    one = FoldPrediction('a "b", c\r\n.wav', 1.5, 3661.0, "03", 2, "fold 1", 4, (0.2, 0.7, 0.1))
+    one = FoldPrediction('a "b", c\r\n.wav', 1.5, 3661.0, "03", 2, "fold 1", 4, (0.2, 0.7, 0.1), 0.25)
     folder = written(tmp_path / "cv", [one])
     assert (folder / "predictions.csv").read_bytes().decode() == (
-        "file,start,end,speaker,label,fold,seed,emotion,confidence,p_anger,p_fear,p_joy\n"
+        "file,start,end,speaker,label,fold,seed,emotion,confidence,novelty,p_anger,p_fear,p_joy\n"
         '"a ""b"", c\r\n.wav",00:00:01.500000,01:01:01.000000,03,joy,fold 1,4,fear,0.700000,'
-        "0.200000,0.700000,0.100000\n"
+        "0.250000,0.200000,0.700000,0.100000\n"
     )
     (row,) = read_predictions(folder).table[["file", "start", "end", "speaker"]].to_numpy().tolist()
     assert row == [one.file, "00:00:01.500000", "01:01:01.000000", "03"]

@@ -242,7 +242,7 @@ def test_a_missing_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd)
 
 def test_a_damaged_bundle_is_one_line(emodb_sample: Path, tmp_path: Path, capfd) -> None:
     bundle = Path(shutil.copytree(shipped_bundle().path, tmp_path / "bundle"))
-    for name in ("model.tflite", "novelty.npz", "head.npz", "voices.npz"):
+    for name in ("model.tflite", "novelty.npz", "head.npz", "voices.npz", "agreement.npz"):
         whole = (bundle / name).read_bytes()
         (bundle / name).write_bytes(whole[:-7])
         assert infer(emodb_sample, tmp_path / "p.csv", "--model", str(bundle)) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from PIL import Image
@@ -182,6 +183,13 @@ def test_true_labels_of_other_files_are_refused(tmp_path: Path, capfd: pytest.Ca
 
 def test_a_cross_validation(tmp_path: Path) -> None:
     folder = written(tmp_path / "cv", made_predictions())
+    rows = [
+        f"{seed},{fold},,{epoch},{1.0 / epoch + 0.1 * fold},{0.5 + 0.1 * epoch}"
+        for seed in (0, 1)
+        for fold in (1, 2)
+        for epoch in range(1, 6)
+    ]
+    (folder / "history.csv").write_text("\n".join(["seed,fold,part,epoch,loss,accuracy", *rows, ""]))
     page = report(folder, "--figures", str(tmp_path / "figures"))
     assert {"UAR", "95 % interval", "calibration error", "seeds"} <= facts(page).keys()
     assert facts(page)["seeds"] == "2"
@@ -192,11 +200,31 @@ def test_a_cross_validation(tmp_path: Path) -> None:
     assert f"Expected calibration error: before calibration {before}, after calibration {after}" in page
     assert float(before) > 2 * float(after)
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert names == [
-        f"{name}.{kind}" for name in ("confusion", "reliability", "speaker-uar") for kind in ("png", "svg")
-    ]
+    shown = ("confusion", "network-accuracy", "network-loss", "novelty", "reliability", "speaker-uar")
+    assert names == [f"{name}.{kind}" for name in shown for kind in ("png", "svg")]
+    assert "The mean of 4 trainings, with a thin line for each" in page
+    assert "Loss of the network after each epoch, mean of all trainings; last: training 0.350" in page
     with Image.open(tmp_path / "figures" / "confusion.png") as picture:
         assert min(picture.size) > 500
+
+
+def test_a_cross_validation_of_an_earlier_version(tmp_path: Path) -> None:
+    """It has no history and no novelty."""
+    folder = written(tmp_path / "cv", made_predictions())
+    rows = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+    rows.drop(columns="novelty").to_csv(folder / "predictions.csv", index=False)
+    page = report(folder)
+    assert "Novelty" not in page
+    assert "after each epoch" not in page
+    assert facts(page)["seeds"] == "2"
+
+
+def test_a_damaged_history_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path / "cv", made_predictions())
+    (folder / "history.csv").write_text("seed,fold,part,epoch,loss\n0,1,,1,high\n")
+    line = error(capfd, folder, "-o", tmp_path / "r.html")
+    assert "history.csv: damaged" in line
+    assert "run cross-validate again with --restart" in line
 
 
 def test_two_cross_validations_are_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
