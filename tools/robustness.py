@@ -10,7 +10,7 @@ perturbation. Prints the UAR over all recordings, its difference to the unpertur
 import argparse
 import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,9 @@ def main() -> None:
         print(f"| {kind} | {' | '.join(cells)} |")
 
 
-def write_perturbed(paths: Sequence[Path], folder: Path) -> None:
+def write_perturbed(paths: Sequence[Path], folder: Path, kinds: Mapping[str, Perturbation] = PERTURBATIONS) -> None:
     """Write the recordings with each perturbation, in a folder for each."""
-    for kind, perturb in PERTURBATIONS.items():
+    for kind, perturb in kinds.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for path in paths:
             samples, rate_hz = soundfile.read(path)
