@@ -148,4 +148,4 @@ def test_pictures_leave_the_settings_of_a_notebook(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # before any import of plots
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "figures").iterdir())) == 6
+    assert len(list((tmp_path / "figures").iterdir())) == 8  # four pictures, two formats

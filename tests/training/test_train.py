@@ -223,7 +223,6 @@ def test_the_bundle_is_whole_and_small(whole: Path) -> None:
     names = sorted(path.name for path in out.iterdir())
     assert names == [
         ".lock",
-        "agreement.npz",
         "bundle.json",
         "head.npz",
         "history.csv",
@@ -303,7 +302,7 @@ def test_a_finished_training_can_be_begun_anew(kept_records: RecordFolder, tmp_p
     assert again.bundle.training["recipe"]["epochs"] == 2
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.tflite", "novelty.npz", "head.npz", "agreement.npz"])
+@pytest.mark.parametrize("name", ["model.keras", "model.tflite", "novelty.npz", "head.npz"])
 def test_a_finished_bundle_without_a_part_is_not_called_finished(
     plain: Bundle, kept_records: RecordFolder, tmp_path: Path, name: str
 ) -> None:
@@ -458,7 +457,7 @@ def test_adapted_predictions_have_a_temperature_of_their_own(kept_records: Recor
     raw = predict_examples(bundle, uncalibrated, kept_records, side, "speakers")
     shown = [one.prediction.probabilities for one in raw], [one.label for one in raw]
     expected = fit_temperature(*shown, [one.speaker for one in raw])
-    assert bundle.content.calibration.adapted_temperature == pytest.approx(expected, rel=0.1)
+    assert bundle.content.calibration.adapted_temperature == pytest.approx(expected, rel=0.3)
     assert bundle.content.calibration.adapted_temperature != bundle.temperature
 
 
