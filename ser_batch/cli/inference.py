@@ -2,6 +2,7 @@
 
 import time
 from contextlib import nullcontext
+from os.path import splitext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from ser_batch import __version__, api
 from ser_batch.cli.console import SOME_FAILED, _list_errors, _say, reporting
 from ser_batch.cli.options import Adapt, EngineName, Quiet, RayAddress, Restart, Sources, Workers
+from ser_batch.errors import UsageError
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.signals import resumable
 
@@ -67,6 +69,14 @@ def infer(
     workers: Workers = None,
     engine: EngineName = "local",
     ray_address: RayAddress = None,
+    tracks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Also write label tracks, in a folder beside --out: audacity, textgrid, rttm, elan or audformat.",
+            show_default="none",
+        ),
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
     quiet: Quiet = False,
@@ -78,6 +88,8 @@ def infer(
     Example: ser-batch infer calls/ -o preds.csv
     """
     began = time.perf_counter()
+    if tracks is not None:
+        _check_tracks(tracks, out)
     with reporting("predicting", quiet) as report, resumable() if out != "-" else nullcontext():
         result = api.infer(
             source,
@@ -99,6 +111,8 @@ def infer(
         )
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
     _say(f"model: {which} ({result.model}), predictions {_ADAPTED[result.adapt]}", quiet)
+    if tracks is not None:
+        _write_tracks(out, f"{splitext(out)[0]}-tracks", tracks, quiet)
     _report_table(result, out, time.perf_counter() - began, quiet)
 
 
@@ -118,8 +132,8 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
 
 
 def tracks(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Prediction table, best of infer --windows.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the files.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Prediction table, best of infer --windows.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder of the files.")],
     table_format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="audacity, textgrid, rttm, elan or audformat.")
     ] = "audacity",
@@ -129,6 +143,19 @@ def tracks(
 
     Example: ser-batch tracks preds.csv -o tracks/ --format textgrid
     """
-    counts = api.tracks(table, out, table_format=table_format)
+    _write_tracks(table, out, table_format, quiet)
+
+
+def _check_tracks(track_format: str, out: str) -> None:
+    """Check ``--tracks`` before a table is made, which may take hours."""
+    from ser_batch.inference.tracks import check_track_format
+
+    check_track_format(track_format)
+    if out == "-":
+        raise UsageError("--tracks: --out - writes no table; give a file as --out")
+
+
+def _write_tracks(table: str, out: str, track_format: str, quiet: bool) -> None:
+    counts = api.tracks(table, out, table_format=track_format)
     without = f"; {pluralize(counts.without, 'row')} without a prediction" if counts.without else ""
     _say(f"{out}: {pluralize(counts.files, 'file')} of {pluralize(counts.recordings, 'recording')}{without}", quiet)

@@ -34,6 +34,16 @@ class TrackCounts:
     without: int
 
 
+def check_track_format(kind: str) -> None:
+    """Check the name of a format.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if kind not in (*KINDS, AUDFORMAT):
+        raise UsageError(f"{kind}: no such format of label tracks; choose one of {', '.join((*KINDS, AUDFORMAT))}")
+
+
 def write_tracks(table: Path, folder: Path, kind: str) -> TrackCounts:
     """Write the label tracks of a prediction table.
 
@@ -49,8 +59,7 @@ def write_tracks(table: Path, folder: Path, kind: str) -> TrackCounts:
         UsageError: there is no such kind.
         OutputError: the table cannot be read, or a file cannot be written.
     """
-    if kind not in (*KINDS, AUDFORMAT):
-        raise UsageError(f"--format {kind}: no such format; choose one of {', '.join((*KINDS, AUDFORMAT))}")
+    check_track_format(kind)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is not a folder; choose another --out for the files of the tracks")
     recordings = _Recordings(table)

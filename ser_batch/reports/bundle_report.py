@@ -79,6 +79,7 @@ def _validation(bundle: Bundle) -> Scored | None:
         truth = np.array([labels.index(label) for label in table.label])
         before = table[[f"p_{label}" for label in labels]].to_numpy(float)
         files, speakers, starts = table.file.tolist(), table.speaker.tolist(), secs_of(table.start)
+        novelty = table.novelty.to_numpy(float) if "novelty" in table else None  # earlier versions did not store it
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BundleError(f"{path}: is damaged ({error}); train again with --restart") from error
     notes = ["Of the validation split, each recording alone."]
@@ -88,7 +89,7 @@ def _validation(bundle: Bundle) -> Scored | None:
         found["after calibration"] = reliability(probabilities, truth)
         notes.append("The temperature was fitted to these recordings.")
     scores = score(truth, before.argmax(axis=1), labels)
-    return Scored.of(files, truth, probabilities, scores, found, notes, speakers, starts)
+    return Scored.of(files, truth, probabilities, scores, found, notes, speakers, starts, novelty)
 
 
 def _flat(name: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -233,11 +233,15 @@ def _calibrate(
     `VALIDATION` in the bundle.
     """
     head = arrays.head
-    probabilities = arrays.probabilities(head.features(examples.values))
+    features = head.features(examples.values)
+    probabilities, novelties = arrays.probabilities(features), arrays.novelty.of(features)
     files, starts = (manifest_column(records, validation, name).to_pylist() for name in ("file", "start"))
     with open_atomically(folder / VALIDATION) as file:
-        write_rows(file, [["file", "start", "speaker", "label", *(f"p_{label}" for label in records.labels)]])
-        columns = (files, map(format_timestamp, starts), examples.speakers, examples.labels, probabilities)
+        write_rows(
+            file, [["file", "start", "speaker", "label", "novelty", *(f"p_{label}" for label in records.labels)]]
+        )
+        figures = np.column_stack([novelties, probabilities])
+        columns = (files, map(format_timestamp, starts), examples.speakers, examples.labels, figures)
         for name, start, speaker, label, row in zip(*columns, strict=True):
             write_rows(file, [[name, start, speaker or "", records.labels[label], *(f"{value:.6f}" for value in row)]])
     temperature = fit_temperature(probabilities, examples.labels, examples.speakers)

@@ -1,5 +1,6 @@
 """Label tracks: read back by the libraries of their tools, or by the fields of their format."""
 
+import shutil
 from pathlib import Path
 
 import audformat
@@ -9,6 +10,7 @@ from praatio import textgrid
 from pyannote.database.util import load_rttm
 
 from ser_batch.cli.app import main
+from ser_batch.cli.console import SOME_FAILED
 from ser_batch.inference.audformat_database import AUDFORMAT
 from ser_batch.inference.predictions import Prediction
 from ser_batch.inference.table import FORMATS, TableForm
@@ -145,6 +147,30 @@ def test_bytes_are_equal_every_time(tmp_path: Path, kind: str) -> None:
 
     assert content() == content()
     assert len(content()) == 2
+
+
+@pytest.mark.parametrize("kind", ["textgrid", "audformat"])
+def test_infer_writes_tracks_beside_its_table(tmp_path: Path, emodb_sample: Path, kind: str) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("03a01Wa.wav", "16a04Ea.wav"):
+        shutil.copy(emodb_sample / name, source)
+    (source / "broken.wav").write_bytes(b"RIFF")
+    out = tmp_path / "preds.csv"
+    assert main(["infer", str(source), "-o", str(out), "-j", "1", "--windows", "--tracks", kind]) == SOME_FAILED
+    written = {path.name: path.read_bytes() for path in (tmp_path / "preds-tracks").iterdir()}
+    assert written
+    assert tracks(out, kind, "-q").name == "tracks"
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "tracks").iterdir()}
+
+
+def test_wrong_tracks_of_infer_are_refused_before_any_work(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "preds.csv"
+    assert main(["infer", str(tmp_path), "-o", str(out), "--tracks", "midi"]) == 2
+    assert "midi: no such format of label tracks; choose one of audacity, textgrid" in capfd.readouterr().err
+    assert main(["infer", str(tmp_path), "-o", "-", "--tracks", "elan"]) == 2
+    assert "--tracks: --out - writes no table; give a file as --out" in capfd.readouterr().err
+    assert not out.exists()
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
