@@ -32,7 +32,7 @@ _PRIOR_OF_BATCH, _PRIOR_OF_GROUP = 10.0, 20.0
 # Batches with fewer recordings get a note.
 _SMALL_BATCH = 20
 
-# Recordings whose agreement is measured.
+# Recordings whose novelty and agreement are measured; their names choose them.
 _MOST_SAMPLED = 2_000
 
 # The mean embedding of each recording, float32 ``(features,)``; None where there is none.
@@ -147,16 +147,16 @@ def find_groups(
     if adaptation == "none":
         return Groups(np.full(len(given), -1), np.empty((0, 2, 0), np.float32), given)
     head = arrays.head
-    whole, novelties = GroupStatistics(), []
+    whole = GroupStatistics()
     chosen = set(order_by_digest(names)[:_MOST_SAMPLED])
     sampled: dict[int, Float32s] = {}
     for rows, block in _blocks(embeddings):
         whole.add(block)
-        novelties.append(arrays.novelty.of(head.features(block)))
         sampled |= {row: one for row, one in zip(rows, block, strict=True) if row in chosen}
     if not whole.n_recordings:
         return Groups(np.full(len(given), -1), np.empty((0, 2, 0), np.float32), given)
-    is_unfamiliar = bool(np.median(np.concatenate(novelties)) > UNFAMILIAR)
+    values = np.array([*sampled.values()], np.float32).reshape(len(sampled), len(head.mean))
+    is_unfamiliar = bool(len(values) and np.median(arrays.novelty.of(head.features(values))) > UNFAMILIAR)
     batch = shrunk(whole, head.reference, _PRIOR_OF_BATCH)
     batch_scale = scale_to(batch, head.reference)
     known: list[str] = []
@@ -172,7 +172,6 @@ def find_groups(
         speakers = [known[number] if number >= 0 else "" for number in numbers]
     groups = _statistics(embeddings, numbers, len(known)) if known else []
     scales = np.stack([*(scale_to(shrunk(one, batch, _PRIOR_OF_GROUP), head.reference) for one in groups), batch_scale])
-    values = np.array([*sampled.values()], np.float32).reshape(len(sampled), len(head.mean))
     features = head.features(values, scales[numbers[[*sampled]]])
     temperature = batch_temperature(arrays.agreement, features, whole.n_recordings, is_unfamiliar)
     return Groups(numbers, scales, speakers, is_unfamiliar, temperature)

@@ -76,6 +76,17 @@ def test_a_label_that_a_group_does_not_have_is_never_its_answer() -> None:
     assert np.mean(first[labels < 2] == labels[labels < 2]) > 0.8
 
 
+def test_two_labels() -> None:
+    features, labels, speakers = examples(400, seed=0)
+    own = labels < 2
+    features, labels, speakers = features[own], labels[own], np.array(speakers)[own].tolist()
+    found = fit_agreement(features, features, labels, speakers, 2)
+    assert found is not None
+    assert found.kernels.shape == (5, N_FEATURES, 2)
+    assert all(np.mean(one == labels) > 0.9 for one in found._labels(features))
+    assert found.expected > 0.85
+
+
 @pytest.mark.parametrize("speakers", [[""] * 400, ["one", "two"] * 200])
 def test_too_few_speakers_give_none(speakers: list[str]) -> None:
     features, labels, _ = examples(400, seed=0)
