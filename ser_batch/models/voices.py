@@ -63,7 +63,8 @@ class VoiceSpace(ArrayFile):
             vectors: of `project`, float64 ``(n, dimensions)``.
             names: a unique name of each recording, which chooses those that are clustered.
         """
-        from sklearn.cluster import AgglomerativeClustering  # here, as infer without voices does not need it
+        # Here, as infer without voices does not need it; scikit-learn's clustering is the same, and a second to import.
+        from scipy.cluster.hierarchy import fcluster, linkage
 
         if len(vectors) < 2:
             return np.zeros(len(vectors), np.int64)
@@ -71,8 +72,7 @@ class VoiceSpace(ArrayFile):
         chosen = np.array(order[:_MOST_CLUSTERED])
         # With variance 1 along d axes, the distance has the mean sqrt(2 d) and the standard deviation 1, for large d.
         threshold = np.sqrt(2.0 * vectors.shape[1]) + DEVIATIONS
-        clustering = AgglomerativeClustering(n_clusters=None, distance_threshold=threshold, linkage="average")
-        found = clustering.fit_predict(vectors[chosen])
+        found = fcluster(linkage(vectors[chosen], "average"), threshold, "distance") - 1
         centres = np.stack([vectors[chosen[found == group]].mean(axis=0) for group in range(found.max() + 1)])
         nearest = np.empty(len(vectors), np.int64)
         nearest[chosen] = found
