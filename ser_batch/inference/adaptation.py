@@ -152,11 +152,14 @@ def find_groups(
     sampled: dict[int, Float32s] = {}
     for rows, block in _blocks(embeddings):
         whole.add(block)
-        sampled |= {row: one for row, one in zip(rows, block, strict=True) if row in chosen}
+        sampled |= {
+            row: one.copy() for row, one in zip(rows, block, strict=True) if row in chosen
+        }  # a view would keep its block
     if not whole.n_recordings:
         return Groups(np.full(len(given), -1), np.empty((0, 2, 0), np.float32), given)
     values = np.array([*sampled.values()], np.float32).reshape(len(sampled), len(head.mean))
-    is_unfamiliar = bool(len(values) and np.median(arrays.novelty.of(head.features(values))) > UNFAMILIAR)
+    novelties = [one for block in in_blocks(values) for one in arrays.novelty.of(head.features(np.stack(block)))]
+    is_unfamiliar = bool(novelties and np.median(novelties) > UNFAMILIAR)
     batch = shrunk(whole, head.reference, _PRIOR_OF_BATCH)
     batch_scale = scale_to(batch, head.reference)
     known: list[str] = []

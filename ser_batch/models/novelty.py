@@ -64,9 +64,8 @@ class Novelty(ArrayFile):
         """
         used = features[:, : self.centres.shape[1]]
         exact = used.astype(np.float64) if library is np else used
-        offsets = [(exact - centre) / self.deviations for centre in self.centres]
-        squares = library.stack([library.mean(library.square(offset), axis=1) for offset in offsets])
-        return library.sqrt(library.min(squares, axis=0))
+        squares = [library.mean(library.square((exact - one) / self.deviations), axis=1) for one in self.centres]
+        return library.sqrt(library.min(library.stack(squares), axis=0))
 
 
 Batches = Callable[[], Iterable[tuple[Float32s, NDArray[np.int64]]]]

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import shutil
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import scipy.signal
 import soundfile
 
 from ser_batch.cli.app import main
+from ser_batch.inference.adaptation import find_groups
 from ser_batch.inference.predictions import Classifier
-from ser_batch.models.bundles import DESCRIPTION, VOICES, Calibration, shipped_bundle
+from ser_batch.models.bundles import DESCRIPTION, VOICES, Adaptation, Calibration, shipped_bundle
 from ser_batch.storage.writing import write_json
 from tools.novelty_auroc import synthetic_music
 
@@ -204,6 +207,25 @@ def test_a_batch_without_meaning_is_less_confident_than_speech(source: Path, tmp
         infer(folder, tmp_path / f"{folder.name}.csv", "--adapt", "batch")
         confidences.append(probabilities(tmp_path / f"{folder.name}.csv").max(axis=1).mean())
     assert confidences[1] < confidences[0] - 0.2
+
+
+@pytest.mark.parametrize("adaptation", ["batch", "voices"])
+def test_the_embeddings_of_a_large_batch_are_not_kept_in_memory(adaptation: Adaptation) -> None:
+    arrays = shipped_bundle().load_arrays()
+    head, n, chance = arrays.head, 30_000, np.random.default_rng(0)
+    kinds = head.mean + np.sqrt(head.variance) * chance.normal(size=(50, len(head.mean)))
+
+    def embeddings() -> Iterator[np.ndarray]:
+        return (kinds[number % 50].astype(np.float32) for number in range(n))
+
+    tracemalloc.start()
+    try:
+        groups = find_groups(adaptation, embeddings, [""] * n, [str(number) for number in range(n)], arrays)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(groups.numbers) == n
+    assert peak_bytes < 120e6  # all embeddings are 142 MB, in float64 twice as much
 
 
 def test_the_recordings_of_the_training_are_familiar(source: Path, tmp_path: Path) -> None:
