@@ -22,7 +22,7 @@ from ser_batch.records.folder import RecordFolder
 from tests.folding import made_predictions, written
 
 # What only a command has: how it is printed, and what another function of `api` does.
-OF_THE_COMMAND = {"quiet", "verbose", "dry_run"}
+OF_THE_COMMAND = {"quiet", "verbose", "dry_run", "tracks"}
 
 
 def test_import_is_light() -> None:
