@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ser_batch.errors import SerBatchError, UsageError
 from ser_batch.events import Note, Report
@@ -29,12 +29,17 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def at_stores(*inputs: str, out: str | None = None) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def at_stores(
+    *inputs: str,
+    out: str | None = None,
+    check_out: Callable[[str, Mapping[str, Any]], object] = lambda url, arguments: None,
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Let arguments of a function be URLs of an object store; see `ser_batch.storage.copies`.
 
     Args:
         inputs: names of arguments that are copied to this machine before.
         out: name of the argument that is sent to the store at the end.
+        check_out: called with its URL and all arguments before anything is copied.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -46,6 +51,8 @@ def at_stores(*inputs: str, out: str | None = None) -> Callable[[Callable[_P, _R
             remote = {name: url for name, path in paths.items() if (url := as_url(path))}
             if not remote:
                 return function(*args, **kwargs)
+            if out in remote:
+                check_out(remote[out], given)
             from ser_batch.storage.copies import published
 
             urls: dict[str, str] = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ser_batch.api.inputs import at_stores, bundle_of, engine_of, initial_bundle
+from ser_batch.errors import UsageError
 from ser_batch.events import Note, Report, ignore, progress_of, steps_of
 from ser_batch.runtime.resources import usable_cpus
 
@@ -18,7 +20,18 @@ if TYPE_CHECKING:
     from ser_batch.training.train import TrainingResult
 
 
-@at_stores("records", "init", out="out")
+def _check_one_worker(out: str, arguments: Mapping[str, Any]) -> None:
+    """Raise a UsageError if the several workers of a training would write to an object store."""
+    text = os.environ.get("TF_CONFIG")
+    if not text or arguments.get("strategy") in {"single", "mirrored"}:
+        return
+    from ser_batch.training.workers import parse_share
+
+    if parse_share(text).of > 1:
+        raise UsageError(f"{out}: several workers need a BUNDLE on a file system that all mount; give such a path")
+
+
+@at_stores("records", "init", out="out", check_out=_check_one_worker)
 def train(
     records: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -39,6 +52,9 @@ def train(
     Raises:
         SerBatchError: the recipe does not fit the records, or ``out`` cannot be written.
     """
+    if strategy == "mirrored":
+        arguments = {name: value for name, value in locals().items() if name not in {"strategy", "report"}}
+        return _train_on_gpus(arguments, report)
     from ser_batch.records.folder import open_records
     from ser_batch.training.recipes import find_recipe, parse_precision
 
@@ -65,6 +81,22 @@ def train(
     if result.bundle.uncalibrated:
         report(Note(f"{result.bundle.uncalibrated}; its probabilities may be too high or too low"))
     return result
+
+
+def _train_on_gpus(arguments: dict[str, Any], report: Report) -> TrainingResult:
+    """`train` with these arguments, in a worker process for each GPU."""
+    from ser_batch.models.bundles import open_bundle
+    from ser_batch.training.gpu_workers import run_on_gpus, visible_gpus
+    from ser_batch.training.train import TrainingResult
+
+    figures = run_on_gpus(_train_as_worker, arguments, visible_gpus(), report)
+    return TrainingResult(open_bundle(Path(arguments["out"])), *figures)
+
+
+def _train_as_worker(**arguments: Any) -> tuple[bool, int, tuple[str, ...]]:
+    """What a worker process returns: the result of `train` without its bundle."""
+    result = train(**arguments, strategy="multi-worker")
+    return result.was_finished, result.continued_from, result.notes
 
 
 @at_stores("bundle", "records", out="out")

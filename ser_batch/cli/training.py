@@ -28,7 +28,9 @@ def train(
     strategy: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="auto: together with the workers that TF_CONFIG names; single; or multi-worker."
+            metavar="NAME",
+            help="auto: together with the workers that TF_CONFIG names; single; multi-worker; or mirrored: all GPUs of "
+            "this machine.",
         ),
     ] = "auto",
     restart: Restart = False,

@@ -165,7 +165,7 @@ class _Worker:
         self._process.kill()
         self._process.join()
         self._pool.shutdown()
-        return _exit_reason(self._process.exitcode or 0)
+        return exit_reason(self._process.exitcode or 0)
 
 
 def _end(pool: list[_Worker]) -> None:
@@ -178,7 +178,8 @@ def _kill_workers() -> None:
         process.kill()
 
 
-def _exit_reason(exit_code: int) -> str:
+def exit_reason(exit_code: int) -> str:
+    """Why a worker process ended, from its exit code; negative: the number of a signal."""
     if exit_code == -signal.SIGALRM:
         return f"the worker made no progress in {STALL_SECS:g} s"
     if exit_code == -signal.SIGKILL:
@@ -197,14 +198,15 @@ def _set_up(worker_bytes: int | None) -> None:
     silence_native_code()
     keep_freed_memory()
     os.environ.update(_ONE_THREAD)  # before the first task imports NumPy
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _import(module: str) -> None:
     importlib.import_module(module)  # nothing is returned: a module cannot be pickled
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the end of the parent process, then end this one: the target of a thread of a worker process."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ser_batch.errors import UsageError, WorkerError
 from ser_batch.runtime.process import native_code_silenced
 
-Strategy = Literal["auto", "single", "multi-worker"]
+Strategy = Literal["auto", "single", "multi-worker", "mirrored"]
 
 _LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError
 
@@ -162,8 +162,10 @@ class Workers:
         except _LOST as error:
             if self._strategy is None:
                 raise
+            is_clear = not isinstance(error, tf.errors.InternalError)  # it has other causes, too
+            detail = "" if is_clear else f" (TensorFlow: {' '.join(str(error.message).split())[:200]})"
             raise WorkerError(
-                f"{self}: another worker has ended or cannot be reached; start all workers again: the training "
+                f"{self}: another worker has ended or cannot be reached{detail}; start all workers again: the training "
                 "continues after its last epoch"
             ) from error
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ser_batch import api
 from ser_batch.cli.app import main
-from ser_batch.errors import UsageError
+from ser_batch.errors import UsageError, WorkerError
 from ser_batch.models.bundles import open_bundle
 from ser_batch.records.folder import RecordFolder
 from ser_batch.records.reader import split_selection
 from ser_batch.training.feature_store import FeatureStore
 from ser_batch.training.features import FunctionalSet, LogMelSet
+from ser_batch.training.trainer import Epoch
 from ser_batch.training.workers import Share, parse_share
 from tests.recipes import FULL, PLAIN, write_recipe
 
@@ -106,7 +109,8 @@ def test_the_workers_examples_are_those_of_one_worker(
 @pytest.mark.parametrize(
     ("options", "config", "message"),
     [
-        (["--strategy", "mirrored"], None, "no such strategy; choose one of auto, single, multi-worker"),
+        (["--strategy", "tpu"], None, "no such strategy; choose one of auto, single, multi-worker, mirrored"),
+        (["--strategy", "mirrored"], None, "TensorFlow finds no GPU on this machine; give --strategy single"),
         (["--strategy", "multi-worker"], None, "TF_CONFIG is not set"),
         ([], "{}", "TF_CONFIG: {}: is no cluster of workers"),
     ],
@@ -220,10 +224,9 @@ def test_a_lost_worker_ends_all_and_all_continue(
     other = 1 - killed
     assert processes[killed].returncode == -signal.SIGKILL
     assert processes[other].returncode == 1, messages
-    assert (
-        f"error: worker {other + 1} of 2: another worker has ended or cannot be reached; start all workers again: the "
-        "training continues after its last epoch"
-    ) in messages[other].splitlines()  # after it, a thread of TensorFlow may print that the connection is lost
+    # After this line, a thread of TensorFlow may print that the connection is lost.
+    assert f"error: worker {other + 1} of 2: another worker has ended or cannot be reached" in messages[other]
+    assert "; start all workers again: the training continues after its last epoch\n" in messages[other]
     again = start(kept_records, out, recipe)
     messages = finish(again)
     assert [process.returncode for process in again] == [0, 0], messages
@@ -241,3 +244,73 @@ def test_workers_with_other_settings_are_refused(kept_records: RecordFolder, tmp
     assert "error: worker 1 of 2: others have other records or options; start all workers with the same" in first
     assert "error: worker 2 of 2: seed: not as in worker 1" in second
     assert not (tmp_path / "out" / "bundle.json").exists()
+
+
+def test_several_workers_do_not_write_to_a_store(
+    kept_records: RecordFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": TWO, "task": {"type": "worker", "index": 1}}))
+    assert main(["train", str(kept_records.path), "-o", "s3://bucket/model"]) == 2
+    expected = (
+        "error: s3://bucket/model: several workers need a BUNDLE on a file system that all mount; give such a path"
+    )
+    assert capsys.readouterr().err == expected + "\n"
+
+
+# --- one process for each GPU of this machine; processors stand for the GPUs
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr("ser_batch.training.gpu_workers.visible_gpus", lambda: ["0", "1"])
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_process_for_each_gpu_has_the_losses_of_one(kept_records: RecordFolder, tmp_path: Path) -> None:
+    path = write_recipe(PLAIN.replace(name="shared", batch_size=8), tmp_path)
+    options: Any = {"recipe": str(path), "mixed_precision": "off"}
+    events: list[Any] = []
+    before = dict(os.environ)
+    two = api.train(kept_records.path, tmp_path / "two", **options, strategy="mirrored", report=events.append)
+    assert dict(os.environ) == before
+    one = api.train(kept_records.path, tmp_path / "one", **options)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert two.bundle.training["workers"] == 2
+    assert two.notes == one.notes
+    assert [event.number for event in events if isinstance(event, Epoch)] == [*range(PLAIN.epochs + 1)]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_an_error_of_a_gpus_process_is_one_line(
+    kept_records: RecordFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(PLAIN.replace(batch_size=7), tmp_path)
+    command = ["train", str(kept_records.path), "-o", str(tmp_path / "out"), "--recipe", str(path), "--quiet"]
+    assert main([*command, "--strategy", "mirrored"]) == 1
+    assert capsys.readouterr().err.startswith("error: batches of 7 examples cannot be divided among 2 workers; start")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_of_a_gpu_ends_all_and_all_continue(
+    kept_records: RecordFolder, tmp_path: Path, killed: int
+) -> None:
+    path = write_recipe(PLAIN.replace(epochs=40, batch_size=8), tmp_path)
+    options: Any = {"recipe": str(path), "mixed_precision": "off", "strategy": "mirrored"}
+
+    def kill(event: Any) -> None:
+        if isinstance(event, Epoch) and event.number == 3:
+            sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)[killed].kill()
+
+    message = r"worker .*(was killed \(SIGKILL|another worker has ended).*continues after its last epoch"
+    with pytest.raises(WorkerError, match=message):
+        api.train(kept_records.path, tmp_path / "out", **options, report=kill)
+    assert not multiprocessing.active_children()
+    continued = api.train(kept_records.path, tmp_path / "out", **options)
+    assert continued.continued_from >= 3
+    again = api.train(kept_records.path, tmp_path / "out", **options)
+    assert again.was_finished
+    assert again.bundle.fingerprint == continued.bundle.fingerprint
