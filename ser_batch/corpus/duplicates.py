@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ser_batch.corpus.table import Recording, Rows, first_equal, first_of_file, ordered, paths, recordings
+from ser_batch.corpus.table import Recording, Rows, first_equal, first_of_file, ordered, paths, recordings, selected
 from ser_batch.errors import AudioError
 from ser_batch.formatting import pluralize
 from ser_batch.runtime.engine import Engine
@@ -57,12 +58,12 @@ def find_duplicates(table: pa.Table, engine: Engine) -> Duplicates:
     """
     files = first_of_file(table)
     rows = np.flatnonzero(files == np.arange(len(files)))
-    sizes = np.fromiter(map(_size, paths(table.take(rows))), np.uint64, len(rows))
+    sizes = np.fromiter(map(_size, compress(paths(table), files == np.arange(len(files)))), np.uint64, len(rows))
     is_suspect = _has_duplicate(sizes)
     rows, goes_on = rows[is_suspect], sizes[is_suspect] > _HEAD_BYTES
-    keys = _keys(table.take(rows), _head, engine)
+    keys = _keys(selected(table, rows), _head, engine)
     goes_on &= _has_duplicate(keys)
-    keys[goes_on] = _keys(table.take(rows[goes_on]), _content, engine)
+    keys[goes_on] = _keys(selected(table, rows[goes_on]), _content, engine)
     rows, keys = rows[keys != _NO_KEY], keys[keys != _NO_KEY]
     duplicate_of = files.copy()
     duplicate_of[rows] = rows[first_equal(keys)]
@@ -76,7 +77,7 @@ def duplicate_warnings(table: pa.Table, same: Duplicates) -> list[str]:
         return []
 
     def first_pair(numbers: Rows) -> list[Recording]:
-        return list(recordings(table.take(np.array([numbers[0], same.duplicate_of[numbers[0]]]))))
+        return list(recordings(selected(table, np.array([numbers[0], same.duplicate_of[numbers[0]]]))))
 
     def differing(column: str) -> Rows:
         _, values = codes(table, column)

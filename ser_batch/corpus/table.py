@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ser_batch.storage.tables import plain
+from ser_batch.storage.tables import mapped, plain, with_column
 
 # Numbers of recordings in a table, int64 (n,).
 Rows = NDArray[np.int64]
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
 MEAN_OF_CHANNELS = -1
 
 _ROWS_AT_ONCE = 1 << 14
+_ROWS_IN_MEMORY = 1 << 20
 
 
 class Recording(NamedTuple):
@@ -67,9 +68,15 @@ class Recording(NamedTuple):
 
 
 def make_table(rows: Iterable[Recording]) -> pa.Table:
-    """The table of recordings, in their order; a row takes about 25 bytes plus the name."""
+    """The table of recordings, in their order; a row takes about 25 bytes plus the name.
+
+    Each million rows is in a temporary file without a name, which is mapped into memory: the system can take that
+    memory back.
+    """
     left = iter(rows)
-    parts = []
+    parts: list[pa.Table] = []
+    whole: list[pa.Table] = []
+    numbers_of: dict[str, dict[Any, int]] = {one.name: {} for one in SCHEMA if pa.types.is_dictionary(one.type)}
     while some := list(islice(left, _ROWS_AT_ONCE)):
         files, _, labels, speakers, splits, starts, ends, channels = zip(*some, strict=True)
         columns = {
@@ -83,16 +90,42 @@ def make_table(rows: Iterable[Recording]) -> pa.Table:
             "end": ends,
             "channel": [MEAN_OF_CHANNELS if channel == "mean" else channel for channel in channels],
         }
-        parts.append(pa.Table.from_arrays([_column(one, columns[one.name]) for one in SCHEMA], SCHEMA.names))
-    empty = pa.Table.from_arrays([_column(one, []) for one in SCHEMA], SCHEMA.names)
-    return pa.concat_tables([empty, *parts], promote_options="default").unify_dictionaries()
+        arrays = [_column(one, columns[one.name], numbers_of) for one in SCHEMA]
+        parts.append(pa.Table.from_arrays(arrays, SCHEMA.names))
+        if len(parts) * _ROWS_AT_ONCE >= _ROWS_IN_MEMORY:
+            whole.append(mapped(pa.concat_tables(parts, promote_options="default")))
+            parts = []
+    empty = pa.Table.from_arrays([_column(one, [], numbers_of) for one in SCHEMA], SCHEMA.names)
+    table = pa.concat_tables([empty, *whole, *parts], promote_options="default")
+    for name, numbers in numbers_of.items():
+        values = pa.array(numbers, SCHEMA.field(name).type.value_type)
+        chunks = [pa.DictionaryArray.from_arrays(chunk, values) for chunk in table[name].chunks]
+        table = with_column(table, name, pa.chunked_array(chunks))
+    return table
 
 
-def _column(field: pa.Field, values: Sequence[Any]) -> pa.Array:
+def _column(field: pa.Field, values: Sequence[Any], numbers_of: dict[str, dict[Any, int]]) -> pa.Array:
+    """A column; of one that is dictionary-encoded, the numbers of the values, and new values get numbers."""
     if pa.types.is_dictionary(field.type):
-        return pa.array(values, field.type.value_type).dictionary_encode()
+        numbers = numbers_of[field.name]
+        found = [None if one is None else numbers.setdefault(one, len(numbers)) for one in values]
+        return pa.array(found, field.type.index_type)
     is_null = field.name != "file" and not any(value is not None for value in values)
     return pa.nulls(len(values)) if is_null else pa.array(values, field.type)
+
+
+def selected(table: pa.Table, rows: Rows) -> pa.Table:
+    """The rows with these numbers, in this order; `pyarrow.Table.take` would first join all chunks of the table."""
+    order = np.argsort(rows, kind="stable")
+    in_order, start, parts = rows[order], 0, []
+    for batch in table.to_batches():
+        first, last = np.searchsorted(in_order, [start, start + len(batch)])
+        if first < last:
+            parts.append(batch.take(pa.array(in_order[first:last] - start)))
+        start += len(batch)
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows))
+    return pa.Table.from_batches(parts, table.schema).combine_chunks().take(pa.array(place))
 
 
 def recordings(table: pa.Table) -> Iterator[Recording]:

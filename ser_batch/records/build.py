@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from ser_batch import __version__
 from ser_batch.corpus.splits import stable_keys
-from ser_batch.corpus.table import paths, recordings
+from ser_batch.corpus.table import paths, recordings, selected, text_keys
 from ser_batch.errors import AudioError, OutputError, RecordsError
 from ser_batch.formatting import part_named, pluralize
 from ser_batch.records.folder import (
@@ -53,6 +54,8 @@ from ser_batch.storage.outputs import OutputKind, differences, open_output
 from ser_batch.storage.writing import open_atomically, write_json
 
 _FILES = "files.parquet"
+_FILES_SCHEMA = pa.schema({"file": pa.string()})
+_FILES_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,7 @@ def build_records(
         if output.is_finished:
             return _already_finished(plan, folder, engine)
         if not (output.parts / _FILES).exists():
-            with open_atomically(output.parts / _FILES, "wb") as file:
-                pq.write_table(pa.table({"file": pa.array(_planned_files(plan), pa.string())}), file)
+            write_files(output.parts / _FILES, _planned_files(plan))
         (folder / MANIFEST).mkdir(exist_ok=True)
         finished: list[PlannedShard] = []
         pending: list[PlannedShard] = []
@@ -208,13 +210,20 @@ def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
     """Differences between the plan and that of an earlier build."""
     changed = differences(old, plan.settings, ("front_end", "labels", "label_rule", "split", "shards"))
     if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
-        before, now = set(_previous_files(folder)), set(_planned_files(plan))
-        added, removed = len(now - before), len(before - now)
+        before, now = text_keys(_previous_files(folder)), text_keys(_planned_files(plan))
+        added, removed = (len(np.setdiff1d(one, other)) for one, other in ((now, before), (before, now)))
         if added or removed:
             changed.append(f"the files ({added} added, {removed} removed)")
         elif not changed:
             changed.append("labels, speakers, splits or parts of the same files")
     return changed
+
+
+def write_files(path: Path, files: Iterator[str]) -> None:
+    """Write the names of the planned files: a build with other files says how many differ."""
+    with open_atomically(path, "wb") as file, pq.ParquetWriter(file, _FILES_SCHEMA) as writer:
+        while some := list(islice(files, _FILES_AT_ONCE)):
+            writer.write_table(pa.table({"file": some}, _FILES_SCHEMA))
 
 
 def _previous_files(folder: Path) -> Iterator[str]:
@@ -243,7 +252,7 @@ def _sources(plan: BuildPlan, folder: Path, shard: PlannedShard) -> dict[str, st
     """The audio of a finished shard: path to the sha256 at build time; empty if the file was unreadable."""
     part = open_part(folder, shard.name, ["recording", "sha256"])
     sha256_of: dict[int, str] = dict(zip(*(part[name].to_pylist() for name in part.column_names), strict=True))
-    shard_paths = paths(plan.recordings.take(shard.rows))
+    shard_paths = paths(selected(plan.recordings, shard.rows))
     return {path: sha256_of[number] for number, path in zip(shard.rows.tolist(), shard_paths, strict=True)}
 
 

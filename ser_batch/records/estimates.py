@@ -9,7 +9,7 @@ import numpy as np
 
 from ser_batch.audio.frontends import FrontEnd
 from ser_batch.audio.windows import LogMelWindows
-from ser_batch.corpus.table import Recording, recordings
+from ser_batch.corpus.table import Recording, recordings, selected
 from ser_batch.errors import AudioError
 from ser_batch.records.plan import BuildPlan
 from ser_batch.runtime.engine import Engine
@@ -40,7 +40,7 @@ class Estimate:
 def estimate_build(plan: BuildPlan, engine: Engine) -> Estimate:
     """Compute the log-mels of a sample spread over the plan, and scale the result to all recordings."""
     chosen = np.arange(0, len(plan.recordings), max(len(plan.recordings) // _SAMPLE_SIZE, 1))[:_SAMPLE_SIZE]
-    sample = list(recordings(plan.recordings.take(chosen)))
+    sample = list(recordings(selected(plan.recordings, chosen)))
     windows = size_bytes = unusable = 0
     secs = 0.0
     for outcome in engine.map(partial(_measure, front_end=plan.front_end), [sample]):

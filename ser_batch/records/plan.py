@@ -17,7 +17,7 @@ from ser_batch.audio.frontends import FrontEnd
 from ser_batch.corpus.duplicates import Duplicates, duplicate_warnings
 from ser_batch.corpus.labels import Labelled
 from ser_batch.corpus.splits import SPLITS, SplitPlan, assign_splits, split_warnings, stable_keys
-from ser_batch.corpus.table import Recording, Rejection, Rows, recordings
+from ser_batch.corpus.table import Recording, Rejection, Rows, recordings, selected
 from ser_batch.records.tfds import shard_name
 from ser_batch.storage.fingerprints import json_list_fingerprint
 from ser_batch.storage.tables import codes, counts, plain
@@ -110,7 +110,7 @@ class BuildPlan:
 
     def task(self, shard: PlannedShard, folder: Path, refused: Mapping[int, tuple[str, str]] = {}) -> ShardTask:
         """The task that writes a shard."""
-        table = plain(self.recordings.take(shard.rows)).append_column("recording", pa.array(shard.rows))
+        table = plain(selected(self.recordings, shard.rows)).append_column("recording", pa.array(shard.rows))
         return ShardTask(str(folder), shard.name, shard.split, self.front_end, self.labels, table, refused)
 
 

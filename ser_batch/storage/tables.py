@@ -1,6 +1,8 @@
 """Arrow tables without pandas, and dictionary-encoded columns."""
 
+import mmap
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +29,19 @@ if "pandas" not in sys.modules:
     sys.meta_path.insert(0, _WithoutPandas)
     pa.array([])
     sys.meta_path.remove(_WithoutPandas)
+
+
+def mapped(table: pa.Table) -> pa.Table:
+    """A table whose columns are in a mapped temporary file, which has no name; the same table if that is impossible."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table.combine_chunks())
+            file.flush()
+            content = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    except OSError:  # no temporary folder, or it is full
+        return table
+    return pa.ipc.open_file(pa.py_buffer(content)).read_all()
 
 
 def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
