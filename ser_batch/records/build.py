@@ -102,7 +102,7 @@ def build_records(
         if output.is_finished:
             return _already_finished(plan, folder, engine)
         if not (output.parts / _FILES).exists():
-            write_files(output.parts / _FILES, _planned_files(plan))
+            write_files(output.parts / _FILES, planned_files(plan))
         (folder / MANIFEST).mkdir(exist_ok=True)
         finished: list[PlannedShard] = []
         pending: list[PlannedShard] = []
@@ -115,7 +115,7 @@ def build_records(
             done += n_written
             on_progress(done, len(plan.recordings))
         _remove_repeats(plan, folder, engine)
-        result = _finish(plan, folder)
+        result = write_metadata(plan, folder)
         output.finish()
         return result
 
@@ -184,7 +184,8 @@ def _remove_repeats(plan: BuildPlan, folder: Path, engine: Engine) -> None:
         pass
 
 
-def _planned_files(plan: BuildPlan) -> Iterator[str]:
+def planned_files(plan: BuildPlan) -> Iterator[str]:
+    """The names of all files of a plan."""
     yield from (recording.file for recording in recordings(plan.recordings))
     yield from (rejection.file for rejection in plan.rejections)
 
@@ -210,7 +211,7 @@ def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
     """Differences between the plan and that of an earlier build."""
     changed = differences(old, plan.settings, ("front_end", "labels", "label_rule", "split", "shards"))
     if any(old.get(name) != plan.settings[name] for name in ("recordings", "rejections")):
-        before, now = text_keys(_previous_files(folder)), text_keys(_planned_files(plan))
+        before, now = text_keys(_previous_files(folder)), text_keys(planned_files(plan))
         added, removed = (len(np.setdiff1d(one, other)) for one, other in ((now, before), (before, now)))
         if added or removed:
             changed.append(f"the files ({added} added, {removed} removed)")
@@ -268,7 +269,7 @@ def _sha256_now(path: str) -> str:
         return ""
 
 
-def _finish(plan: BuildPlan, folder: Path) -> BuildResult:
+def write_metadata(plan: BuildPlan, folder: Path) -> BuildResult:
     """Write the metadata from the manifest's parts; the provenance last."""
     write_part(part_path(folder, REJECTED), map(rejection_row, plan.rejections), {})
     warnings: Counter[str] = Counter()
