@@ -12,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+# A process namespace (Linux): it ends with its first process, and that one with this command.
+APART = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
+
 
 def kill_family(process: "subprocess.Popen[bytes]") -> None:
     """Kill a process and all that it started."""
@@ -32,6 +35,8 @@ def family(pid: int) -> Iterator[int]:
 class Cluster:
     """A head on 127.0.0.1 and, between `add` and `kill`, a second node on 127.0.0.2.
 
+    Where the system allows it, the second node has its own numbers of processes, like another machine.
+
     Args:
         folder: for the cluster's files; the path of a socket may have 107 bytes.
         cpus: of each node.
@@ -49,8 +54,10 @@ class Cluster:
         self._second: subprocess.Popen[bytes] | None = None
         self._wait(lambda: self.n_nodes() == 1)
 
-    def _started(self, *options: str) -> "subprocess.Popen[bytes]":
-        command = [Path(sys.executable).with_name("ray"), "start", *options, f"--num-cpus={self._cpus}"]
+    def _started(self, *options: str, apart: bool = False) -> "subprocess.Popen[bytes]":
+        command = [str(Path(sys.executable).with_name("ray")), "start", *options, f"--num-cpus={self._cpus}"]
+        if apart and subprocess.run([*APART, "true"], capture_output=True).returncode == 0:
+            command = [*APART, *command]
         command += ["--disable-usage-stats", "--block"]
         if "--head" in options:
             command.append(f"--temp-dir={self._folder}")
@@ -66,7 +73,7 @@ class Cluster:
     def add(self) -> None:
         """Add the second node, if there is none."""
         if self._second is None:
-            self._second = self._started(f"--address={self.address}", "--node-ip-address=127.0.0.2")
+            self._second = self._started(f"--address={self.address}", "--node-ip-address=127.0.0.2", apart=True)
             self._wait(lambda: self.n_nodes() == 2)
 
     def kill(self) -> None:
