@@ -86,7 +86,7 @@ def train(
 def _train_on_gpus(arguments: dict[str, Any], report: Report) -> TrainingResult:
     """`train` with these arguments, in a worker process for each GPU."""
     from ser_batch.models.bundles import open_bundle
-    from ser_batch.training.gpu_workers import run_on_gpus, visible_gpus
+    from ser_batch.runtime.gpu_workers import run_on_gpus, visible_gpus
     from ser_batch.training.train import TrainingResult
 
     figures = run_on_gpus(_train_as_worker, arguments, visible_gpus(), report)

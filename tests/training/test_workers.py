@@ -263,7 +263,7 @@ def test_several_workers_do_not_write_to_a_store(
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    monkeypatch.setattr("ser_batch.training.gpu_workers.visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("ser_batch.runtime.gpu_workers.visible_gpus", lambda: ["0", "1"])
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -1,4 +1,4 @@
-"""Training on all GPUs of this machine: one worker process for each, as `ser_batch.training.workers` describes."""
+"""One worker process for each GPU of this machine, with a ``TF_CONFIG`` that names all of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from ser_batch.errors import SerBatchError, UsageError, WorkerError
-from ser_batch.events import Report, ignore
 from ser_batch.runtime.local import end_with_parent, exit_reason
 from ser_batch.runtime.process import native_code_silenced, prepare_tensorflow
 from ser_batch.runtime.signals import cleanup_on_signal, signals_deferred
@@ -41,7 +40,9 @@ class _Done:
     error: SerBatchError | OSError | None = None
 
 
-def run_on_gpus(function: Callable[..., Any], arguments: Mapping[str, Any], gpus: Sequence[str], report: Report) -> Any:
+def run_on_gpus(
+    function: Callable[..., Any], arguments: Mapping[str, Any], gpus: Sequence[str], report: Callable[[Any], None]
+) -> Any:
     """Call a function in a worker process for each GPU, with a ``TF_CONFIG`` that names all of them.
 
     Args:
@@ -62,12 +63,12 @@ def run_on_gpus(function: Callable[..., Any], arguments: Mapping[str, Any], gpus
         raise UsageError("--strategy mirrored: TensorFlow finds no GPU on this machine; give --strategy single")
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(len(gpus))]
     with _workers(function, arguments, addresses, gpus) as workers:
+        number_of = {messages: number for number, (_, messages) in enumerate(workers)}
         results: dict[int, Any] = {}
         while len(results) < len(gpus):
-            for number, (process, messages) in enumerate(workers):
-                if number in results or not messages.poll(0.05 if number == 0 else 0):
-                    continue
-                message = _received(process, messages, number)
+            waiting = [messages for messages, number in number_of.items() if number not in results]
+            for number in [number_of[messages] for messages in wait(waiting) if isinstance(messages, Connection)]:
+                message = _received(*workers[number], number)
                 if not isinstance(message, _Done):
                     report(message)
                 elif message.error:
@@ -128,7 +129,7 @@ def _work(
     prepare_tensorflow(verbose=False)
     is_first = json.loads(environment["TF_CONFIG"])["task"]["index"] == 0
     try:
-        done = _Done(function(**arguments, report=to.send if is_first else ignore))
+        done = _Done(function(**arguments, report=to.send if is_first else lambda event: None))
     except (SerBatchError, OSError) as error:
         done = _Done(error=error)
     to.send(done)
