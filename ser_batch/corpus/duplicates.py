@@ -57,8 +57,9 @@ def find_duplicates(table: pa.Table, engine: Engine) -> Duplicates:
         engine: runs the tasks that read files.
     """
     files = first_of_file(table)
-    rows = np.flatnonzero(files == np.arange(len(files)))
-    sizes = np.fromiter(map(_size, compress(paths(table), files == np.arange(len(files)))), np.uint64, len(rows))
+    is_first = files == np.arange(len(files))
+    rows = np.flatnonzero(is_first)
+    sizes = np.fromiter(map(_size, compress(paths(table), is_first)), np.uint64, len(rows))
     is_suspect = _has_duplicate(sizes)
     rows, goes_on = rows[is_suspect], sizes[is_suspect] > _HEAD_BYTES
     keys = _keys(selected(table, rows), _head, engine)

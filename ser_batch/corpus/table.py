@@ -75,7 +75,7 @@ def make_table(rows: Iterable[Recording]) -> pa.Table:
     """
     left = iter(rows)
     parts: list[pa.Table] = []
-    whole: list[pa.Table] = []
+    mapped_tables: list[pa.Table] = []
     numbers_of: dict[str, dict[Any, int]] = {one.name: {} for one in SCHEMA if pa.types.is_dictionary(one.type)}
     while some := list(islice(left, _ROWS_AT_ONCE)):
         files, _, labels, speakers, splits, starts, ends, channels = zip(*some, strict=True)
@@ -93,10 +93,10 @@ def make_table(rows: Iterable[Recording]) -> pa.Table:
         arrays = [_column(one, columns[one.name], numbers_of) for one in SCHEMA]
         parts.append(pa.Table.from_arrays(arrays, SCHEMA.names))
         if len(parts) * _ROWS_AT_ONCE >= _ROWS_IN_MEMORY:
-            whole.append(mapped(pa.concat_tables(parts, promote_options="default")))
+            mapped_tables.append(mapped(pa.concat_tables(parts, promote_options="default")))
             parts = []
     empty = pa.Table.from_arrays([_column(one, [], numbers_of) for one in SCHEMA], SCHEMA.names)
-    table = pa.concat_tables([empty, *whole, *parts], promote_options="default")
+    table = pa.concat_tables([empty, *mapped_tables, *parts], promote_options="default")
     for name, numbers in numbers_of.items():
         values = pa.array(numbers, SCHEMA.field(name).type.value_type)
         chunks = [pa.DictionaryArray.from_arrays(chunk, values) for chunk in table[name].chunks]
@@ -123,9 +123,12 @@ def selected(table: pa.Table, rows: Rows) -> pa.Table:
         if first < last:
             parts.append(batch.take(pa.array(in_order[first:last] - start)))
         start += len(batch)
+    found = pa.Table.from_batches(parts, table.schema)
+    if np.array_equal(in_order, rows):
+        return found
     place = np.empty(len(rows), np.int64)
     place[order] = np.arange(len(rows))
-    return pa.Table.from_batches(parts, table.schema).combine_chunks().take(pa.array(place))
+    return found.combine_chunks().take(pa.array(place))
 
 
 def recordings(table: pa.Table) -> Iterator[Recording]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain, compress, count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ser_batch.corpus.table import Listing, Recording, paths, recordings
+from ser_batch.corpus.table import Listing, Recording, paths, recordings, selected
 from ser_batch.errors import OutputError
 from ser_batch.formatting import pluralize
 from ser_batch.inference.embeddings import (
@@ -249,12 +249,11 @@ def complete_results(
     table, keys = listing.recordings, keys[: len(listing.recordings)]
     stored = StoredResults(folder)
     places = stored.places(keys)
-    is_pending = (places < 0) | stored.is_changed(places, table)
-    pending = np.flatnonzero(is_pending)
+    pending = np.flatnonzero((places < 0) | stored.is_changed(places, table))
     done, audio_secs = len(table) - len(pending), 0.0
     if len(pending):
         on_progress(done, len(table))
-        left = zip(keys.take(pending).to_pylist(), compress(recordings(table), is_pending), strict=True)
+        left = zip(keys.take(pending).to_pylist(), recordings(selected(table, pending)), strict=True)
         for block, summary in embed_blocks(left, len(pending), options, engine, folder):
             done += len(block.keys)
             audio_secs += summary.audio_secs

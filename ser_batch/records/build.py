@@ -221,7 +221,7 @@ def _changes(plan: BuildPlan, folder: Path, old: dict[str, Any]) -> list[str]:
 
 
 def write_files(path: Path, files: Iterator[str]) -> None:
-    """Write the names of the planned files: a build with other files says how many differ."""
+    """Write the names of the planned files, with which a later build compares its own."""
     with open_atomically(path, "wb") as file, pq.ParquetWriter(file, _FILES_SCHEMA) as writer:
         while some := list(islice(files, _FILES_AT_ONCE)):
             writer.write_table(pa.table({"file": some}, _FILES_SCHEMA))

@@ -63,12 +63,12 @@ def run_on_gpus(
         raise UsageError("--strategy mirrored: TensorFlow finds no GPU on this machine; give --strategy single")
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(len(gpus))]
     with _workers(function, arguments, addresses, gpus) as workers:
-        number_of = {messages: number for number, (_, messages) in enumerate(workers)}
+        number_of: dict[object, int] = {messages: number for number, (_, messages) in enumerate(workers)}
         results: dict[int, Any] = {}
         while len(results) < len(gpus):
-            waiting = [messages for messages, number in number_of.items() if number not in results]
-            for number in [number_of[messages] for messages in wait(waiting) if isinstance(messages, Connection)]:
-                message = _received(*workers[number], number)
+            for messages in wait([messages for number, (_, messages) in enumerate(workers) if number not in results]):
+                number = number_of[messages]
+                message = _received(*workers[number], gpus[number])
                 if not isinstance(message, _Done):
                     report(message)
                 elif message.error:
@@ -78,14 +78,19 @@ def run_on_gpus(
         return results[0]
 
 
-def _received(process: SpawnProcess, messages: Connection, number: int) -> Any:
+def _received(process: SpawnProcess, messages: Connection, gpu: str) -> Any:
+    """The next message of a worker.
+
+    Raises:
+        WorkerError: it has ended.
+    """
     try:
         return messages.recv()
     except EOFError as error:
         process.join()
         raise WorkerError(
-            f"worker {number + 1}: {exit_reason(process.exitcode or 0)}; start the command again: the training "
-            "continues after its last epoch"
+            f"training stopped at the process of GPU {gpu}: {exit_reason(process.exitcode or 0)}; start the command "
+            "again: it continues after the last epoch"
         ) from error
 
 
@@ -126,7 +131,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ.update(environment)
-    prepare_tensorflow(verbose=False)
+    prepare_tensorflow(verbose="TF_CPP_MIN_LOG_LEVEL" not in os.environ)  # the command sets it, without --verbose
     is_first = json.loads(environment["TF_CONFIG"])["task"]["index"] == 0
     try:
         done = _Done(function(**arguments, report=to.send if is_first else lambda event: None))

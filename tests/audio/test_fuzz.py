@@ -80,7 +80,7 @@ def test_a_mutant_that_ends_its_worker_is_told_and_kept(intact: Intact, tmp_path
     assert not summary.wrong
 
 
-def test_an_error_that_nobody_catches_is_told_with_the_mutant(intact: Intact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncaught_error_is_reported_with_its_mutant(intact: Intact, monkeypatch: pytest.MonkeyPatch) -> None:
     senseless = SPEECH.model_copy(update={"channel": "left"})  # compared with a number once a recording is open
     monkeypatch.setattr(fuzz_audio, "_FRONT_ENDS", (senseless,))
     summary = FuzzSummary()

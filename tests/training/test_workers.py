@@ -278,7 +278,9 @@ def test_a_process_for_each_gpu_has_the_losses_of_one(kept_records: RecordFolder
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
     assert two.bundle.training["workers"] == 2
     assert two.notes == one.notes
-    assert [event.number for event in events if isinstance(event, Epoch)] == [*range(PLAIN.epochs + 1)]
+    epochs = [event for event in events if isinstance(event, Epoch)]
+    assert [epoch.number for epoch in epochs] == [*range(PLAIN.epochs + 1)]
+    assert "val_loss" in epochs[-1].metrics  # only the first worker validates
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -305,7 +307,10 @@ def test_a_killed_process_of_a_gpu_ends_all_and_all_continue(
         if isinstance(event, Epoch) and event.number == 3:
             sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)[killed].kill()
 
-    message = r"worker .*(was killed \(SIGKILL|another worker has ended).*continues after its last epoch"
+    message = (
+        r"(process of GPU [01]: the worker was killed \(SIGKILL|another worker has ended).*"
+        r"continues after (the|its) last epoch"
+    )
     with pytest.raises(WorkerError, match=message):
         api.train(kept_records.path, tmp_path / "out", **options, report=kill)
     assert not multiprocessing.active_children()
