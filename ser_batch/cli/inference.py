@@ -111,9 +111,11 @@ def infer(
         )
     which = str(model) if model else f"the model shipped with ser-batch {__version__}"
     _say(f"model: {which} ({result.model}), predictions {_ADAPTED[result.adapt]}", quiet)
+    _report_table(result, out, time.perf_counter() - began, quiet)
     if tracks is not None:
         _write_tracks(out, f"{splitext(out)[0]}-tracks", tracks, quiet)
-    _report_table(result, out, time.perf_counter() - began, quiet)
+    if n_errors := result.summary.errors:
+        raise typer.Exit(1 if n_errors == result.summary.files else SOME_FAILED)
 
 
 def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> None:
@@ -127,8 +129,6 @@ def _report_table(result: "InferResult", out: str, secs: float, quiet: bool) -> 
     _list_errors(summary.first_errors, summary.errors, out, result.bases)
     for line in table_lines(summary, out, result.audio_secs, secs):
         _say(line, quiet)
-    if summary.errors:
-        raise typer.Exit(1 if summary.errors == summary.files else SOME_FAILED)
 
 
 def tracks(

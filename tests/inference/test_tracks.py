@@ -150,7 +150,9 @@ def test_bytes_are_equal_every_time(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["textgrid", "audformat"])
-def test_infer_writes_tracks_beside_its_table(tmp_path: Path, emodb_sample: Path, kind: str) -> None:
+def test_infer_writes_tracks_beside_its_table(
+    tmp_path: Path, emodb_sample: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
     source = tmp_path / "in"
     source.mkdir()
     for name in ("03a01Wa.wav", "16a04Ea.wav"):
@@ -158,6 +160,8 @@ def test_infer_writes_tracks_beside_its_table(tmp_path: Path, emodb_sample: Path
     (source / "broken.wav").write_bytes(b"RIFF")
     out = tmp_path / "preds.csv"
     assert main(["infer", str(source), "-o", str(out), "-j", "1", "--windows", "--tracks", kind]) == SOME_FAILED
+    lines = [line.split(":")[0] for line in capfd.readouterr().err.splitlines()]
+    assert lines.index(str(out)) < lines.index(str(tmp_path / "preds-tracks")) == len(lines) - 1
     written = {path.name: path.read_bytes() for path in (tmp_path / "preds-tracks").iterdir()}
     assert written
     assert tracks(out, kind, "-q").name == "tracks"
