@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ser_batch.corpus.folds import make_folds
-from ser_batch.evaluation.cross_validate import fold_rows, parallel_folds, predict_fold, train_fold
+from ser_batch.evaluation.cross_validate import parallel_folds
 from ser_batch.evaluation.fold_predictions import FoldPrediction
 from ser_batch.evaluation.fold_scores import write_folds
+from ser_batch.evaluation.fold_tasks import fold_rows, predict_fold, train_fold
 from ser_batch.evaluation.folders import SCORES
 from ser_batch.models.bundles import Adaptation
 from ser_batch.records.folder import RecordFolder, open_records

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.corpus.folds import Fold
-from ser_batch.evaluation.cross_validate import train_fold
+from ser_batch.evaluation.fold_tasks import train_fold
 from ser_batch.evaluation.metrics import expected_calibration_error
 from ser_batch.inference.adaptation import find_groups
 from ser_batch.models.bundles import Adaptation, Bundle, open_bundle

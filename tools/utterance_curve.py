@@ -19,7 +19,8 @@ import numpy as np
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 from ser_batch.corpus.folds import make_folds
-from ser_batch.evaluation.cross_validate import fold_rows, parallel_folds
+from ser_batch.evaluation.cross_validate import parallel_folds
+from ser_batch.evaluation.fold_tasks import fold_rows
 from ser_batch.evaluation.metrics import score
 from ser_batch.inference.predictions import Classifier
 from ser_batch.models.normalisation import GroupStatistics, scale_to, shrunk

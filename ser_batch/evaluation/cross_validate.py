@@ -8,38 +8,31 @@ are calibrated with the predictions of the other folds: see
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ser_batch.corpus.folds import Fold, FoldRule, make_folds
+from ser_batch.corpus.folds import FoldRule, make_folds
 from ser_batch.errors import OutputError, TrainingError, UsageError
 from ser_batch.evaluation.figures import plot_confusion
-from ser_batch.evaluation.fold_predictions import CrossValidation, FoldPrediction, write_table
+from ser_batch.evaluation.fold_predictions import CrossValidation, write_table
 from ser_batch.evaluation.fold_scores import FOLD_FILES, write_folds
+from ser_batch.evaluation.fold_tasks import ExtractionTask, FoldTask, extract_features, fold_rows, read_fold, run_fold
 from ser_batch.evaluation.folders import FOLDS, HISTORY, SCORES, read_validation_summary
-from ser_batch.evaluation.metrics import Scores, score
-from ser_batch.inference.examples import predict_examples
-from ser_batch.inference.predictions import Classifier
+from ser_batch.evaluation.metrics import Scores
 from ser_batch.models.bundles import Adaptation, Bundle
 from ser_batch.models.networks.options import check_normalisation
-from ser_batch.records.folder import RecordFolder, check_no_repeats, open_records
-from ser_batch.records.reader import TrainValidation, row_selection
+from ser_batch.records.folder import RecordFolder, check_no_repeats
 from ser_batch.runtime.engine import Engine
 from ser_batch.runtime.resources import usable_memory
 from ser_batch.storage.outputs import OutputKind, open_output, read_own_json
-from ser_batch.storage.writing import write_json
-from ser_batch.training.determinism import one_thread
-from ser_batch.training.feature_store import FeatureStore, copy_seeds
-from ser_batch.training.recipes import Recipe, history_name, recipe_title
-from ser_batch.training.train import train
+from ser_batch.training.feature_store import copy_seeds
+from ser_batch.training.recipes import Recipe, recipe_title
 
 # Receives the numbers of done and of all tasks, and the step.
 OnProgress = Callable[[int, int, str], Any]
@@ -120,47 +113,6 @@ class FoldReport:
         return f"fold {self.name}, seed {self.seed}: {figures} ({self.done} of {self.of})"
 
 
-@dataclass(frozen=True)
-class _FoldTask:
-    records: Path
-    folder: Path
-    recipe: Recipe
-    by: FoldRule
-    n_folds: int | None
-    seed: int
-    number: int
-    adapt: Adaptation
-    init: Bundle | None
-
-    @property
-    def training(self) -> Path:
-        """The folder of the training, while it is not finished."""
-        return self.folder / f"seed-{self.seed}-fold-{self.number + 1:02d}"
-
-    @property
-    def path(self) -> Path:
-        """The file with the predictions of the fold and the history of its training."""
-        return self.training.with_name(f"{self.training.name}-done.json")
-
-
-@dataclass(frozen=True)
-class _ExtractionTask:
-    records: Path
-    folder: Path
-    recipe: Recipe
-    copy_seed: int | None
-
-
-_HISTORY_COLUMNS = ["seed", "fold", "part", "epoch", "loss", "accuracy"]
-
-
-class _FoldResult(NamedTuple):
-    """The predictions of the held-out examples of a fold, and the rows of `HISTORY` of its training."""
-
-    predictions: list[FoldPrediction]
-    history: pd.DataFrame
-
-
 # A cross-validation folder; while unfinished, its parts are one file for each finished fold.
 _KIND = OutputKind(
     "a cross-validation",
@@ -228,7 +180,7 @@ def cross_validate(
         _extract(records, tasks, engine, on_progress)
         on_progress(0, len(tasks), "")
         _run_folds(tasks, engine, on_fold, on_progress)
-        folds = [_read_fold(task) for task in tasks]
+        folds = [read_fold(task) for task in tasks]
         predictions = [one for fold in folds for one in fold.predictions]
         write_table(folder / HISTORY, pd.concat([fold.history for fold in folds]))
         write_folds(folder, predictions, records.labels, options.title(recipe), identity)
@@ -264,15 +216,10 @@ def _try_pictures(scratch: Path, labels: Sequence[str], title: str) -> None:
         raise OutputError(f"{scratch.parent}: plots cannot be drawn ({detail}); install matplotlib again") from error
 
 
-def fold_rows(records: RecordFolder) -> list[dict[str, str]]:
-    """Label, speaker and SHA-256 of every example, for `make_folds`."""
-    return [row for table in records.manifest("label", "speaker", "sha256") for row in table.to_pylist()]
-
-
-def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossValidationOptions) -> list[_FoldTask]:
+def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossValidationOptions) -> list[FoldTask]:
     rows = fold_rows(records)
     return [
-        _FoldTask(
+        FoldTask(
             records.path.absolute(),
             folder.absolute() / FOLDS,
             recipe,
@@ -288,15 +235,15 @@ def _tasks(records: RecordFolder, folder: Path, recipe: Recipe, options: CrossVa
     ]
 
 
-def _extract(records: RecordFolder, tasks: list[_FoldTask], engine: Engine, on_progress: OnProgress) -> None:
+def _extract(records: RecordFolder, tasks: list[FoldTask], engine: Engine, on_progress: OnProgress) -> None:
     """Extract the features that the unfinished folds use, unless done before."""
     left = {task.seed: task for task in tasks if not task.path.exists()}
     if not left or tasks[0].recipe.network != "functionals":
         return
-    folder, recipe = _features_folder(tasks[0]), tasks[0].recipe
+    folder, recipe = tasks[0].features, tasks[0].recipe
     epochs = range(1, recipe.epochs + 1)
     copies = {one for seed in left for one in copy_seeds(recipe, seed, epochs)}
-    extractions = [_ExtractionTask(records.path.absolute(), folder, recipe, one) for one in (None, *sorted(copies))]
+    extractions = [ExtractionTask(records.path.absolute(), folder, recipe, one) for one in (None, *sorted(copies))]
     step = "extracting features"
     on_progress(0, len(extractions), step)
     for done, outcome in enumerate(engine.map(extract_features, extractions), 1):
@@ -308,20 +255,8 @@ def _extract(records: RecordFolder, tasks: list[_FoldTask], engine: Engine, on_p
         on_progress(done, len(extractions), step)
 
 
-def _features_folder(task: _FoldTask) -> Path:
-    return task.folder / "features"
-
-
-def extract_features(task: _ExtractionTask) -> None:
-    """Extract the features of one copy of all examples, unless done before."""
-    one_thread()
-    records = open_records(task.records)
-    everything = row_selection(records, "all folds", np.ones(records.n_examples(), np.bool_))
-    FeatureStore(task.folder, records, task.recipe).load(everything, task.copy_seed)
-
-
 def _run_folds(
-    tasks: list[_FoldTask], engine: Engine, on_fold: Callable[[FoldReport], None], on_progress: OnProgress
+    tasks: list[FoldTask], engine: Engine, on_fold: Callable[[FoldReport], None], on_progress: OnProgress
 ) -> None:
     for done, outcome in enumerate(engine.map(run_fold, tasks), 1):
         task = outcome.task
@@ -333,95 +268,3 @@ def _run_folds(
         name, scores = outcome.result
         on_fold(FoldReport(name, task.seed, scores, done, len(tasks)))
         on_progress(done, len(tasks), "")
-
-
-def run_fold(task: _FoldTask) -> tuple[str, Scores]:
-    """Train one fold and predict its held-out examples, unless done before; return its name and scores."""
-    records = open_records(task.records)
-    if not task.path.exists():
-        fold = make_folds(fold_rows(records), task.by, task.n_folds, task.seed)[task.number]
-        found = _trained_and_predicted(task, records, fold)
-        history = found.history.to_dict("list")
-        write_json(task.path, {"predictions": [asdict(one) for one in found.predictions], "history": history})
-        shutil.rmtree(task.training)
-    done = _read_fold(task).predictions
-    return done[0].fold, score(
-        [one.label for one in done], [int(np.argmax(one.probabilities)) for one in done], records.labels
-    )
-
-
-def _read_fold(task: _FoldTask) -> _FoldResult:
-    stored = json.loads(task.path.read_text(encoding="utf-8"))
-    return _FoldResult(
-        [FoldPrediction(**one) for one in stored["predictions"]],
-        pd.DataFrame(stored["history"], columns=_HISTORY_COLUMNS),
-    )
-
-
-def _trained_and_predicted(task: _FoldTask, records: RecordFolder, fold: Fold) -> _FoldResult:
-    one_thread()
-    sides = {"by": task.by, "folds": task.n_folds, "fold": fold.name}
-    bundle = train_fold(records, task.training, task.recipe, task.seed, fold, sides, task.init, _features_folder(task))
-    histories = [
-        pd.read_csv(task.training / history_name(part)).assign(seed=task.seed, fold=fold.name, part=part)
-        for part in task.recipe.parts
-    ]
-    history = pd.concat(histories)[_HISTORY_COLUMNS]
-    return _FoldResult(predict_fold(bundle, records, task.seed, fold, task.adapt), history)
-
-
-def train_fold(
-    records: RecordFolder,
-    folder: Path,
-    recipe: Recipe,
-    seed: int,
-    fold: Fold,
-    description: dict[str, Any],
-    init: Bundle | None = None,
-    features: Path | None = None,
-) -> Bundle:
-    """Train on the training side of a fold.
-
-    Args:
-        records: the examples.
-        folder: of the bundle.
-        recipe: of the training.
-        seed: of the training.
-        fold: of the examples.
-        description: JSON that distinguishes this fold from others of the same records.
-        init: a bundle whose weights are the start; None: the start is random.
-        features: folder of the files of extracted features, which all folds of these records and this recipe share;
-            None: within the bundle's folder.
-    """
-    training = row_selection(records, f"the training side of fold {fold.name}", fold.train)
-    sides = TrainValidation(training, None, description)
-    return train(records, folder, recipe, seed, sides=sides, init=init, features=features).bundle
-
-
-def predict_fold(
-    bundle: Bundle, records: RecordFolder, seed: int, fold: Fold, adapt: Adaptation
-) -> list[FoldPrediction]:
-    """The predictions of the held-out examples of a fold, not calibrated.
-
-    Args:
-        bundle: from `train_fold`.
-        records: the examples.
-        seed: of the training.
-        fold: of the examples.
-        adapt: what the predictions are adapted to.
-    """
-    held_out = row_selection(records, f"the held-out examples of fold {fold.name}", fold.test)
-    return [
-        FoldPrediction(
-            one.prediction.file,
-            one.prediction.start_secs,
-            one.prediction.end_secs,
-            one.speaker,
-            one.label,
-            fold.name,
-            seed,
-            one.prediction.probabilities,
-            one.prediction.novelty,
-        )
-        for one in predict_examples(bundle, Classifier.of(bundle), records, held_out, adapt)
-    ]

@@ -20,14 +20,10 @@ import pytest
 from ser_batch.cli.app import main
 from ser_batch.errors import OutputError, RecordsError, TrainingError, UsageError
 from ser_batch.evaluation import cross_validate as validation
-from ser_batch.evaluation.cross_validate import (
-    CrossValidationOptions,
-    cross_validate,
-    extract_features,
-    parallel_folds,
-    run_fold,
-)
+from ser_batch.evaluation import fold_tasks
+from ser_batch.evaluation.cross_validate import CrossValidationOptions, cross_validate, parallel_folds
 from ser_batch.evaluation.fold_predictions import read_predictions
+from ser_batch.evaluation.fold_tasks import extract_features, run_fold
 from ser_batch.inference.examples import LabelledPrediction
 from ser_batch.inference.predictions import Prediction
 from ser_batch.models.bundles import Adaptation, shipped_bundle
@@ -252,10 +248,10 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch, kept_records: RecordFolder) -> Trainings:
     trainings = Trainings(kept_records, [], [])
-    monkeypatch.setattr(validation, "train", trainings.train)
-    monkeypatch.setattr(validation, "predict_examples", trainings.predict)
-    monkeypatch.setattr(validation, "Classifier", SimpleNamespace(of=lambda bundle: "classifier"))
-    monkeypatch.setattr(validation, "one_thread", lambda *_: None)
+    monkeypatch.setattr(fold_tasks, "train", trainings.train)
+    monkeypatch.setattr(fold_tasks, "predict_examples", trainings.predict)
+    monkeypatch.setattr(fold_tasks, "Classifier", SimpleNamespace(of=lambda bundle: "classifier"))
+    monkeypatch.setattr(fold_tasks, "one_thread", lambda *_: None)
     return trainings
 
 
