@@ -71,6 +71,15 @@ def test_imports_run_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_and_functions_are_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_stages_import_no_engine_and_no_signals(path: Path) -> None:
     name, wing = str(path.relative_to(PACKAGE)), wing_of(path)
     if wing in {"cli", "api", "runtime", *GROUND}:

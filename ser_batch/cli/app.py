@@ -12,7 +12,7 @@ from ser_batch.cli import evaluation, inference, records, reports, training
 from ser_batch.cli.config import configured, effective
 from ser_batch.cli.console import _print, _say
 from ser_batch.errors import SerBatchError, UsageError
-from ser_batch.storage.filesystems import url_problem
+from ser_batch.storage.filesystems import STORES, WEB, url_problem
 from ser_batch.storage.writing import os_error_line
 
 app = typer.Typer(
@@ -63,6 +63,8 @@ app.command()(reports.export)
 
 # Arguments (the empty name) and options that may be in an object store.
 _REMOTE = ("", "--source", "--out", "-o", "--model", "--init")
+# Commands whose arguments are recordings, which may be on a web server.
+_OF_RECORDINGS = ("build-records", "infer")
 
 
 def _refuse_urls(arguments: list[str], command: Any) -> None:
@@ -75,8 +77,10 @@ def _refuse_urls(arguments: list[str], command: Any) -> None:
             option, value = value[:2], value[2:]
         if not option and number and arguments[number - 1] in valued:
             option = arguments[number - 1]
-        may_be_remote = option in _REMOTE and not value.startswith("@")
-        if problem := url_problem(value.removeprefix("@"), may_be_remote):
+        schemes: tuple[str, ...] = STORES if option in _REMOTE and not value.startswith("@") else ()
+        if schemes and (option == "--source" or (not option and arguments[0] in _OF_RECORDINGS)):
+            schemes += WEB
+        if problem := url_problem(value.removeprefix("@"), schemes):
             raise UsageError(f"{f'{option} {value}'.strip()}: {problem}")
 
 

@@ -43,19 +43,27 @@ _Channel = Annotated[
         show_default="as in training",
     ),
 ]
+_Model = Annotated[Path | None, typer.Option(metavar="BUNDLE", help="Bundle folder.", show_default="the shipped model")]
+_TableFormat = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="csv, parquet or jsonl.", show_default="by --out's suffix"),
+]
+_Tracks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="Also write label tracks, in a folder beside --out: audacity, textgrid, rttm, elan or audformat.",
+        show_default="none",
+    ),
+]
 
 
 def infer(
     source: Sources,
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Table to write; - for standard output.")],
-    model: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="Bundle folder.", show_default="the shipped model")
-    ] = None,
+    model: _Model = None,
     windows: Annotated[bool, typer.Option("--windows", help="One row per window, not one per recording.")] = False,
-    table_format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="NAME", help="csv, parquet or jsonl.", show_default="by --out's suffix"),
-    ] = None,
+    table_format: _TableFormat = None,
     speaker_from: _SpeakerFrom = None,
     channel: _Channel = None,
     adapt: Adapt = None,
@@ -69,14 +77,7 @@ def infer(
     workers: Workers = None,
     engine: EngineName = "local",
     ray_address: RayAddress = None,
-    tracks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="Also write label tracks, in a folder beside --out: audacity, textgrid, rttm, elan or audformat.",
-            show_default="none",
-        ),
-    ] = None,
+    tracks: _Tracks = None,
     update: Annotated[bool, typer.Option("--update", help="Predict only files that are new or changed.")] = False,
     restart: Restart = False,
     quiet: Quiet = False,

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from unicodedata import normalize
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from ser_batch.corpus.folders import SPLIT_NAMES
 from ser_batch.corpus.table import Listing, Part, Recording, Rejection, first_equal, make_table, recordings, text_keys
 from ser_batch.errors import SourceError, UsageError
 from ser_batch.formatting import parse_secs, pluralize
-from ser_batch.storage.filesystems import is_url, url_problem
+from ser_batch.storage.filesystems import STORES, WEB, is_url, is_web, url_problem
 
 EXTENSIONS = frozenset(
     "aac ac3 aif aifc aiff amr ape asf au avi awb caf flac flv gsm m4a m4b m4v mka mkv mov mp1 mp2 mp3 mp4 mpeg mpg "
@@ -150,14 +151,17 @@ def _list_directory(root: Path, whole_keys: bool) -> Listing:
 
 
 def _list_store(url: str, whole_keys: bool) -> Listing:
-    """List a prefix of an object store, or one object of it."""
+    """List a prefix of an object store, one object of it, or one file of a web server."""
     from ser_batch.storage.objects import is_object, list_objects
 
+    path = urlsplit(url).path if is_web(url) else url
+    if is_web(url) and path.endswith("/"):
+        raise SourceError(f"{url}: web servers list no files; give a CSV or @list.txt with the URL of every file")
     try:
         if is_object(url):
-            if os.path.splitext(url)[1].lower() in {*SUFFIXES, ".txt"}:
-                raise SourceError(f"{url}: a list; copy it to this machine: the files in it may be in a store")
-            name = url if whole_keys else url.rpartition("/")[2]
+            if os.path.splitext(path)[1].lower() in {*SUFFIXES, ".txt"}:
+                raise SourceError(f"{url}: a list; copy it to this machine: the files in it may be remote")
+            name = url if whole_keys else path.rpartition("/")[2]
             return Listing(make_table([Recording(printable(name), url)]))
         keys = list_objects(url)
     except OSError as error:
@@ -322,7 +326,7 @@ def _part(recording: Recording) -> Part:
 
 
 def _of_row(row: dict[str, str], base: Path) -> Recording:
-    if problem := url_problem(row["file"], may_be_remote=True):
+    if problem := url_problem(row["file"], STORES + WEB):
         raise ValueError(problem)
     start_secs = parse_secs(row.get("start") or "0")
     end_secs = parse_secs(row["end"]) if row.get("end") else None

@@ -1,8 +1,8 @@
-"""Files of this machine, and objects of object stores, by path or URL.
+"""Files of this machine, and of object stores and web servers, by path or URL.
 
-Recordings, inputs and outputs may be at ``s3://bucket/key``, ``gs://…`` or ``az://…``. pyarrow, which is installed
-anyway, reads the store:
-TensorFlow's file systems would take seconds to import in every worker.
+Recordings, inputs and outputs may be at ``s3://bucket/key``, ``gs://…`` or ``az://…``, and recordings at ``https://…``.
+pyarrow, which is installed anyway, reads the store: TensorFlow's file systems would take seconds to import in every
+worker.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import io
 import os
 import re
 import stat
+from collections.abc import Sequence
 from typing import NamedTuple
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_STORES = ("s3", "gs", "az")
-_STORE_URLS = tuple(f"{scheme}://" for scheme in _STORES)
-_ONE_SLASH = re.compile(rf"\b({'|'.join(_STORES)}):/(?!/)")
+STORES = ("s3", "gs", "az")
+WEB = ("http", "https")
+_STORE_URLS, _WEB_URLS = (tuple(f"{scheme}://" for scheme in schemes) for schemes in (STORES, WEB))
+_ONE_SLASH = re.compile(rf"\b({'|'.join(STORES + WEB)}):/(?!/)")
 
 
 class FileStatus(NamedTuple):
@@ -34,15 +36,20 @@ class FileStatus(NamedTuple):
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is the URL of an object in a supported store."""
-    return path.startswith(_STORE_URLS)
+    """Whether a path is the URL of an object in a supported store, or of a file on a web server."""
+    return path.startswith(_STORE_URLS + _WEB_URLS)
+
+
+def is_web(path: str) -> bool:
+    """Whether a path is the URL of a file on a web server."""
+    return path.startswith(_WEB_URLS)
 
 
 def as_url(path: str | os.PathLike[str]) -> str | None:
-    """The URL of an object or prefix that a path stands for; None: it is local."""
+    """The URL of an object or prefix of a store that a path stands for; None: it is none."""
     text = os.fspath(path)
     text = with_whole_urls(text) if _ONE_SLASH.match(text) else text
-    return text.rstrip("/") if is_url(text) else None
+    return text.rstrip("/") if text.startswith(_STORE_URLS) else None
 
 
 def with_whole_urls(text: str) -> str:
@@ -50,18 +57,19 @@ def with_whole_urls(text: str) -> str:
     return _ONE_SLASH.sub(r"\1://", text)
 
 
-def url_problem(path: str, may_be_remote: bool = False) -> str | None:
+def url_problem(path: str, schemes: Sequence[str] = ()) -> str | None:
     """The error for a path that is a URL (it would be read as a local folder ``gs:``); None for other paths.
 
     Args:
         path: as given by the user.
-        may_be_remote: it may be in a supported store.
+        schemes: of URLs that it may be.
     """
     scheme = _URL.match(path)
-    if scheme is None or (may_be_remote and is_url(path)):
+    if scheme is None or scheme[1] in schemes:
         return None
-    if may_be_remote:
-        supported = "only local files, s3://, gs:// and az:// are supported"
+    if schemes:
+        *others, last = (f"{one}://" for one in schemes)
+        supported = f"only local files, {', '.join(others)} and {last} are supported here"
         return f"is a URL ({scheme[1]}://), and {supported}; copy it to one of these"
     return f"is a URL ({scheme[1]}://), and only local files are supported here; give a local path"
 

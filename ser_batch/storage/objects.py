@@ -1,4 +1,4 @@
-"""Objects of S3, Google Cloud and Azure stores, through pyarrow."""
+"""Objects of S3, Google Cloud and Azure stores, through pyarrow, and files of web servers."""
 
 from __future__ import annotations
 
@@ -220,6 +220,6 @@ def _named(url: str, request: Callable[[], _T]) -> _T:
     except (OSError, pa.ArrowException) as error:  # the second one from Azure's client
         if isinstance(getattr(error, "filename", None), str) and not is_url(error.filename):
             raise  # of a local file
-        text = " ".join(str(error).split())
+        text = " ".join(str(getattr(error, "strerror", None) or error).split())
         text = (text.partition("AWS Error ")[2] or text)[:_MESSAGE_LENGTH]
         raise OSError(getattr(error, "errno", None) or 5, text, url) from error

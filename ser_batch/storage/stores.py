@@ -1,4 +1,4 @@
-"""Clients of object stores, by the scheme of a URL; docs/recordings.md lists the environment variables."""
+"""Clients of object stores and web servers, by the scheme of a URL; docs/recordings.md lists their variables."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import Any
 
 from pyarrow import fs
 
+from ser_batch.storage.filesystems import WEB
+
 # How often a request is sent if it fails, with growing pauses.
 ATTEMPTS = 4
 # All attempts together take less time than a worker may be without progress.
-_CONNECT_SECS, _REQUEST_SECS = 5, 10
+CONNECT_SECS, REQUEST_SECS = 5, 10
 _ALL_ATTEMPTS_SECS = 15
 
 
 def store_of(url: str) -> Any:
-    """The file system of pyarrow for a URL; paths in it are bucket and key.
+    """The file system of pyarrow for a URL, or what reads web servers; paths in it have no scheme.
 
     Raises:
         OSError: the settings of the store are missing or wrong.
@@ -29,6 +31,10 @@ def store_of(url: str) -> Any:
 
 @lru_cache
 def _store(scheme: str) -> Any:
+    if scheme in WEB:
+        from ser_batch.storage.web import WebStore
+
+        return WebStore(scheme)
     return {"s3": _s3, "gs": _google_cloud, "az": _azure}[scheme]()
 
 
@@ -38,7 +44,7 @@ def s3_endpoint() -> str | None:
 
 
 def _s3() -> fs.S3FileSystem:
-    settings: dict[str, Any] = {"connect_timeout": _CONNECT_SECS, "request_timeout": _REQUEST_SECS}
+    settings: dict[str, Any] = {"connect_timeout": CONNECT_SECS, "request_timeout": REQUEST_SECS}
     # The AWS SDK in pyarrow reads the credentials itself, but not these.
     if endpoint := s3_endpoint():
         settings["scheme"], settings["endpoint_override"] = _address(endpoint)

@@ -8,10 +8,11 @@ resumed ends with the same weights as an uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ser_batch.audio.frontends import preset_name
 from ser_batch.errors import BundleError, OutputError, TrainingError
@@ -92,39 +93,24 @@ def train(
     identity = {"records": records.fingerprint, "recipe": recipe.to_json(), "seed": seed, "precision": precision}
     identity |= {"init": init and init.fingerprint, "examples": sides.description}
     if workers.are_several:
-        _check_batches(recipe, workers)
-        workers.check_equal(identity)
+        _check_workers(recipe, workers, identity)
         identity["workers"] = workers.share.of
-    with ExitStack() as stack:
-        is_finished = False
-        if workers.is_first:
-            output = stack.enter_context(open_output(folder, _KIND, identity, restart))
-            is_finished = output.is_finished
-        if workers.from_all(float(is_finished)):
+    with open_output(folder, _KIND, identity, restart) if workers.is_first else nullcontext() as output:
+        if workers.from_all(float(output is not None and output.is_finished)):
             return TrainingResult(_checked_bundle(folder), True, sum(part.epochs for part in recipe.parts.values()))
-        notes, continued_from, trained = [*_notes(records, recipe, sides)], 0, []
-        if init and initial:
-            notes.append(initial.note(init))
         n_extracted = _n_extracted(sides, recipe)
-        store = FeatureStore(
-            features or folder / CHECKPOINTS / _FEATURES, records, recipe, lambda done: on_extract(done, n_extracted)
-        )
-        for name, part in recipe.parts.items():
-            with deterministic(seed):
-                with workers.first_before_others():
-                    trainer, scale = _trainer(store, folder, sides, part, name, seed, precision, initial, workers)
-                notes += trainer.resume()
-                continued_from += len(trainer.history)
-                trainer.fit(on_epoch)
-            if workers.is_first:
-                trainer.write_history()
-            trained.append(TrainedPart(part, trainer.final_weights(), scale, trainer.history[-1]))
+        features = features or folder / CHECKPOINTS / _FEATURES
+        store = FeatureStore(features, records, recipe, lambda done: on_extract(done, n_extracted))
+        training = _Training(folder, store, sides, seed, precision, initial, workers)
+        parts = [training.run(name, part, on_epoch) for name, part in recipe.parts.items()]
         with workers.first_before_others(), deterministic(seed):
-            if workers.is_first:
-                package(folder, store, sides, recipe, trained, identity)
+            if output is not None:
+                package(folder, store, sides, recipe, [part.trained for part in parts], identity)
                 output.finish()
             bundle = open_bundle(folder)
-        return TrainingResult(bundle, False, continued_from, tuple(notes))
+        notes = [*_notes(records, recipe, sides), *([initial.note(init)] if init and initial else [])]
+        notes += chain.from_iterable(part.notes for part in parts)
+        return TrainingResult(bundle, False, sum(part.continued_from for part in parts), tuple(notes))
 
 
 def _n_extracted(sides: TrainValidation, recipe: Recipe) -> int:
@@ -134,35 +120,59 @@ def _n_extracted(sides: TrainValidation, recipe: Recipe) -> int:
     return n_copies * sum(shard.examples for shard in sides.train.shards) + n_validation
 
 
-def _trainer(
-    store: FeatureStore,
-    folder: Path,
-    sides: TrainValidation,
-    part: Recipe,
-    name: str,
-    seed: int,
-    precision: Precision,
-    initial: InitialWeights | None,
-    workers: Workers,
-) -> tuple[Trainer, Scale | None]:
-    """The training of a part of the network, and the scale of its features."""
-    records, start = store.records, initial if part.network == "functionals" else None
-    train_set: ExampleSet
-    validation: ExampleSet | None = None
-    if part.network == "functionals":
-        train_set = FunctionalSet(store, sides.train, part, variance=start.variance if start else None)
-        if sides.validation:
-            validation = FunctionalSet(store, sides.validation, part, train_set)
-    else:
-        train_set = LogMelSet(records, sides.train, part)
-        if sides.validation:
-            validation = LogMelSet(records, sides.validation, part, train_set)
-    with computing_in(precision):
-        layer = (start.kernel, start.bias) if start else None
-        network = build_learner(records.front_end, len(records.labels), part, train_set.scale, layer)
-    if initial and part.network == "crnn":
-        initial.apply_to_crnn(network)
-    return Trainer(network, part, train_set, validation, folder, seed, name, workers), train_set.scale
+class _PartResult(NamedTuple):
+    """A trained part of the network, the number of its epochs done before this run, and messages for the user."""
+
+    trained: TrainedPart
+    continued_from: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the trainings of all parts of a network share; see `train`."""
+
+    folder: Path
+    store: FeatureStore
+    sides: TrainValidation
+    seed: int
+    precision: Precision
+    initial: InitialWeights | None
+    workers: Workers
+
+    def run(self, name: str, part: Recipe, on_epoch: Callable[[Epoch], None]) -> _PartResult:
+        """Train a part, or resume its training."""
+        with deterministic(self.seed):
+            with self.workers.first_before_others():
+                trainer, scale = self._trainer(name, part)
+            notes = trainer.resume()
+            continued_from = len(trainer.history)
+            trainer.fit(on_epoch)
+        if self.workers.is_first:
+            trainer.write_history()
+        trained = TrainedPart(part, trainer.final_weights(), scale, trainer.history[-1])
+        return _PartResult(trained, continued_from, notes)
+
+    def _trainer(self, name: str, part: Recipe) -> tuple[Trainer, Scale | None]:
+        """The trainer of a part, and the scale of its features."""
+        records, start = self.store.records, self.initial if part.network == "functionals" else None
+        train_set, validation = self._example_sets(part, start)
+        with computing_in(self.precision):
+            layer = (start.kernel, start.bias) if start else None
+            network = build_learner(records.front_end, len(records.labels), part, train_set.scale, layer)
+        if self.initial and part.network == "crnn":
+            self.initial.apply_to_crnn(network)
+        trainer = Trainer(network, part, train_set, validation, self.folder, self.seed, name, self.workers)
+        return trainer, train_set.scale
+
+    def _example_sets(self, part: Recipe, start: InitialWeights | None) -> tuple[ExampleSet, ExampleSet | None]:
+        """Training and validation examples of a part."""
+        store, train_side, held_out = self.store, self.sides.train, self.sides.validation
+        if part.network == "functionals":
+            functionals = FunctionalSet(store, train_side, part, variance=start.variance if start else None)
+            return functionals, FunctionalSet(store, held_out, part, functionals) if held_out else None
+        log_mels = LogMelSet(store.records, train_side, part)
+        return log_mels, LogMelSet(store.records, held_out, part, log_mels) if held_out else None
 
 
 def _check_records(records: RecordFolder, recipe: Recipe) -> None:
@@ -177,13 +187,14 @@ def _check_records(records: RecordFolder, recipe: Recipe) -> None:
     check_normalisation(recipe)
 
 
-def _check_batches(recipe: Recipe, workers: Workers) -> None:
+def _check_workers(recipe: Recipe, workers: Workers, identity: dict[str, Any]) -> None:
     n_workers = workers.share.of
     if sizes := sorted({part.batch_size for part in recipe.parts.values() if part.batch_size % n_workers}):
         raise TrainingError(
             f"batches of {', '.join(map(str, sizes))} examples cannot be divided among {n_workers} workers; start "
             "another number of workers, or give a recipe with another batch_size"
         )
+    workers.check_equal(identity)
 
 
 def _notes(records: RecordFolder, recipe: Recipe, sides: TrainValidation) -> Iterator[str]:

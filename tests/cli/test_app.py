@@ -238,7 +238,7 @@ def test_a_url_is_refused_wherever_a_path_stands(tmp_path: Path, capfd, monkeypa
     error = capfd.readouterr().err
     assert re.fullmatch(
         r"error: .*://.*: is a URL \(\w+://\), and only local files(?: are supported here; give a local path|"
-        r", s3://, gs:// and az:// are supported; copy it to one of these)\n",
+        r", s3://, gs://(?: and az://|, az://, http:// and https://) are supported here; copy it to one of these)\n",
         error,
     )
     assert list(tmp_path.iterdir()) == []

@@ -124,8 +124,11 @@ def test_a_slow_store_only_takes_longer(faults: Faults) -> None:
             "s3://corpus/empty",
             "error: s3://corpus/empty: no audio below it (it holds 1 other object); give another prefix",
         ),
-        ("s3://corpus/wav/notes.txt", "a list; copy it to this machine: the files in it may be in a store"),
-        ("hdfs://corpus/wav", "only local files, s3://, gs:// and az:// are supported; copy it to one of these"),
+        ("s3://corpus/wav/notes.txt", "a list; copy it to this machine: the files in it may be remote"),
+        (
+            "hdfs://corpus/wav",
+            "only local files, s3://, gs://, az://, http:// and https:// are supported here;",
+        ),
     ],
 )
 def test_what_cannot_be_listed_is_one_line(faults: Faults, tmp_path: Path, capfd, source: str, message: str) -> None:
