@@ -321,7 +321,7 @@ class TestList:
         assert files(listing) == ["a.wav"]
         assert "line 2" in listing.rejections[0].reason
 
-    @pytest.mark.parametrize("scheme", ["hdfs", "https", "file", "s3a"])
+    @pytest.mark.parametrize("scheme", ["hdfs", "ftp", "file", "s3a"])
     def test_a_url_is_a_row(self, tmp_path, scheme):
         (tmp_path / "list.txt").write_text(f"a.wav\n{scheme}://b/c.wav\nd:/e.wav\n")
         listing = list_source(f"@{tmp_path}/list.txt")
@@ -331,11 +331,12 @@ class TestList:
         assert reason.startswith(f"line 2: is a URL ({scheme}://)")
         assert refusals(list_source(csv_source(tmp_path, f"file\n{file}\n"))) == [(file, reason)]
 
-    def test_an_object_of_a_store_is_a_recording(self, tmp_path):
-        (tmp_path / "list.txt").write_text("a.wav\ns3://b/ü c.wav\n")
+    @pytest.mark.parametrize("url", ["s3://b/ü c.wav", "https://b/c.wav?key=d/e.txt"])
+    def test_a_remote_file_is_a_recording(self, tmp_path, url):
+        (tmp_path / "list.txt").write_text(f"a.wav\n{url}\n")
         listing = list_source(f"@{tmp_path}/list.txt")
-        assert files(listing) == ["a.wav", "s3://b/ü c.wav"]
-        assert [one.path for one in recordings(listing.recordings)] == [f"{tmp_path}/a.wav", "s3://b/ü c.wav"]
+        assert files(listing) == ["a.wav", url]
+        assert [one.path for one in recordings(listing.recordings)] == [f"{tmp_path}/a.wav", url]
 
     def test_an_empty_list(self, tmp_path):
         (tmp_path / "list.txt").write_text("\n\n")
