@@ -62,8 +62,8 @@ class Series:
         return statistics.median(run.cpu_secs for run in self.runs)
 
 
-def measure(command: list[str], environment: dict[str, str] | None = None) -> Measured:
-    """Run a command of Python from the repository's root.
+def measure(command: list[str], environment: dict[str, str] | None = None, root: Path = ROOT) -> Measured:
+    """Run a command of Python from the root of a checkout.
 
     Raises:
         SystemExit: the command failed.
@@ -71,7 +71,7 @@ def measure(command: list[str], environment: dict[str, str] | None = None) -> Me
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command],
-        cwd=ROOT,
+        cwd=root,
         env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
