@@ -154,7 +154,7 @@ def _list_store(url: str, whole_keys: bool) -> Listing:
     """List a prefix of an object store, one object of it, or one file of a web server."""
     from ser_batch.storage.objects import is_object, list_objects
 
-    path = urlsplit(url).path if is_web(url) else url
+    path = _web_path(url) if is_web(url) else url
     if is_web(url) and path.endswith("/"):
         raise SourceError(f"{url}: web servers list no files; give a CSV or @list.txt with the URL of every file")
     try:
@@ -176,6 +176,13 @@ def _list_store(url: str, whole_keys: bool) -> Listing:
     before = prefix if whole_keys else ""
     table = make_table(Recording(printable(before + key), prefix + key) for key in audio)
     return Listing(table, other_files=len(keys) - len(audio))
+
+
+def _web_path(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        raise SourceError(f"{url}: is not a valid URL ({error}); correct it") from error
 
 
 class _AudioWalk:

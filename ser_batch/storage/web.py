@@ -6,7 +6,9 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -23,7 +25,7 @@ _FIRST_BYTES = 1 << 20
 # Of a server that sends whole files only: more than this is kept on disk.
 _IN_MEMORY_BYTES = 8 << 20
 _BUSY = (429, 500, 502, 503, 504)
-_CONTENT_RANGE = re.compile(r"bytes (?:[\d-]+|\*)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 
 class WebStore:
@@ -52,9 +54,7 @@ class WebStore:
             size = _size(response)
             if size is None:
                 size = sum(map(len, response.iter_content(_FIRST_BYTES)))
-            changed = response.headers.get("Last-Modified")
-            time_of_change = parsedate_to_datetime(changed) if changed else None
-            return fs.FileInfo(place, fs.FileType.File, mtime=time_of_change, size=size)
+            return fs.FileInfo(place, fs.FileType.File, mtime=_time_of_change(response), size=size)
 
         try:
             return self.get(place, 0, 0, read)
@@ -146,7 +146,7 @@ class WebFile:
             return self._whole.read(n_bytes)
         if offset + n_bytes <= len(self._begin):
             return self._begin[offset : offset + n_bytes]
-        return self._store.get(self._place, offset, offset + n_bytes - 1, lambda response: bytes(response.content))
+        return self._store.get(self._place, offset, offset + n_bytes - 1, partial(_part, offset))
 
     def close(self) -> None:
         """Remove what is kept of the file."""
@@ -157,12 +157,27 @@ def _size(response: requests.Response) -> int | None:
     """The size of the whole file in bytes; None: the server does not send it."""
     if response.status_code == HTTPStatus.OK:
         length = response.headers.get("Content-Length")
-        return int(length) if length else None
+        return int(length) if length and length.isdecimal() else None
     if found := _CONTENT_RANGE.match(response.headers.get("Content-Range", "")):
-        return int(found[1])
+        return int(found[2])
     if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return 0
     raise OSError(5, "the server sends parts of the file, but not its size")
+
+
+def _part(offset: int, response: requests.Response) -> bytes:
+    """The content of a reply that has to begin at an offset."""
+    found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    if response.status_code != HTTPStatus.PARTIAL_CONTENT or found is None or found[1] != str(offset):
+        raise OSError(5, "the server sent another part of the file than was requested")
+    return bytes(response.content)
+
+
+def _time_of_change(response: requests.Response) -> datetime | None:
+    try:
+        return parsedate_to_datetime(response.headers["Last-Modified"])
+    except (KeyError, ValueError):  # absent, or not a date
+        return None
 
 
 def _reason(error: requests.RequestException) -> str:

@@ -26,6 +26,8 @@ class WebServer:
         files: content by path.
         sends_parts: it knows ``Range``.
         sends_length: replies with whole files have ``Content-Length``.
+        changed: ``Last-Modified`` of all replies.
+        shift: of the parts that it sends, in bytes.
         status: of the next replies, before the usual ones.
         cut: number of the next replies that end after 5,000 bytes.
         gets: the requested paths.
@@ -35,6 +37,8 @@ class WebServer:
     files: dict[str, bytes]
     sends_parts: bool = True
     sends_length: bool = True
+    changed: str = "Tue, 03 Nov 2026 10:00:00 GMT"
+    shift: int = 0
     status: list[int] = field(default_factory=list)
     cut: int = 0
     gets: list[str] = field(default_factory=list)
@@ -58,6 +62,7 @@ def handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
                 self.answer(416, b"", {"Content-Range": "bytes */0"})
             else:
                 first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+                first += server.shift if first else 0
                 part = content[first : last + 1]
                 place = f"bytes {first}-{first + len(part) - 1}/{len(content)}"
                 self.answer(206, part, {"Content-Range": place})
@@ -66,7 +71,7 @@ def handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Last-Modified", "Tue, 03 Nov 2026 10:00:00 GMT")
+            self.send_header("Last-Modified", server.changed)
             if server.sends_length or status != 200:
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -170,6 +175,21 @@ def test_unusable_files_are_rows_with_the_reason(server: WebServer, emodb_sample
     assert closed == "cannot be read: Failed to establish a new connection: [Errno 111] Connection refused"
 
 
+@pytest.mark.parametrize("changed", ["", "yesterday", "Tue, 99 Nov 2026 10:00:00 GMT"])
+def test_a_time_that_is_no_date_is_none(server: WebServer, emodb_sample: Path, changed: str) -> None:
+    server.changed = changed
+    status = file_status(f"{server.url}/wav/03a01Fa.wav")
+    assert (status.size, status.mtime_ns) == ((emodb_sample / "03a01Fa.wav").stat().st_size, 0)
+
+
+def test_another_part_than_was_requested_is_an_error(server: WebServer) -> None:
+    server.shift = 7
+    with open_raw(f"{server.url}/wav/03a01Fa.wav") as file:
+        file.seek(30_000)
+        with pytest.raises(OSError, match="the server sent another part of the file than was requested"):
+            file.read(100)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again(server: WebServer, emodb_sample: Path, status: int) -> None:
     server.status = [status, status]
@@ -196,6 +216,7 @@ def test_a_reply_that_is_cut_short_is_read_again(server: WebServer, emodb_sample
     ("source", "message"),
     [
         ("/wav/", "web servers list no files; give a CSV or @list.txt with the URL of every file"),
+        (":99999/a.wav", "cannot be listed (Failed to parse: "),
         ("/none.wav", "cannot be listed (no such object or prefix)"),
         ("/list.csv", "a list; copy it to this machine: the files in it may be remote"),
     ],
